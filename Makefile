@@ -1,0 +1,40 @@
+# The front door. Everything real is in CMakePresets.json and tools/.
+# SPDX-License-Identifier: Apache-2.0
+PORT ?= 8080
+CMAKE_BUILD = cmake --build
+
+.PHONY: all build serve test check bench fmt clean oracle fuzz
+
+all: build
+
+build:
+	@tools/setup.sh build
+	@[ -f build/build.ninja ] || cmake --preset release >build.log 2>&1 || { cat build.log; exit 1; }
+	@rm -f build.log
+	@$(CMAKE_BUILD) build
+
+serve: build            ## build, then serve the shipped model with its chat page
+	@tools/serve.sh $(PORT)
+
+test:                   ## everything that must pass: unit, golden, property, fuzz replay, end to end
+	@tools/setup.sh test
+	@tools/test.sh
+
+check:                  ## sanitizers, static checks, formatting
+	@tools/setup.sh test
+	@tools/check.sh
+
+bench: build            ## prints the machine's bandwidth and the model's speed
+	@build/quern bench models/mini
+
+oracle:                 ## regenerate golden files with the reference implementation (needs torch, transformers)
+	@tools/oracle.sh
+
+fuzz:                   ## libFuzzer targets, SECONDS each (default 60)
+	@tools/fuzz.sh
+
+fmt:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	@rm -rf build build-*

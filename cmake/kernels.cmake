@@ -1,0 +1,11 @@
+# Micro-kernel files get their instruction set individually; everything else is built for the baseline.
+# SPDX-License-Identifier: Apache-2.0
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(kernel_flags_avx2 -O3 -mavx2 -mfma -mf16c)
+  set(kernel_flags_avx512 -O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq)
+  set(kernel_flags_avx512bf16 ${kernel_flags_avx512} -mavx512bf16 -mavx512vnni -mavx512vbmi)
+  foreach(isa avx2 avx512 avx512bf16)
+    file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cpu/*_${isa}.c)
+    set_source_files_properties(${kernels} PROPERTIES COMPILE_OPTIONS "${kernel_flags_${isa}}")
+  endforeach()
+endif()

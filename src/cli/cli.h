@@ -1,0 +1,21 @@
+/* What the commands share. One file a command, src/cli/cmd_<name>.c, exports one struct qn_cmd;
+ * main.c lists them. Exit codes: 0, 1 (failed), 2 (usage).
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_CLI_H
+#define QN_CLI_H
+
+#include "base/opt.h"
+
+struct qn_cmd {
+    const char *name;
+    const char *summary;               /* one line for `quern --help` */
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit code */
+};
+
+extern const struct qn_cmd qn_cmd_version;
+
+/* Prints "quern NAME: text" and gives the exit code: 0 after --help (QN_CANCELED), 2 for usage, else 1. */
+int qn_cli_usage_failed(const char *name, int rc, const struct qn_err *e);
+int qn_cli_failed(const char *name, const struct qn_err *e);
+
+#endif

@@ -1,0 +1,33 @@
+/* quern: finds the command and runs it.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+/* In the order a user meets them. */
+static const struct qn_cmd *const commands[] = {
+    &qn_cmd_version,
+};
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "usage: quern COMMAND ...\n\ncommands:\n");
+    for (size_t i = 0; i < QN_COUNT(commands); i++)
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(out, "\nquern COMMAND --help tells more.\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return 2;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        print_help(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--version")) return qn_cmd_version.run(argc - 1, argv + 1);
+    for (size_t i = 0; i < QN_COUNT(commands); i++)
+        if (!strcmp(argv[1], commands[i]->name)) return commands[i]->run(argc - 1, argv + 1);
+    fprintf(stderr, "quern: unknown command '%s'; quern --help lists all\n", argv[1]);
+    return 2;
+}

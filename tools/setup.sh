@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs what quern needs to build and test on Debian 12. Safe to run again: does nothing when nothing is missing.
+#   tools/setup.sh build    compiler and libraries
+#   tools/setup.sh test     the above, plus a Python environment in .venv with the pinned test clients
+# SPDX-License-Identifier: Apache-2.0
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-build}
+
+packages=(gcc g++ cmake ninja-build pkg-config libmicrohttpd-dev libpcre2-dev libutf8proc-dev libhwloc-dev
+          libcurl4-openssl-dev)
+[[ $what == test ]] && packages+=(libcmocka-dev python3 python3-venv curl)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+if ((${#missing[@]})); then
+  echo "setup: installing ${missing[*]}"
+  sudo=()
+  if [[ $(id -u) != 0 ]]; then
+    command -v sudo >/dev/null || { echo "setup: these packages are missing: ${missing[*]}; install them as root"; exit 1; }
+    sudo=(sudo)
+  fi
+  "${sudo[@]}" apt-get update -qq
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if [[ $what == test ]]; then
+  want=$(sha256sum tests/requirements.txt | cut -d' ' -f1)
+  if [[ $(cat .venv/.stamp 2>/dev/null) != "$want" ]]; then
+    echo "setup: Python environment for the tests in .venv"
+    /usr/bin/python3 -m venv .venv
+    .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+    echo "$want" >.venv/.stamp
+  fi
+fi

@@ -1,0 +1,110 @@
+/* Storage formats of tensors and of linear layers, decided per tensor from dtype, shape and companions.
+ *
+ * A qn_tensor is a view of one safetensors entry; a qn_linear is a view of one linear layer [N, K]
+ * (y[n] = sum_k x[k] W[n][k]) with whatever scales its format has. Views borrow the mapped file and live
+ * as long as the qn_model. Immutable; any thread. Formulas of each format: docs/formats.md.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_FORMAT_H
+#define QN_FORMAT_H
+
+#include "base/err.h"
+
+enum qn_dtype {
+    QN_F32,
+    QN_BF16,
+    QN_F16,
+    QN_F8_E4M3,
+    QN_F8_E5M2,
+    QN_F8_E8M0,
+    QN_U8,
+    QN_I8,
+    QN_I16,
+    QN_I32,
+    QN_I64,
+    QN_F64,
+    QN_BOOL,
+    QN_N_DTYPE
+};
+
+const char *qn_dtype_name(enum qn_dtype t); /* "BF16", as in safetensors */
+size_t qn_dtype_bytes(enum qn_dtype t);
+
+struct qn_tensor {
+    const char *name;
+    enum qn_dtype dtype;
+    int n_dim;
+    int64_t shape[4];
+    const void *data; /* mapped, not necessarily aligned */
+    size_t n_byte;
+};
+
+enum qn_format {
+    QN_FMT_F32,
+    QN_FMT_BF16,
+    QN_FMT_F16,
+    QN_FMT_NVFP4,       /* E2M1 pairs, E4M3 scale per 16, one multiplying float (both dialects end up here) */
+    QN_FMT_FP8_BLOCK,   /* E4M3, one scale per 128 x 128 */
+    QN_FMT_FP8_TENSOR,  /* E4M3, one scale */
+    QN_FMT_FP8_CHANNEL, /* E4M3, one scale an output row */
+    QN_FMT_INT4_AWQ,    /* AutoAWQ GEMM layout */
+    QN_FMT_INT4_GPTQ,   /* GPTQ v1 / v2 */
+    QN_FMT_INT4_CT,     /* compressed-tensors pack-quantized */
+    QN_FMT_INT8_CHANNEL, /* compressed-tensors int-quantized, symmetric, one scale an output row */
+    QN_N_FORMAT
+};
+
+const char *qn_format_name(enum qn_format f); /* "BF16", "NVFP4", ... */
+
+/* One linear layer. Which companions are set depends on the format. For a slice of a fused 3-D expert
+ * tensor, weight.data points at the slice and weight.shape is [N, K]. */
+struct qn_linear {
+    enum qn_format format;
+    int n_out, n_in;       /* [N] [K] */
+    struct qn_tensor weight; /* weight | weight_packed | qweight */
+    struct qn_tensor scale;  /* weight_scale | weight_scale_inv | scales; dtype F32/BF16/F16/E4M3 */
+    struct qn_tensor zeros;  /* qzeros (AWQ, GPTQ); n_dim 0 when absent */
+    struct qn_tensor g_idx;  /* GPTQ; n_dim 0 when absent */
+    float scale2;          /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2, or
+                              1 / weight_global_scale); 1 elsewhere */
+    int group;             /* k values that share a scale (16, 128, ...); 0 when not grouped */
+    int zero_offset;       /* GPTQ v1: 1 (stored z - 1), v2 and AWQ: 0 */
+    char name[160];        /* module stem, for messages */
+};
+
+/* Bytes the layer takes in the file, scales included. */
+size_t qn_linear_bytes(const struct qn_linear *l);
+
+/* Dequantises rows [first, first + n_row) to float, row-major [n_row, K]: the definition every backend is
+ * held to. Errors: QN_FORMAT (a NaN or infinite scale, naming it). */
+int qn_linear_rows(const struct qn_linear *l, int first, int n_row, float *out, struct qn_err *e);
+
+/* A small tensor (norm, A_log, conv, ...) widened to float, n values. */
+int qn_tensor_to_f32(const struct qn_tensor *t, float *out, size_t n, struct qn_err *e);
+
+/* Scalar conversions used by every layer above. */
+static inline float qn_bf16_to_f32(uint16_t b)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)b << 16};
+    return v.f;
+}
+static inline uint16_t qn_f32_to_bf16(float x) /* round to nearest even; NaN stays NaN */
+{
+    union {
+        float f;
+        uint32_t u;
+    } v = {x};
+    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 0x40);
+    return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
+}
+float qn_f16_to_f32(uint16_t h);
+uint16_t qn_f32_to_f16(float x);
+float qn_e4m3_to_f32(uint8_t b);
+uint8_t qn_f32_to_e4m3(float x); /* nearest even, saturating at 448 */
+float qn_e5m2_to_f32(uint8_t b);
+uint8_t qn_f32_to_e5m2(float x);
+float qn_e2m1_to_f32(uint8_t code);
+
+#endif

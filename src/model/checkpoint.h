@@ -22,7 +22,8 @@ const struct qn_config *qn_model_config(const struct qn_model *m);
 const char *qn_model_folder(const struct qn_model *m);
 const char *qn_model_name(const struct qn_model *m); /* last part of the folder */
 bool qn_model_has_mtp(const struct qn_model *m);     /* mtp tensors are in the file */
-uint64_t qn_model_fingerprint(const struct qn_model *m); /* of config and tensor headers and samples of data */
+uint64_t
+qn_model_fingerprint(const struct qn_model *m); /* of config and tensor headers and samples of data */
 
 /* Lines to show a user: disagreements, ignored tensors, assumptions. */
 int qn_model_n_notes(const struct qn_model *m);
@@ -36,47 +37,47 @@ const struct qn_tensor *qn_model_find(const struct qn_model *m, const char *name
 /* Roles. `layer` is 0..L-1, or QN_LAYER_MTP for the block under mtp.layers.0; ignored for global ones. */
 #define QN_LAYER_MTP (-1)
 
-enum qn_role { /* linear layers */
-    QN_ROLE_EMBED, /* a table [V, H]; unquantised */
-    QN_ROLE_HEAD,  /* = EMBED when tied */
-    QN_ROLE_Q,
-    QN_ROLE_K,
-    QN_ROLE_V,
-    QN_ROLE_O,
-    QN_ROLE_GDN_QKV,
-    QN_ROLE_GDN_Z,
-    QN_ROLE_GDN_B,
-    QN_ROLE_GDN_A,
-    QN_ROLE_GDN_OUT,
-    QN_ROLE_GATE, /* dense MLP */
-    QN_ROLE_UP,
-    QN_ROLE_DOWN,
-    QN_ROLE_ROUTER,
-    QN_ROLE_SHARED_GATE,
-    QN_ROLE_SHARED_UP,
-    QN_ROLE_SHARED_DOWN,
-    QN_ROLE_SHARED_MIX, /* shared_expert_gate [1, H] */
-    QN_ROLE_MTP_FC,     /* [H, 2H] */
-    QN_ROLE_EXPERT_GATE, /* per expert, from fused or separate tensors */
-    QN_ROLE_EXPERT_UP,
-    QN_ROLE_EXPERT_DOWN,
-    QN_N_ROLE
+enum qn_role {                /* linear layers */
+               QN_ROLE_EMBED, /* a table [V, H]; unquantised */
+               QN_ROLE_HEAD,  /* = EMBED when tied */
+               QN_ROLE_Q,
+               QN_ROLE_K,
+               QN_ROLE_V,
+               QN_ROLE_O,
+               QN_ROLE_GDN_QKV,
+               QN_ROLE_GDN_Z,
+               QN_ROLE_GDN_B,
+               QN_ROLE_GDN_A,
+               QN_ROLE_GDN_OUT,
+               QN_ROLE_GATE, /* dense MLP */
+               QN_ROLE_UP,
+               QN_ROLE_DOWN,
+               QN_ROLE_ROUTER,
+               QN_ROLE_SHARED_GATE,
+               QN_ROLE_SHARED_UP,
+               QN_ROLE_SHARED_DOWN,
+               QN_ROLE_SHARED_MIX,  /* shared_expert_gate [1, H] */
+               QN_ROLE_MTP_FC,      /* [H, 2H] */
+               QN_ROLE_EXPERT_GATE, /* per expert, from fused or separate tensors */
+               QN_ROLE_EXPERT_UP,
+               QN_ROLE_EXPERT_DOWN,
+               QN_N_ROLE
 };
 
-enum qn_vec { /* small tensors, widened to float */
-    QN_VEC_FINAL_NORM,     /* [H], 1 + w */
-    QN_VEC_INPUT_NORM,     /* [H], 1 + w */
-    QN_VEC_POST_NORM,      /* [H], 1 + w */
-    QN_VEC_Q_NORM,         /* [hd], 1 + w */
-    QN_VEC_K_NORM,         /* [hd], 1 + w */
-    QN_VEC_CONV,           /* [CD, taps] */
-    QN_VEC_A_LOG,          /* [NV] */
-    QN_VEC_DT_BIAS,        /* [NV] */
-    QN_VEC_GDN_NORM,       /* [DV], plain w */
-    QN_VEC_MTP_NORM_EMBED, /* [H], 1 + w */
-    QN_VEC_MTP_NORM_HIDDEN,
-    QN_VEC_MTP_NORM,
-    QN_N_VEC
+enum qn_vec {                        /* small tensors, widened to float */
+              QN_VEC_FINAL_NORM,     /* [H], 1 + w */
+              QN_VEC_INPUT_NORM,     /* [H], 1 + w */
+              QN_VEC_POST_NORM,      /* [H], 1 + w */
+              QN_VEC_Q_NORM,         /* [hd], 1 + w */
+              QN_VEC_K_NORM,         /* [hd], 1 + w */
+              QN_VEC_CONV,           /* [CD, taps] */
+              QN_VEC_A_LOG,          /* [NV] */
+              QN_VEC_DT_BIAS,        /* [NV] */
+              QN_VEC_GDN_NORM,       /* [DV], plain w */
+              QN_VEC_MTP_NORM_EMBED, /* [H], 1 + w */
+              QN_VEC_MTP_NORM_HIDDEN,
+              QN_VEC_MTP_NORM,
+              QN_N_VEC
 };
 
 /* The view of a linear layer. `expert` is 0..E-1 for QN_ROLE_EXPERT_*, else ignored.
@@ -84,7 +85,8 @@ enum qn_vec { /* small tensors, widened to float */
 int qn_model_linear(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
                     struct qn_err *e);
 /* Raw values (norms as stored, without the 1), n floats as in the table above. */
-int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n, struct qn_err *e);
+int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n,
+                 struct qn_err *e);
 /* KV-cache scales of a full-attention layer; 1 when the file has none. Returns whether it has. */
 bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale);
 

@@ -60,9 +60,15 @@ struct qn_config {
 };
 
 /* Derived widths. */
-static inline int qn_config_key_dim(const struct qn_config *c) { return c->n_k_head * c->k_dim; }   /* [KD] */
-static inline int qn_config_value_dim(const struct qn_config *c) { return c->n_v_head * c->v_dim; } /* [VD] */
-static inline int qn_config_conv_dim(const struct qn_config *c)                                     /* [CD] */
+static inline int qn_config_key_dim(const struct qn_config *c)
+{
+    return c->n_k_head * c->k_dim;
+} /* [KD] */
+static inline int qn_config_value_dim(const struct qn_config *c)
+{
+    return c->n_v_head * c->v_dim;
+} /* [VD] */
+static inline int qn_config_conv_dim(const struct qn_config *c) /* [CD] */
 {
     return 2 * qn_config_key_dim(c) + qn_config_value_dim(c);
 }

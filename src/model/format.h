@@ -59,16 +59,16 @@ const char *qn_format_name(enum qn_format f); /* "BF16", "NVFP4", ... */
  * tensor, weight.data points at the slice and weight.shape is [N, K]. */
 struct qn_linear {
     enum qn_format format;
-    int n_out, n_in;       /* [N] [K] */
+    int n_out, n_in;         /* [N] [K] */
     struct qn_tensor weight; /* weight | weight_packed | qweight */
     struct qn_tensor scale;  /* weight_scale | weight_scale_inv | scales; dtype F32/BF16/F16/E4M3 */
     struct qn_tensor zeros;  /* qzeros (AWQ, GPTQ); n_dim 0 when absent */
     struct qn_tensor g_idx;  /* GPTQ; n_dim 0 when absent */
-    float scale2;          /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2, or
-                              1 / weight_global_scale); 1 elsewhere */
-    int group;             /* k values that share a scale (16, 128, ...); 0 when not grouped */
-    int zero_offset;       /* GPTQ v1: 1 (stored z - 1), v2 and AWQ: 0 */
-    char name[160];        /* module stem, for messages */
+    float scale2;            /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2, or
+                                1 / weight_global_scale); 1 elsewhere */
+    int group;               /* k values that share a scale (16, 128, ...); 0 when not grouped */
+    int zero_offset;         /* GPTQ v1: 1 (stored z - 1), v2 and AWQ: 0 */
+    char name[160];          /* module stem, for messages */
 };
 
 /* Bytes the layer takes in the file, scales included. */

@@ -1,0 +1,39 @@
+/* The model: the layer loop over one device's operations, and the weights it runs on.
+ * Owned by the rank thread that made it. Knows nothing of requests or sequences beyond the step.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_FORWARD_H
+#define QN_FORWARD_H
+
+#include "backend/backend.h"
+#include "model/checkpoint.h"
+
+struct qn_forward;
+
+struct qn_forward_options {
+    const struct qn_backend *backend;
+    struct qn_device_options device; /* config is filled in by open */
+    bool with_mtp;                   /* load the MTP layer when the checkpoint has one */
+    void (*progress)(void *user, size_t done_bytes,
+                     size_t total_bytes); /* or NULL; from the calling thread */
+    void *progress_user;
+};
+
+/* Opens the device and loads all weights (loader threads read ahead). Errors name tensor or limit. */
+int qn_forward_open(struct qn_forward **out, const struct qn_model *model, const struct qn_forward_options *o,
+                    struct qn_err *e);
+void qn_forward_close(struct qn_forward *f);
+
+/* Runs one step: layers, head, adjust, sample, verify, MTP rows and drafts. The result's arrays are the
+ * caller's, sized by the step. A device fault is reported in result->fault. */
+void qn_forward_run(struct qn_forward *f, const struct qn_step *step, struct qn_step_result *result);
+
+/* MTP draft logits of every row of a prefill step (eval --mtp): row i predicts the token after next,
+ * t_{i+2}, from h_i and t_{i+1}; the last row has no next token and is left out. logits [n_row - 1, V]. */
+int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *step, float *logits, struct qn_err *e);
+
+struct qn_device *qn_forward_device(struct qn_forward *f);
+const struct qn_backend *qn_forward_backend(const struct qn_forward *f);
+bool qn_forward_has_mtp(const struct qn_forward *f);
+size_t qn_forward_weight_bytes(const struct qn_forward *f);
+
+#endif

@@ -1,0 +1,92 @@
+/* A request: what a connection hands to the engine, and what comes back.
+ *
+ * Two references: the connection's and the engine's. Inputs are immutable after submit. Events flow
+ * through a ring (engine writes, connection reads) that is large enough for every event the request can
+ * make, so the engine never waits for a slow reader. cancel is an atomic flag the engine sees before the
+ * next step.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_REQUEST_H
+#define QN_REQUEST_H
+
+#include "backend/step.h"
+#include "base/err.h"
+
+struct qn_constraint; /* text/grammar.h: what the output must obey; immutable, reference counted */
+
+enum qn_priority { QN_PRIORITY_NORMAL, QN_PRIORITY_LOW };
+
+struct qn_request_params {
+    const int32_t *tok; /* [n_tok] the whole prompt; copied by submit */
+    int n_tok;
+    int max_new;             /* at least 1; the engine clamps it to the context */
+    struct qn_sample sample; /* bias and seen ranges are ignored here */
+    const int32_t *bias_tok; /* [n_bias] logit_bias; copied */
+    const float *bias;
+    int n_bias;
+    const int32_t
+        *stop_tok; /* ends the output; the token itself is reported in the end event, not as a token */
+    int n_stop;
+    int min_new;                      /* stop tokens are masked before */
+    bool ignore_eos;                  /* stop tokens are ordinary tokens */
+    bool keep_stop_tok;               /* report the stop token as a token as well */
+    struct qn_constraint *constraint; /* or NULL; the engine takes its own reference */
+    /* Thinking budget: after think_budget tokens without think_end, the tokens of think_close are forced one
+     * by one (the last of them is think_end). 0 or less with is_thinking: no limit. */
+    bool is_thinking; /* the prompt's tail is an open think block */
+    int think_budget;
+    int32_t think_end;
+    const int32_t *think_close; /* [n_think_close], copied */
+    int n_think_close;
+
+    int mtp;        /* -1: the engine decides; 0..QN_MAX_DRAFT: this depth (tests, debugging) */
+    int prompt_top; /* -1: no prompt log-probabilities; 0..QN_MAX_TOP alternatives */
+    enum qn_priority priority;
+    uint64_t client;     /* hash of the API key: fair share */
+    uint64_t salt;       /* separates prefix caches; 0: shared */
+    int64_t deadline_us; /* qn_now_us time; 0: none */
+    char id[40];         /* for logs */
+};
+
+enum qn_event_kind {
+    QN_EVENT_TOKEN,
+    QN_EVENT_PROMPT, /* log-probability of a prompt token, in order, before the first token */
+    QN_EVENT_END,
+};
+
+enum qn_finish { QN_FINISH_STOP, QN_FINISH_LENGTH, QN_FINISH_CANCEL, QN_FINISH_ERROR };
+
+struct qn_event {
+    enum qn_event_kind kind;
+    struct qn_step_token token; /* TOKEN, PROMPT; the first prompt token has logprob NaN */
+    /* END */
+    enum qn_finish finish;
+    int32_t stop_tok;    /* that ended it, or -1 */
+    struct qn_err error; /* QN_FINISH_ERROR */
+};
+
+/* Numbers of a request, final once END has been read; prompt numbers are final with the first event. */
+struct qn_request_stats {
+    int n_prompt, n_cached, n_new;
+    int n_drafted, n_accepted;
+    int accepted_at[QN_MAX_DRAFT]; /* times the draft at this position was accepted */
+    int drafted_at[QN_MAX_DRAFT];
+    int n_step;
+    int64_t queue_us, prefill_us, decode_us; /* until admitted; until the first token; after it */
+    const char
+        *miss; /* why cached tokens are fewer than the longest known prefix: a constant text, or NULL */
+};
+
+struct qn_request;
+
+/* Reader's side; one thread. Waits at most timeout_us (0: only looks). QN_OK; QN_TIMEOUT; after END:
+ * QN_NOTFOUND. */
+int qn_request_next(struct qn_request *r, struct qn_event *out, int64_t timeout_us);
+/* Any thread; idempotent. The engine ends the request with QN_FINISH_CANCEL before its next step. */
+void qn_request_cancel(struct qn_request *r);
+void qn_request_stats(const struct qn_request *r, struct qn_request_stats *out);
+/* Progress of prefill, for keep-alives: prompt tokens processed so far (cached ones included). */
+int qn_request_progress(const struct qn_request *r);
+/* Gives the reader's reference back; cancels when END has not been read. */
+void qn_request_release(struct qn_request *r);
+
+#endif

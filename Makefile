@@ -30,7 +30,7 @@ bench: build            ## prints the machine's bandwidth and the model's speed
 oracle:                 ## regenerate golden files with the reference implementation (needs torch, transformers)
 	@tools/oracle.sh
 
-fuzz:                   ## libFuzzer targets, SECONDS each (default 60)
+fuzz:                   ## libFuzzer targets, FUZZ_SECONDS each (default 60)
 	@tools/fuzz.sh
 
 fmt:

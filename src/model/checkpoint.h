@@ -33,6 +33,9 @@ const char *qn_model_note(const struct qn_model *m, int i);
 int qn_model_n_tensors(const struct qn_model *m);
 const struct qn_tensor *qn_model_tensor(const struct qn_model *m, int i);
 const struct qn_tensor *qn_model_find(const struct qn_model *m, const char *name); /* or NULL */
+bool qn_model_tensor_is_vision(const struct qn_model *m, int i);
+bool qn_model_tensor_is_ignored(const struct qn_model *m, int i); /* a stale copy, a note says why */
+int qn_model_n_files(const struct qn_model *m);
 
 /* Roles. `layer` is 0..L-1, or QN_LAYER_MTP for the block under mtp.layers.0; ignored for global ones. */
 #define QN_LAYER_MTP (-1)

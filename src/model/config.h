@@ -9,8 +9,9 @@
 
 #include "base/err.h"
 
-#define QN_MAX_LAYERS 256
-#define QN_MAX_STOP   8
+#define QN_MAX_LAYERS      256
+#define QN_MAX_STOP        8
+#define QN_MAX_CONFIG_NOTE 8
 
 enum qn_gate_act { QN_GATE_SILU, QN_GATE_SIGMOID }; /* output_gate_type of the gated norm */
 
@@ -30,7 +31,7 @@ struct qn_config {
     int n_head, n_kv_head, head_dim; /* [nh] [nkv] [hd] */
     int rotary_dim;                  /* head_dim * partial_rotary_factor, even */
     double rope_theta;
-    int mrope_section[3]; /* sums to rotary_dim / 2; {0,0,0} when absent */
+    int mrope_section[3]; /* sums to rotary_dim / 2; {0,0,0}: one position for all */
 
     /* gated delta net */
     int n_k_head, n_v_head, k_dim, v_dim; /* [NK] [NV] [DK] [DV]; NV is a multiple of NK */
@@ -57,6 +58,9 @@ struct qn_config {
     int gen_top_k;
 
     char quant_method[32]; /* quantization_config.quant_method, "" when absent: a hint only */
+
+    int n_note; /* lines for a user: contradictions, fields not acted upon */
+    char note[QN_MAX_CONFIG_NOTE][200];
 };
 
 /* Derived widths. */
@@ -77,5 +81,8 @@ static inline int qn_config_conv_dim(const struct qn_config *c) /* [CD] */
  * Errors: QN_NOTFOUND, QN_FORMAT (not JSON, wrong type), QN_INVAL (missing or absurd numbers, naming the
  * field and the limits), QN_UNSUPPORTED (another architecture, rope type, ...). */
 int qn_config_read(struct qn_config *out, const char *folder, struct qn_err *e);
+/* The same from memory. `generation` may be NULL; `name` is the file named in errors. */
+int qn_config_parse(struct qn_config *out, const char *config, size_t n_config, const char *generation,
+                    size_t n_generation, const char *name, struct qn_err *e);
 
 #endif

@@ -23,8 +23,13 @@ enum qn_dtype {
     QN_I64,
     QN_F64,
     QN_BOOL,
+    QN_U16,
+    QN_U32,
+    QN_U64,
     QN_N_DTYPE
 };
+
+#define QN_MAX_DIM 6 /* the patch projection of a vision tower has five */
 
 const char *qn_dtype_name(enum qn_dtype t); /* "BF16", as in safetensors */
 size_t qn_dtype_bytes(enum qn_dtype t);
@@ -33,7 +38,7 @@ struct qn_tensor {
     const char *name;
     enum qn_dtype dtype;
     int n_dim;
-    int64_t shape[4];
+    int64_t shape[QN_MAX_DIM];
     const void *data; /* mapped, not necessarily aligned */
     size_t n_byte;
 };
@@ -62,17 +67,21 @@ struct qn_linear {
     int n_out, n_in;         /* [N] [K] */
     struct qn_tensor weight; /* weight | weight_packed | qweight */
     struct qn_tensor scale;  /* weight_scale | weight_scale_inv | scales; dtype F32/BF16/F16/E4M3 */
-    struct qn_tensor zeros;  /* qzeros (AWQ, GPTQ); n_dim 0 when absent */
-    struct qn_tensor g_idx;  /* GPTQ; n_dim 0 when absent */
+    struct qn_tensor zeros;  /* qzeros (AWQ, GPTQ); n_dim 0 when absent: GPTQ symmetric, zero 8 */
+    struct qn_tensor g_idx;  /* GPTQ with act-order; n_dim 0 when absent or k / group */
     float scale2;            /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2, or
                                 1 / weight_global_scale); 1 elsewhere */
     int group;               /* k values that share a scale (16, 128, ...); 0 when not grouped */
     int zero_offset;         /* GPTQ v1: 1 (stored z - 1), v2 and AWQ: 0 */
-    char name[160];          /* module stem, for messages */
+    char name[256];          /* module stem, for messages */
 };
 
 /* Bytes the layer takes in the file, scales included. */
 size_t qn_linear_bytes(const struct qn_linear *l);
+
+/* Reads all scales (and g_idx): QN_FORMAT when one is NaN, infinite or out of range, naming it. A loader
+ * calls it once a layer; opening a model does not, since it would read the data. */
+int qn_linear_check(const struct qn_linear *l, struct qn_err *e);
 
 /* Dequantises rows [first, first + n_row) to float, row-major [n_row, K]: the definition every backend is
  * held to. Errors: QN_FORMAT (a NaN or infinite scale, naming it). */

@@ -1,0 +1,832 @@
+/* Opening a checkpoint folder: files, prefix, roles, what is left over.
+ *
+ * Every linear layer and small tensor the configuration asks for is looked up once at open, which checks
+ * shapes and marks tensors as used; views are made again from the same lookup when asked for, so nothing
+ * is stored a layer.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "model/checkpoint.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/json.h"
+#include "model/detect.h"
+#include "model/hint.h"
+#include "model/roles.h"
+#include "model/safetensors.h"
+
+#define MAX_INDEX_BYTES ((size_t)128 << 20)
+#define MAX_INDEX_ARENA ((size_t)1 << 30)
+#define MAX_SHARDS      4096
+#define MAX_NOTES       64
+#define PAGE_BYTES      4096
+
+enum use { UNUSED, USED, SIDE, VISION, IGNORED };
+
+struct qn_model {
+    struct qn_config config;
+    char *folder, *name;
+    struct qn_safetensors **files;
+    char **file_names;
+    int n_file;
+    struct qn_tensor *tensors; /* [n], in file order */
+    unsigned char *use;        /* [n] enum use */
+    int *file_of;              /* [n] */
+    int n;
+    struct qn_map by_name; /* hash -> index */
+    struct qn_names names;
+    struct qn_hint *hint;
+    bool has_mtp;
+    uint64_t fingerprint;
+    char **notes;
+    int n_note, n_note_left_out;
+};
+
+QN_PRINTF(2, 3) static void note(struct qn_model *m, const char *fmt, ...)
+{
+    if (m->n_note == MAX_NOTES) return;
+    va_list ap;
+    va_start(ap, fmt);
+    char *text;
+    if (vasprintf(&text, fmt, ap) >= 0) m->notes[m->n_note++] = text;
+    va_end(ap);
+}
+
+/* --- names --- */
+
+static int find_index(const struct qn_model *m, const char *name)
+{
+    uint64_t key = qn_hash_str(name) | 1, at;
+    while (qn_map_get(&m->by_name, key, &at)) {
+        if (!strcmp(m->tensors[at].name, name)) return (int)at;
+        key = qn_mix64(key) | 1;
+    }
+    return -1;
+}
+
+static void put_index(struct qn_model *m, int i)
+{
+    uint64_t key = qn_hash_str(m->tensors[i].name) | 1;
+    while (qn_map_get(&m->by_name, key, NULL)) key = qn_mix64(key) | 1;
+    qn_map_put(&m->by_name, key, (uint64_t)i);
+}
+
+static const struct qn_tensor *find_const(void *ctx, const char *name)
+{
+    const struct qn_model *m = ctx;
+    int i = find_index(m, name);
+    return i < 0 ? NULL : &m->tensors[i];
+}
+
+static const struct qn_tensor *find_and_mark(void *ctx, const char *name)
+{
+    struct qn_model *m = ctx;
+    int i = find_index(m, name);
+    if (i < 0) return NULL;
+    m->use[i] = USED;
+    return &m->tensors[i];
+}
+
+static bool ends_with(const char *s, const char *tail)
+{
+    size_t n = strlen(s), k = strlen(tail);
+    return n >= k && !strcmp(s + n - k, tail);
+}
+
+static bool starts_with(const char *s, const char *head)
+{
+    return !strncmp(s, head, strlen(head));
+}
+
+static bool is_vision(const char *name)
+{
+    static const char *const parts[] = {"visual.", "vision_tower.", "vision_model."};
+    for (size_t i = 0; i < QN_COUNT(parts); i++) {
+        const char *at = strstr(name, parts[i]);
+        if (at && (at == name || at[-1] == '.')) return true;
+    }
+    return false;
+}
+
+/* --- files --- */
+
+static int add_file(struct qn_model *m, const char *name, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char *path = xasprintf("%s/%s", m->folder, name);
+    struct qn_safetensors *st;
+    rc = qn_safetensors_open(&st, path, e);
+    if (rc == QN_NOTFOUND)
+        rc = qn_err_set(e, QN_NOTFOUND, __FILE__, __LINE__,
+                        "%s: the index names this shard but it is not there; download it into the folder",
+                        path);
+    if (rc) goto out;
+    m->files[m->n_file] = st;
+    m->file_names[m->n_file++] = xstrdup(name);
+out:
+    free(path);
+    return rc;
+}
+
+static int compare_strings(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The shards an index names, each once. */
+static int shards_of_index(struct qn_model *m, const struct qn_json *map, const char *path, char **out,
+                           int *n_out, struct qn_err *e)
+{
+    int rc = QN_OK;
+    (void)m;
+    struct qn_map seen = {0};
+    for (size_t i = 0; i < map->n; i++) {
+        const struct qn_json *v = map->items[i];
+        QN_FAIL_IF(!qn_json_is(v, QN_JSON_STRING), e, QN_FORMAT,
+                   "%s: weight_map entry %.80s is not a file name", path, map->keys[i].text);
+        QN_FAIL_IF(strchr(v->text, '/') || strlen(v->text) != v->n || !ends_with(v->text, ".safetensors"), e,
+                   QN_FORMAT, "%s: '%.80s' is not the name of a safetensors file in this folder", path,
+                   v->text);
+        uint64_t key = qn_hash_str(v->text) | 1;
+        if (qn_map_get(&seen, key, NULL)) continue;
+        QN_FAIL_IF(*n_out == MAX_SHARDS, e, QN_TOOBIG, "%s: more than %d shards", path, MAX_SHARDS);
+        qn_map_put(&seen, key, 1);
+        out[(*n_out)++] = xstrdup(v->text);
+    }
+out:
+    qn_map_free(&seen);
+    return rc;
+}
+
+static int files_of_folder(struct qn_model *m, char **out, int *n_out, struct qn_err *e)
+{
+    int rc = QN_OK;
+    bool has_gguf = false, has_bin = false;
+    DIR *dir = opendir(m->folder);
+    QN_FAIL_IF(!dir, e, QN_NOTFOUND, "%s: no such folder", m->folder);
+    for (struct dirent *d; (d = readdir(dir)) && *n_out < MAX_SHARDS;) {
+        has_gguf |= ends_with(d->d_name, ".gguf");
+        has_bin |= ends_with(d->d_name, ".bin") || ends_with(d->d_name, ".pth");
+        if (d->d_name[0] != '.' && ends_with(d->d_name, ".safetensors")) out[(*n_out)++] = xstrdup(d->d_name);
+    }
+    QN_FAIL_IF(!*n_out, e, QN_NOTFOUND, "%s: no safetensors file%s", m->folder,
+               has_gguf  ? "; GGUF is not read, take the safetensors release of the model"
+               : has_bin ? "; only safetensors is read, convert the weights first"
+                         : "; is the download complete?");
+out:
+    if (dir) closedir(dir);
+    return rc;
+}
+
+static int open_files(struct qn_model *m, struct qn_json **weight_map, struct qn_arena *arena,
+                      struct qn_err *e)
+{
+    int rc = QN_OK, n = 0;
+    char **list = xcalloc(MAX_SHARDS, sizeof *list);
+    char *index = xasprintf("%s/model.safetensors.index.json", m->folder);
+    char *single = xasprintf("%s/model.safetensors", m->folder);
+    *weight_map = NULL;
+    m->files = xcalloc(MAX_SHARDS, sizeof *m->files);
+    m->file_names = xcalloc(MAX_SHARDS, sizeof *m->file_names);
+    if (!access(index, F_OK)) {
+        struct qn_json *top;
+        QN_TRY(qn_json_read_file(&top, arena, index, MAX_INDEX_BYTES, e));
+        *weight_map = qn_json_get(top, "weight_map");
+        QN_FAIL_IF(!qn_json_is(*weight_map, QN_JSON_OBJECT) || !(*weight_map)->n, e, QN_FORMAT,
+                   "%s: no weight_map", index);
+        QN_TRY(shards_of_index(m, *weight_map, index, list, &n, e));
+    } else if (!access(single, F_OK)) {
+        list[n++] = xstrdup("model.safetensors");
+    } else {
+        QN_TRY(files_of_folder(m, list, &n, e));
+        if (n > 1)
+            note(m, "no model.safetensors.index.json: all %d safetensors files of the folder are read", n);
+    }
+    qsort(list, (size_t)n, sizeof *list, compare_strings);
+    for (int i = 0; i < n; i++) QN_TRY(add_file(m, list[i], e));
+out:
+    for (int i = 0; i < n; i++) free(list[i]);
+    free(list);
+    free(index);
+    free(single);
+    return rc;
+}
+
+/* Gathers the tensors of all files; two files with one tensor are settled by the index. */
+static int gather(struct qn_model *m, const struct qn_json *weight_map, struct qn_err *e)
+{
+    int rc = QN_OK;
+    size_t total = 0;
+    for (int f = 0; f < m->n_file; f++) total += (size_t)qn_safetensors_n_tensor(m->files[f]);
+    QN_FAIL_IF(total > QN_SAFETENSORS_MAX_TENSORS, e, QN_TOOBIG, "%s: more than %d tensors", m->folder,
+               QN_SAFETENSORS_MAX_TENSORS);
+    m->tensors = xcalloc(total, sizeof *m->tensors);
+    m->use = xcalloc(total, 1);
+    m->file_of = xcalloc(total, sizeof *m->file_of);
+    struct qn_map shard_of = {0}; /* of the index: tensor -> file */
+    for (size_t i = 0; weight_map && i < weight_map->n; i++) {
+        uint64_t f;
+        for (f = 0; f < (uint64_t)m->n_file; f++)
+            if (!strcmp(m->file_names[f], weight_map->items[i]->text)) break;
+        qn_map_put(&shard_of, qn_hash_str(weight_map->keys[i].text) | 1, f);
+    }
+    int n_unlisted = 0;
+    for (int f = 0; f < m->n_file; f++) {
+        for (int i = 0; i < qn_safetensors_n_tensor(m->files[f]); i++) {
+            const struct qn_tensor *t = qn_safetensors_tensor(m->files[f], i);
+            uint64_t want;
+            bool listed = qn_map_get(&shard_of, qn_hash_str(t->name) | 1, &want);
+            if (weight_map && !listed) n_unlisted++;
+            int before = find_index(m, t->name);
+            if (before >= 0) {
+                QN_FAIL_IF(!listed, e, QN_FORMAT, "tensor %s is in both %s and %s", t->name,
+                           m->file_names[m->file_of[before]], m->file_names[f]);
+                if ((uint64_t)f == want) {
+                    m->tensors[before] = *t;
+                    m->file_of[before] = f;
+                }
+                note(m, "tensor %s is in two shards; the index names %s", t->name, m->file_names[want]);
+                continue;
+            }
+            m->tensors[m->n] = *t;
+            m->file_of[m->n] = f;
+            put_index(m, m->n++);
+        }
+    }
+    for (size_t i = 0; weight_map && i < weight_map->n; i++)
+        QN_FAIL_IF(
+            find_index(m, weight_map->keys[i].text) < 0, e, QN_FORMAT,
+            "%s: tensor %.120s of the index is not in this shard; index and shards do not belong together",
+            weight_map->items[i]->text, weight_map->keys[i].text);
+    if (n_unlisted) note(m, "%d tensors are in the shards but not in the index; they are read", n_unlisted);
+out:
+    qn_map_free(&shard_of);
+    return rc;
+}
+
+/* --- prefix --- */
+
+static int find_names(struct qn_model *m, struct qn_err *e)
+{
+    int rc = QN_OK;
+    static const char embed[] = "embed_tokens.weight";
+    const char *hit = NULL;
+    for (int i = 0; i < m->n; i++) {
+        const char *name = m->tensors[i].name;
+        if (!ends_with(name, embed) || is_vision(name) || starts_with(name, "mtp.") || strstr(name, ".mtp."))
+            continue;
+        QN_FAIL_IF(hit, e, QN_FORMAT, "both %s and %s are in the files; which is the model?", hit, name);
+        hit = name;
+    }
+    QN_FAIL_IF(!hit, e, QN_NOTFOUND, "%s: no tensor ends in %s, the files hold no text model", m->folder,
+               embed);
+    size_t n = strlen(hit) - strlen(embed);
+    QN_FAIL_IF(n >= sizeof m->names.text, e, QN_FORMAT, "%s: the prefix is longer than %zu bytes", hit,
+               sizeof m->names.text - 1);
+    memcpy(m->names.text, hit, n);
+
+    char tries[5][192] = {"mtp.", "model.mtp.", "language_model.mtp.", "model.language_model.mtp.", ""};
+    snprintf(tries[4], sizeof tries[4], "%smtp.", m->names.text);
+    snprintf(m->names.mtp, sizeof m->names.mtp, "mtp.");
+    for (size_t i = 0; i < QN_COUNT(tries); i++)
+        for (int k = 0; k < m->n; k++)
+            if (starts_with(m->tensors[k].name, tries[i]) && strlen(tries[i]) < sizeof m->names.mtp) {
+                memcpy(m->names.mtp, tries[i], strlen(tries[i]) + 1);
+                i = QN_COUNT(tries) - 1;
+                break;
+            }
+
+    static const char *const heads[] = {"lm_head", "language_model.lm_head", "model.lm_head",
+                                        "model.language_model.lm_head"};
+    static const char *const kinds[] = {"weight", "weight_packed", "qweight"};
+    snprintf(m->names.head, sizeof m->names.head, "lm_head");
+    for (size_t i = 0; i < QN_COUNT(heads); i++)
+        for (size_t k = 0; k < QN_COUNT(kinds); k++) {
+            char name[96];
+            snprintf(name, sizeof name, "%s.%s", heads[i], kinds[k]);
+            if (find_index(m, name) >= 0) {
+                snprintf(m->names.head, sizeof m->names.head, "%s", heads[i]);
+                goto out;
+            }
+        }
+out:
+    return rc;
+}
+
+/* --- roles --- */
+
+static struct qn_detect lookup(const struct qn_model *m, bool mark)
+{
+    return (struct qn_detect){mark ? find_and_mark : find_const, (void *)(uintptr_t)m,
+                              qn_hint_is_gptq_v2(m->hint)};
+}
+
+/* A slice of a fused 3-D expert tensor. NULL in *fused when there is none under either spelling. */
+static const struct qn_tensor *find_fused(const struct qn_model *m, const struct qn_detect *d,
+                                          enum qn_role role, int layer, int *rows, int *first, int *n_in)
+{
+    char name[QN_NAME_BYTES + 8];
+    qn_role_fused(&m->config, &m->names, role, layer, name, rows, first, n_in);
+    const struct qn_tensor *t = d->find(d->ctx, name);
+    if (t) return t;
+    strcat(name, ".weight");
+    return d->find(d->ctx, name);
+}
+
+static int expert_linear(const struct qn_model *m, const struct qn_detect *d, enum qn_role role, int layer,
+                         int expert, bool is_deep, struct qn_linear *out, struct qn_err *e)
+{
+    int rc = QN_OK, n_out, n_in, rows, first;
+    char stem[QN_NAME_BYTES], found[120];
+    const struct qn_tensor *t = find_fused(m, d, role, layer, &rows, &first, &n_in);
+    qn_role_stem(&m->names, role, layer, expert, stem);
+    qn_role_shape(&m->config, role, layer, &n_out, &n_in);
+    if (!t) return qn_detect_linear(d, stem, n_out, n_in, is_deep, out, e);
+    struct qn_linear l = {.n_out = n_out, .n_in = n_in, .scale2 = 1};
+    snprintf(l.name, sizeof l.name, "%s", stem);
+    QN_FAIL_IF(t->dtype != QN_BF16 && t->dtype != QN_F16 && t->dtype != QN_F32, e, QN_UNSUPPORTED,
+               "tensor %s is %s; fused expert tensors are read as BF16, F16 or F32, quantised ones one a "
+               "tensor an expert",
+               t->name, qn_dtype_name(t->dtype));
+    QN_FAIL_IF(t->n_dim != 3 || t->shape[0] != m->config.n_expert || t->shape[1] != rows ||
+                   t->shape[2] != n_in,
+               e, QN_FORMAT,
+               "tensor %s: expected [%d, %d, %d], found %s; config.json and the files do not belong together",
+               t->name, m->config.n_expert, rows, n_in, qn_tensor_text(t, found, sizeof found));
+    size_t row_bytes = (size_t)n_in * qn_dtype_bytes(t->dtype);
+    l.format = t->dtype == QN_F32 ? QN_FMT_F32 : t->dtype == QN_F16 ? QN_FMT_F16 : QN_FMT_BF16;
+    l.weight = *t;
+    l.weight.n_dim = 2;
+    l.weight.shape[0] = n_out;
+    l.weight.shape[1] = n_in;
+    l.weight.shape[2] = 0;
+    l.weight.data = (const char *)t->data + ((size_t)expert * (size_t)rows + (size_t)first) * row_bytes;
+    l.weight.n_byte = (size_t)n_out * row_bytes;
+    *out = l;
+out:
+    return rc;
+}
+
+static int make_linear(const struct qn_model *m, const struct qn_detect *d, enum qn_role role, int layer,
+                       int expert, bool is_deep, struct qn_linear *out, struct qn_err *e)
+{
+    int n_out, n_in;
+    char stem[QN_NAME_BYTES];
+    qn_role_shape(&m->config, role, layer, &n_out, &n_in);
+    if (qn_role_is_expert(role)) return expert_linear(m, d, role, layer, expert, is_deep, out, e);
+    if (role == QN_ROLE_HEAD && m->config.is_tied) role = QN_ROLE_EMBED;
+    qn_role_stem(&m->names, role, layer, expert, stem);
+    int rc = qn_detect_linear(d, stem, n_out, n_in, is_deep, out, e);
+    if (rc == QN_NOTFOUND && role == QN_ROLE_HEAD)
+        return qn_err_set(
+            e, QN_NOTFOUND, __FILE__, __LINE__,
+            "lm_head.weight [%d, %d] is missing and config.json does not tie it to embed_tokens; set "
+            "\"tie_word_embeddings\": true if the model is tied",
+            n_out, n_in);
+    return rc;
+}
+
+static int vec_tensor(const struct qn_model *m, const struct qn_detect *d, enum qn_vec vec, int layer,
+                      const struct qn_tensor **out, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char name[QN_NAME_BYTES], found[120];
+    size_t n = qn_vec_count(&m->config, vec, layer);
+    qn_vec_name(&m->names, vec, layer, name);
+    const struct qn_tensor *t = d->find(d->ctx, name);
+    QN_FAIL_IF(!t, e, QN_NOTFOUND, "tensor %s [%zu] is missing; the download or the conversion is incomplete",
+               name, n);
+    QN_FAIL_IF(t->dtype != QN_F32 && t->dtype != QN_BF16 && t->dtype != QN_F16, e, QN_UNSUPPORTED,
+               "tensor %s is %s; BF16, F16 or F32 is needed", name, qn_dtype_name(t->dtype));
+    bool fits = t->n_byte == n * qn_dtype_bytes(t->dtype);
+    if (vec == QN_VEC_CONV)
+        fits = fits && t->n_dim >= 2 && t->shape[0] == qn_config_conv_dim(&m->config) &&
+               t->shape[t->n_dim - 1] == m->config.conv_taps;
+    QN_FAIL_IF(!fits, e, QN_FORMAT,
+               "tensor %s: expected %zu values, found %s; config.json and the files do not belong together",
+               name, n, qn_tensor_text(t, found, sizeof found));
+    *out = t;
+out:
+    return rc;
+}
+
+static int check_layer(struct qn_model *m, const struct qn_detect *d, int layer, struct qn_err *e)
+{
+    int rc = QN_OK, n_out, n_in;
+    const struct qn_config *c = &m->config;
+    struct qn_linear l;
+    const struct qn_tensor *t;
+    for (int r = 0; r < QN_N_ROLE; r++) {
+        enum qn_role role = (enum qn_role)r;
+        if (qn_role_is_global(role) || !qn_role_shape(c, role, layer, &n_out, &n_in)) continue;
+        if (!qn_role_is_expert(role)) {
+            QN_TRY(make_linear(m, d, role, layer, 0, false, &l, e));
+            continue;
+        }
+        int rows, first;
+        const struct qn_tensor *fused = find_fused(m, d, role, layer, &rows, &first, &n_in);
+        for (int x = 0; x < c->n_expert; x++) {
+            QN_TRY(make_linear(m, d, role, layer, x, false, &l, e));
+            char stem[QN_NAME_BYTES + 8];
+            qn_role_stem(&m->names, role, layer, x, stem);
+            strcat(stem, ".weight");
+            QN_FAIL_IF(fused && find_const(m, stem), e, QN_FORMAT,
+                       "experts of layer %d are stored twice (%s and %s): the conversion is broken, use "
+                       "another copy",
+                       layer, fused->name, stem);
+        }
+    }
+    for (int v = 0; v < QN_N_VEC; v++)
+        if (!qn_vec_is_global((enum qn_vec)v) && qn_vec_count(c, (enum qn_vec)v, layer))
+            QN_TRY(vec_tensor(m, d, (enum qn_vec)v, layer, &t, e));
+out:
+    return rc;
+}
+
+static int check_text(struct qn_model *m, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_detect d = lookup(m, true);
+    struct qn_linear l;
+    const struct qn_tensor *t;
+    QN_TRY(make_linear(m, &d, QN_ROLE_EMBED, 0, 0, false, &l, e));
+    QN_FAIL_IF(l.format != QN_FMT_F32 && l.format != QN_FMT_BF16 && l.format != QN_FMT_F16, e, QN_UNSUPPORTED,
+               "%s is stored as %s; embeddings are read as BF16, F16 or F32", l.name,
+               qn_format_name(l.format));
+    QN_TRY(make_linear(m, &d, QN_ROLE_HEAD, 0, 0, false, &l, e));
+    QN_TRY(vec_tensor(m, &d, QN_VEC_FINAL_NORM, 0, &t, e));
+    for (int i = 0; i < m->config.n_layer; i++) QN_TRY(check_layer(m, &d, i, e));
+out:
+    return rc;
+}
+
+/* The MTP block works or is absent; an incomplete one costs speculation, not the model. */
+static void check_mtp(struct qn_model *m)
+{
+    struct qn_err e = {0};
+    struct qn_detect d = lookup(m, true);
+    struct qn_linear l;
+    const struct qn_tensor *t;
+    int n_mtp = 0;
+    for (int i = 0; i < m->n; i++) n_mtp += starts_with(m->tensors[i].name, m->names.mtp);
+    if (!n_mtp) {
+        if (m->config.n_mtp)
+            note(m, "config.json promises %d MTP layer(s), the files have none: no speculation",
+                 m->config.n_mtp);
+        return;
+    }
+    int rc = make_linear(m, &d, QN_ROLE_MTP_FC, 0, 0, false, &l, &e);
+    if (!rc) rc = vec_tensor(m, &d, QN_VEC_MTP_NORM_EMBED, 0, &t, &e);
+    if (!rc) rc = vec_tensor(m, &d, QN_VEC_MTP_NORM_HIDDEN, 0, &t, &e);
+    if (!rc) rc = vec_tensor(m, &d, QN_VEC_MTP_NORM, 0, &t, &e);
+    if (!rc) rc = check_layer(m, &d, QN_LAYER_MTP, &e);
+    m->has_mtp = !rc;
+    if (rc) note(m, "the MTP block cannot be used, no speculation: %s", e.text);
+    if (!m->config.n_mtp && !rc) note(m, "config.json promises no MTP layer, the files have one: it is used");
+    int n_ignored = 0;
+    for (int i = 0; i < m->n; i++)
+        if (m->use[i] == UNUSED && starts_with(m->tensors[i].name, m->names.mtp)) {
+            const char *rest = m->tensors[i].name + strlen(m->names.mtp);
+            bool copy = starts_with(rest, "embed_tokens.") || starts_with(rest, "lm_head.") ||
+                        starts_with(rest, "shared_head.");
+            bool deeper = starts_with(rest, "layers.") && !starts_with(rest, "layers.0.");
+            if (!copy && !deeper && !rc) continue;
+            m->use[i] = IGNORED;
+            n_ignored++;
+        }
+    if (n_ignored && !rc)
+        note(m, "%d MTP tensors are ignored (copies of the embeddings, or layers after the first)",
+             n_ignored);
+}
+
+static bool is_side(const char *name)
+{
+    static const char *const tails[] = {".input_scale",  ".output_scale", ".input_global_scale",
+                                        ".k_scale",      ".v_scale",      ".q_scale",
+                                        ".kv_scale",     ".prob_scale",   ".g_idx",
+                                        ".weight_shape", ".bias_zeros",   ".input_zero_point"};
+    for (size_t i = 0; i < QN_COUNT(tails); i++)
+        if (ends_with(name, tails[i])) return true;
+    return ends_with(name, ".rotary_emb.inv_freq");
+}
+
+static int check_leftovers(struct qn_model *m, struct qn_err *e)
+{
+    int rc = QN_OK, n_left = 0, n_vision = 0, first = -1;
+    size_t vision_bytes = 0;
+    for (int i = 0; i < m->n; i++) {
+        const char *name = m->tensors[i].name;
+        if (is_vision(name)) {
+            m->use[i] = VISION;
+            n_vision++;
+            vision_bytes += m->tensors[i].n_byte;
+        } else if (m->use[i] == UNUSED && is_side(name)) {
+            m->use[i] = SIDE;
+        } else if (m->use[i] == UNUSED && m->config.is_tied && strstr(name, "lm_head.")) {
+            m->use[i] = IGNORED;
+            note(m, "%s is ignored: the head is tied to embed_tokens", name);
+        } else if (m->use[i] == UNUSED) {
+            if (!n_left++) first = i;
+        }
+    }
+    char found[120];
+    QN_FAIL_IF(n_left, e, QN_FORMAT,
+               "tensor %s %s%s has no place in the model that config.json describes; part of the model would "
+               "silently be left out",
+               m->tensors[first].name, qn_tensor_text(&m->tensors[first], found, sizeof found),
+               n_left > 1 ? " (and others)" : "");
+    if (n_vision && !m->config.has_vision)
+        note(m, "the files hold %d vision tensors, config.json has no vision_config", n_vision);
+    if (!n_vision && m->config.has_vision)
+        note(m, "config.json describes a vision tower, the files hold none: text only");
+out:
+    return rc;
+}
+
+/* Some re-saves hold 1 + w; the formula adds the 1 again. */
+static void check_norms(struct qn_model *m)
+{
+    size_t n = (size_t)m->config.hidden;
+    float *w = xmalloc(n * sizeof *w);
+    double sum = 0;
+    if (!qn_model_vec(m, QN_VEC_INPUT_NORM, 0, w, n, NULL)) {
+        for (size_t i = 0; i < n; i++) sum += (double)w[i];
+        if (sum / (double)n > 0.75)
+            note(m,
+                 "norm weights average %.2f: this copy may hold 1 + w, which the model would add again (seen "
+                 "in "
+                 "some MLX re-saves)",
+                 sum / (double)n);
+    }
+    free(w);
+}
+
+static void check_scale_sanity(struct qn_model *m)
+{
+    int n_odd = 0;
+    const char *first = NULL;
+    for (int i = 0; i < m->n; i++) {
+        const struct qn_tensor *t = &m->tensors[i];
+        bool mul = ends_with(t->name, ".weight_scale_2"), div = ends_with(t->name, ".weight_global_scale");
+        float x;
+        if ((!mul && !div) || m->use[i] != USED || qn_tensor_to_f32(t, &x, 1, NULL)) continue;
+        float amax = mul ? 2688.0f * x : 2688.0f / x;
+        if (amax < 1e3f && (amax > 1e-4f || amax == 0)) continue;
+        if (!n_odd++) first = t->name;
+    }
+    if (n_odd)
+        note(m,
+             "%d NVFP4 scales imply weights outside 1e-4 .. 1e3 (first: %s); the scale convention of this "
+             "file may "
+             "be mistaken",
+             n_odd, first);
+}
+
+static uint64_t fingerprint(const struct qn_model *m)
+{
+    const struct qn_config *c = &m->config;
+    uint64_t h = qn_hash_bytes(1, c->is_full, (size_t)c->n_layer);
+    const int numbers[] = {c->hidden,   c->vocab,    c->n_head,     c->n_kv_head, c->head_dim, c->rotary_dim,
+                           c->n_k_head, c->n_v_head, c->expert_ffn, c->top_k,     c->ffn,      c->is_tied};
+    h = qn_hash_bytes(h, numbers, sizeof numbers);
+    h = qn_hash_bytes(h, &c->rope_theta, sizeof c->rope_theta);
+    h = qn_hash_bytes(h, &c->norm_eps, sizeof c->norm_eps);
+    for (int f = 0; f < m->n_file; f++) {
+        size_t n;
+        const void *header = qn_safetensors_header(m->files[f], &n);
+        h = qn_hash_bytes(h, header, n);
+    }
+    /* 64 bytes from the middle of at most 256 tensors */
+    int step = m->n / 256 + 1;
+    for (int i = 0; i < m->n; i += step) {
+        const struct qn_tensor *t = &m->tensors[i];
+        size_t at = t->n_byte / 2;
+        h = qn_hash_bytes(h, (const char *)t->data + at, QN_MIN((size_t)64, t->n_byte - at));
+    }
+    return h;
+}
+
+static char *last_part(const char *folder)
+{
+    size_t n = strlen(folder);
+    while (n > 1 && folder[n - 1] == '/') n--;
+    size_t start = n;
+    while (start > 0 && folder[start - 1] != '/') start--;
+    if (n - start == 1 && folder[start] == '.') {
+        char *real = realpath(folder, NULL);
+        if (real) {
+            char *name = last_part(real);
+            free(real);
+            return name;
+        }
+    }
+    return xstrndup(folder + start, n - start);
+}
+
+int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_arena *arena = qn_arena_create(MAX_INDEX_ARENA);
+    struct qn_model *m = xcalloc(1, sizeof *m);
+    struct qn_json *weight_map;
+    m->folder = xstrdup(folder);
+    m->name = last_part(folder);
+    m->notes = xcalloc(MAX_NOTES, sizeof *m->notes);
+    QN_FAIL_IF(access(folder, F_OK), e, QN_NOTFOUND, "%s: no such folder", folder);
+    QN_TRY(qn_config_read(&m->config, folder, e));
+    for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);
+    QN_TRY(qn_hint_read(&m->hint, folder, e));
+    QN_TRY(open_files(m, &weight_map, arena, e));
+    QN_TRY(gather(m, weight_map, e));
+    QN_TRY(find_names(m, e));
+    QN_TRY(check_text(m, e));
+    check_mtp(m);
+    QN_TRY(check_leftovers(m, e));
+    check_norms(m);
+    check_scale_sanity(m);
+    qn_hint_compare(m->hint, m);
+    for (int i = 0; i < qn_hint_n_note(m->hint); i++) note(m, "%s", qn_hint_note(m->hint, i));
+    m->fingerprint = fingerprint(m);
+    *out = m;
+    m = NULL;
+out:
+    qn_arena_free(arena);
+    qn_model_close(m);
+    return rc;
+}
+
+void qn_model_close(struct qn_model *m)
+{
+    if (!m) return;
+    for (int i = 0; i < m->n_file; i++) {
+        qn_safetensors_close(m->files[i]);
+        free(m->file_names[i]);
+    }
+    for (int i = 0; i < m->n_note; i++) free(m->notes[i]);
+    qn_map_free(&m->by_name);
+    qn_hint_free(m->hint);
+    free(m->files);
+    free(m->file_names);
+    free(m->tensors);
+    free(m->use);
+    free(m->file_of);
+    free(m->notes);
+    free(m->folder);
+    free(m->name);
+    free(m);
+}
+
+const struct qn_config *qn_model_config(const struct qn_model *m)
+{
+    return &m->config;
+}
+
+const char *qn_model_folder(const struct qn_model *m)
+{
+    return m->folder;
+}
+
+const char *qn_model_name(const struct qn_model *m)
+{
+    return m->name;
+}
+
+bool qn_model_has_mtp(const struct qn_model *m)
+{
+    return m->has_mtp;
+}
+
+uint64_t qn_model_fingerprint(const struct qn_model *m)
+{
+    return m->fingerprint;
+}
+
+int qn_model_n_notes(const struct qn_model *m)
+{
+    return m->n_note;
+}
+
+const char *qn_model_note(const struct qn_model *m, int i)
+{
+    return m->notes[i];
+}
+
+int qn_model_n_tensors(const struct qn_model *m)
+{
+    return m->n;
+}
+
+const struct qn_tensor *qn_model_tensor(const struct qn_model *m, int i)
+{
+    return &m->tensors[i];
+}
+
+const struct qn_tensor *qn_model_find(const struct qn_model *m, const char *name)
+{
+    int i = find_index(m, name);
+    return i < 0 ? NULL : &m->tensors[i];
+}
+
+bool qn_model_tensor_is_vision(const struct qn_model *m, int i)
+{
+    return m->use[i] == VISION;
+}
+
+bool qn_model_tensor_is_ignored(const struct qn_model *m, int i)
+{
+    return m->use[i] == IGNORED;
+}
+
+int qn_model_n_files(const struct qn_model *m)
+{
+    return m->n_file;
+}
+
+int qn_model_linear(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
+                    struct qn_err *e)
+{
+    int rc = QN_OK, n_out, n_in;
+    struct qn_detect d = lookup(m, false);
+    bool exists = qn_role_shape(&m->config, role, layer, &n_out, &n_in);
+    if (role == QN_ROLE_MTP_FC || (!qn_role_is_global(role) && layer == QN_LAYER_MTP))
+        exists = exists && m->has_mtp;
+    if (qn_role_is_expert(role)) exists = exists && expert >= 0 && expert < m->config.n_expert;
+    QN_FAIL_IF(!exists, e, QN_NOTFOUND, "%s: layer %d has no %s (expert %d)", m->name, layer,
+               qn_role_module(role), expert);
+    QN_TRY(make_linear(m, &d, role, layer, expert, true, out, e));
+out:
+    return rc;
+}
+
+int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_detect d = lookup(m, false);
+    const struct qn_tensor *t;
+    size_t want = qn_vec_count(&m->config, vec, layer);
+    QN_FAIL_IF(!want, e, QN_NOTFOUND, "%s: layer %d has no such tensor", m->name, layer);
+    QN_TRY(vec_tensor(m, &d, vec, layer, &t, e));
+    QN_TRY(qn_tensor_to_f32(t, out, n, e));
+out:
+    return rc;
+}
+
+/* The names met: ModelOpt puts the scales under the projections, compressed-tensors beside them. */
+bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale)
+{
+    static const char *const names[3][2] = {{"self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale"},
+                                            {"self_attn.k_scale", "self_attn.v_scale"},
+                                            {"self_attn.kv_scale", "self_attn.kv_scale"}};
+    *k_scale = *v_scale = 1;
+    char stem[QN_NAME_BYTES], name[QN_NAME_BYTES + 32];
+    qn_role_stem(&m->names, QN_ROLE_Q, layer, 0, stem);
+    stem[strlen(stem) - strlen(qn_role_module(QN_ROLE_Q))] = 0;
+    for (size_t i = 0; i < QN_COUNT(names); i++) {
+        float found[2];
+        int n = 0;
+        for (; n < 2; n++) {
+            snprintf(name, sizeof name, "%s%s", stem, names[i][n]);
+            const struct qn_tensor *t = qn_model_find(m, name);
+            if (!t || qn_tensor_to_f32(t, &found[n], 1, NULL) || !(found[n] > 0) || !isfinite(found[n]))
+                break;
+        }
+        if (n < 2) continue;
+        *k_scale = found[0];
+        *v_scale = found[1];
+        return true;
+    }
+    return false;
+}
+
+static void advise(const struct qn_tensor *t, int advice)
+{
+    if (!t->n_dim || !t->n_byte) return;
+    uintptr_t from = (uintptr_t)t->data, to = from + t->n_byte;
+    if (advice == MADV_DONTNEED) { /* whole pages of this tensor only */
+        from = QN_ROUND_UP(from, PAGE_BYTES);
+        to = to / PAGE_BYTES * PAGE_BYTES;
+    } else {
+        from = from / PAGE_BYTES * PAGE_BYTES;
+    }
+    if (to > from) madvise((void *)from, to - from, advice);
+}
+
+void qn_model_will_need(const struct qn_model *m, const struct qn_linear *l)
+{
+    (void)m;
+    advise(&l->weight, MADV_WILLNEED);
+    advise(&l->scale, MADV_WILLNEED);
+    advise(&l->zeros, MADV_WILLNEED);
+}
+
+void qn_model_done_with(const struct qn_model *m, const struct qn_linear *l)
+{
+    (void)m;
+    advise(&l->weight, MADV_DONTNEED);
+    advise(&l->scale, MADV_DONTNEED);
+    advise(&l->zeros, MADV_DONTNEED);
+}

@@ -1,0 +1,27 @@
+/* Finds the storage format of one linear layer from the tensors that exist under its name.
+ *
+ * The file decides: dtype, shape and companions. What a config says about quantisation is not looked at,
+ * except for the one thing a file cannot tell, whether asymmetric GPTQ zeros carry an offset.
+ * Stateless; any thread.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_DETECT_H
+#define QN_DETECT_H
+
+#include "model/format.h"
+
+struct qn_detect {
+    const struct qn_tensor *(*find)(void *ctx, const char *name); /* NULL when there is none */
+    void *ctx;
+    bool is_gptq_v2; /* config says checkpoint_format gptq_v2 */
+};
+
+/* The layer under `stem` with logical shape [n_out, n_in]. Reads at most a few scale words, except for
+ * g_idx with is_deep. Errors: QN_NOTFOUND (nothing under that name; names the tensor expected), QN_FORMAT
+ * (shape or dtype: tensor, expected, found), QN_UNSUPPORTED (MXFP4, packed forms not read). */
+int qn_detect_linear(const struct qn_detect *d, const char *stem, int n_out, int n_in, bool is_deep,
+                     struct qn_linear *out, struct qn_err *e);
+
+/* "U8 [512, 64]" */
+const char *qn_tensor_text(const struct qn_tensor *t, char *out, size_t n);
+
+#endif

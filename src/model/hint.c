@@ -1,0 +1,245 @@
+/* Exclusion lists of quantised releases, compared with what the files hold.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "model/hint.h"
+
+#include <fnmatch.h>
+#include <regex.h>
+#include <stdarg.h>
+
+#include "base/json.h"
+#include "model/roles.h"
+
+#define MAX_JSON_BYTES ((size_t)16 << 20)
+#define MAX_ARENA      ((size_t)256 << 20)
+#define MAX_NOTES      12
+
+struct source {
+    const char *file;
+    char method[48], algo[48], kv_algo[24];
+    const struct qn_json *exclude; /* list of patterns or NULL */
+    bool present;
+};
+
+struct qn_hint {
+    struct qn_arena *arena;
+    struct source sources[2]; /* config.json, hf_quant_config.json */
+    bool is_gptq_v2;
+    char notes[MAX_NOTES][240];
+    int n_note;
+};
+
+QN_PRINTF(2, 3) static void note(struct qn_hint *h, const char *fmt, ...)
+{
+    if (h->n_note == MAX_NOTES) return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(h->notes[h->n_note++], sizeof h->notes[0], fmt, ap);
+    va_end(ap);
+}
+
+static void copy_str(const struct qn_json *obj, const char *key, char *out, size_t n)
+{
+    const struct qn_json *v = qn_json_get(obj, key);
+    if (qn_json_is(v, QN_JSON_STRING)) snprintf(out, n, "%s", v->text);
+}
+
+static const struct qn_json *first_list(const struct qn_json *obj)
+{
+    static const char *const keys[] = {"ignore", "exclude_modules", "modules_to_not_convert",
+                                       "ignored_layers"};
+    for (size_t i = 0; i < QN_COUNT(keys); i++) {
+        const struct qn_json *v = qn_json_get(obj, keys[i]);
+        if (qn_json_is(v, QN_JSON_ARRAY)) return v;
+    }
+    return NULL;
+}
+
+static void read_source(struct source *s, const char *file, const struct qn_json *obj)
+{
+    s->file = file;
+    if (!qn_json_is(obj, QN_JSON_OBJECT)) return;
+    s->present = true;
+    copy_str(obj, "quant_method", s->method, sizeof s->method);
+    copy_str(obj, "quant_algo", s->algo, sizeof s->algo);
+    copy_str(obj, "kv_cache_quant_algo", s->kv_algo, sizeof s->kv_algo);
+    const struct qn_json *scheme = qn_json_get(obj, "kv_cache_scheme");
+    if (qn_json_is(scheme, QN_JSON_OBJECT)) snprintf(s->kv_algo, sizeof s->kv_algo, "FP8");
+    s->exclude = first_list(obj);
+}
+
+int qn_hint_read(struct qn_hint **out, const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_hint *h = xcalloc(1, sizeof *h);
+    char *config = xasprintf("%s/config.json", folder), *hf = xasprintf("%s/hf_quant_config.json", folder);
+    struct qn_json *top;
+    h->arena = qn_arena_create(MAX_ARENA);
+    QN_TRY(qn_json_read_file(&top, h->arena, config, MAX_JSON_BYTES, e));
+    const struct qn_json *q = qn_json_get(top, "quantization_config");
+    if (!q) q = qn_json_get(qn_json_get(top, "text_config"), "quantization_config");
+    read_source(&h->sources[0], "config.json", q);
+    h->is_gptq_v2 = qn_json_is_str(qn_json_get(q, "checkpoint_format"), "gptq_v2");
+    rc = qn_json_read_file(&top, h->arena, hf, MAX_JSON_BYTES, e);
+    if (rc == QN_OK) read_source(&h->sources[1], "hf_quant_config.json", qn_json_get(top, "quantization"));
+    if (rc == QN_NOTFOUND) rc = QN_OK;
+    if (rc) goto out;
+    *out = h;
+    h = NULL;
+out:
+    qn_hint_free(h);
+    free(config);
+    free(hf);
+    return rc;
+}
+
+void qn_hint_free(struct qn_hint *h)
+{
+    if (!h) return;
+    qn_arena_free(h->arena);
+    free(h);
+}
+
+bool qn_hint_is_gptq_v2(const struct qn_hint *h)
+{
+    return h && h->is_gptq_v2;
+}
+
+int qn_hint_n_note(const struct qn_hint *h)
+{
+    return h->n_note;
+}
+
+const char *qn_hint_note(const struct qn_hint *h, int i)
+{
+    return h->notes[i];
+}
+
+/* Prefix spellings differ between releases and engines. */
+static const char *without_prefix(const char *name)
+{
+    for (;;) {
+        if (!strncmp(name, "model.", 6))
+            name += 6;
+        else if (!strncmp(name, "language_model.", 15))
+            name += 15;
+        else
+            return name;
+    }
+}
+
+/* pattern as a run of whole components of name */
+static bool has_components(const char *name, const char *pattern)
+{
+    size_t n = strlen(pattern);
+    for (const char *at = name; n && (at = strstr(at, pattern)); at++)
+        if ((at == name || at[-1] == '.') && (!at[n] || at[n] == '.')) return true;
+    return false;
+}
+
+bool qn_hint_matches(const char *pattern, const char *module)
+{
+    if (!strncmp(pattern, "re:", 3)) {
+        regex_t re;
+        /* bounded repeats and back-references can cost any time and memory */
+        if (strlen(pattern) > 512 || strpbrk(pattern, "{}") || strstr(pattern, "\\1") ||
+            regcomp(&re, pattern + 3, REG_EXTENDED | REG_NOSUB))
+            return false;
+        bool hit = !regexec(&re, module, 0, NULL, 0);
+        regfree(&re);
+        return hit;
+    }
+    pattern = without_prefix(pattern);
+    module = without_prefix(module);
+    if (strpbrk(pattern, "*?[")) return strlen(pattern) < 512 && !fnmatch(pattern, module, 0);
+    return has_components(module, pattern);
+}
+
+static bool is_excluded(const struct source *s, const char *module)
+{
+    for (size_t i = 0; s->exclude && i < s->exclude->n; i++)
+        if (qn_json_is(s->exclude->items[i], QN_JSON_STRING) &&
+            qn_hint_matches(s->exclude->items[i]->text, module))
+            return true;
+    return false;
+}
+
+static bool is_plain(enum qn_format f)
+{
+    return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16;
+}
+
+struct tally {
+    int n_quantised_but_excluded, n_plain_but_not_excluded;
+    enum qn_format plain, quantised;
+};
+
+static void count_module(struct qn_hint *h, const struct qn_model *m, enum qn_role role, int layer,
+                         struct tally tally[2][2], bool *any_quantised, bool *any_kv_scale)
+{
+    struct qn_linear l;
+    if (qn_model_linear(m, role, layer, 0, &l, NULL)) return;
+    bool plain = is_plain(l.format);
+    float k, v;
+    *any_quantised |= !plain;
+    if (role == QN_ROLE_K) *any_kv_scale |= qn_model_kv_scale(m, layer, &k, &v);
+    for (int s = 0; s < 2; s++) {
+        if (!h->sources[s].present) continue;
+        struct tally *t = &tally[s][layer == QN_LAYER_MTP];
+        bool excluded = is_excluded(&h->sources[s], l.name);
+        if (!plain && excluded) t->n_quantised_but_excluded++, t->quantised = l.format;
+        if (plain && !excluded) t->n_plain_but_not_excluded++, t->plain = l.format;
+    }
+}
+
+void qn_hint_compare(struct qn_hint *h, const struct qn_model *m)
+{
+    const struct qn_config *c = qn_model_config(m);
+    bool any_quantised = false, any_kv_scale = false;
+    struct {
+        struct tally t[2][2];
+    } all[QN_N_ROLE] = {0};
+    for (int r = 0; r < QN_N_ROLE; r++) {
+        enum qn_role role = (enum qn_role)r;
+        if (role == QN_ROLE_EMBED || (role == QN_ROLE_HEAD && c->is_tied)) continue;
+        if (qn_role_is_global(role)) {
+            count_module(h, m, role, role == QN_ROLE_MTP_FC ? QN_LAYER_MTP : 0, all[r].t, &any_quantised,
+                         &any_kv_scale);
+            continue;
+        }
+        for (int layer = QN_LAYER_MTP; layer < c->n_layer; layer++)
+            count_module(h, m, role, layer, all[r].t, &any_quantised, &any_kv_scale);
+    }
+    bool any_source = h->sources[0].present || h->sources[1].present;
+    if (any_quantised && !any_source)
+        note(h, "config.json has no quantization_config, the files hold quantised layers: formats are read "
+                "from the "
+                "files");
+    for (int s = 0; s < 2; s++) {
+        const struct source *src = &h->sources[s];
+        if (!src->present) continue;
+        if (!any_quantised) {
+            note(h, "%s says quantised (%s), the files hold no quantised layer", src->file,
+                 src->method[0] ? src->method : src->algo);
+            continue;
+        }
+        if (src->kv_algo[0] && !any_kv_scale)
+            note(h, "%s declares an FP8 KV cache, the files hold no scales for it", src->file);
+        for (int mtp = 0; mtp < 2; mtp++)
+            for (int r = 0; r < QN_N_ROLE; r++) {
+                const struct tally *t = &all[r].t[s][mtp];
+                const char *where = mtp ? "mtp " : "", *module = qn_role_module((enum qn_role)r);
+                if (t->n_quantised_but_excluded)
+                    note(h,
+                         "%s excludes %s%s from quantisation, the files hold it as %s (%d): the files count",
+                         src->file, where, module, qn_format_name(t->quantised), t->n_quantised_but_excluded);
+                if (t->n_plain_but_not_excluded)
+                    note(h,
+                         "%s does not exclude %s%s from quantisation, the files hold it as %s (%d): the "
+                         "files count",
+                         src->file, where, module, qn_format_name(t->plain), t->n_plain_but_not_excluded);
+            }
+    }
+    if (h->n_note == MAX_NOTES)
+        snprintf(h->notes[MAX_NOTES - 1], sizeof h->notes[0],
+                 "(more disagreements about what is quantised: the files count)");
+}

@@ -25,7 +25,7 @@
 enum qn_act { QN_ACT_F32, QN_ACT_BF16 };
 enum qn_kv { QN_KV_F32, QN_KV_BF16, QN_KV_E4M3, QN_KV_E5M2, QN_N_KV };
 
-const char *qn_kv_name(enum qn_kv t);
+const char *qn_kv_name(enum qn_kv t); /* "BF16", ... */
 size_t qn_kv_bytes(enum qn_kv t); /* per value */
 
 struct qn_device; /* opaque; each backend defines its own */
@@ -42,6 +42,8 @@ struct qn_device_options {
     int max_context;            /* tokens of one sequence */
     int n_page, n_slot, n_lane; /* sizes of the pools, all allocated at open */
     bool has_mtp;
+    int n_tok; /* ids below this may be sampled (rows above are padding of the table); 0: all */
+    bool poison; /* debugging: scratch and pools start as NaN, scratch is NaN again before each step */
 };
 
 /* Sizes that follow from the configuration, for plan and pools. The same for ref and cpu. */
@@ -62,10 +64,10 @@ struct qn_op_attn_in {
     const struct qn_layer_weights *w;
     float *x, *y;
     int kv_layer;
-}; /* 0..n_full-1; n_full: MTP */
+}; /* 0..n_full-1; n_full: the MTP layer, whose rope position is pos - 1 when the step has none */
 struct qn_op_attn {
     const struct qn_layer_weights *w;
-    int kv_layer;
+    int kv_layer; /* keys 0..pos of the row; the MTP layer has none at place 0: keys 1..pos */
     int first, n_seq;
 };
 struct qn_op_attn_out {
@@ -105,13 +107,15 @@ struct qn_op_draft_in {
     const struct qn_mtp_weights *w;
     const struct qn_weight *table;
     const float *hidden;       /* [.., H] */
-    const int32_t *hidden_row; /* [rows] row of hidden for each row of the step; -1: the slot's carry */
+    const int32_t *hidden_row; /* [rows] row of hidden for each row of the step; -1: the carry */
     float *x, *y;              /* x = fc([norm(embed(tok)) ; norm(hidden)]); y = 0 */
 };
+/* Keeps hidden rows for sequences with wants_mtp. Prefill: the last row, in the slot. Decode: all rows, in the
+ * lane; the slot's carry becomes that of the rows committed by this step's n_commit. state_flush does the
+ * same, so the carry always belongs to the last committed position. */
 struct qn_op_carry {
-    const float *hidden;
-    const int32_t *row;
-}; /* [n_seq] hidden row to keep in the slot; -1: leave */
+    const float *hidden; /* [rows, H] */
+};
 struct qn_op_score {
     const float *logits;   /* [n, V] */
     const int32_t *target; /* [n] */

@@ -44,7 +44,8 @@ struct qn_sample {
     uint64_t seed;
     int n_top;              /* top log-probabilities wanted, 0..QN_MAX_TOP; -1: not even the chosen one's */
     int first_bias, n_bias; /* range in step.bias_* */
-    int first_seen, n_seen; /* range in step.seen_*: the penalty history before the first row */
+    int first_seen, n_seen; /* range in step.seen_*: the penalty history at the first wanted row, that row's
+                               own token included; later rows of a decode sequence add theirs (the drafts) */
 };
 
 struct qn_step_seq {
@@ -59,7 +60,8 @@ struct qn_step_seq {
     bool wants_mtp;         /* keep the MTP layer's KV in step (carry and rows as above) */
     int n_draft;            /* decode: drafts among the rows (n_row - 1) */
     int n_draft_next; /* drafts to make for the next step, 0..QN_MAX_DRAFT; needs wants_mtp, wants_token */
-    int first_logit;  /* index of its first wanted logit row; n_row of them (decode), 1 (prefill), or 0 */
+    int first_logit;  /* index of its first wanted logit row: n_row of them (decode), 1 (prefill: with
+                         all_logits that of its last row); unused without wants_token */
     struct qn_sample sample;
 };
 
@@ -80,7 +82,9 @@ struct qn_step {
     const float *bias;
     const int32_t *seen_tok;   /* distinct tokens of a sequence's history */
     const int32_t *seen_count; /* times generated (0: only in the prompt) */
-    bool all_logits; /* keep every row's logits (eval, prompt log-probabilities): n_logit == n_row */
+    /* Keep every row's logits (eval, prompt log-probabilities): n_logit == n_row, logit_row[i] == i. The device
+     * needs max_logits for n_logit and the sampled rows together. */
+    bool all_logits;
 };
 
 /* What comes back. Arrays are owned by the step's buffers and valid until that buffer is built again. */
@@ -97,7 +101,7 @@ struct qn_step_result {
     int32_t *n_accepted; /* [n_seq] drafts that equal the target's pick, from the first on; 0 in prefill */
     int32_t *draft;      /* [n_seq][QN_MAX_DRAFT] drafts for the next step */
     int32_t *n_drafted;  /* [n_seq] */
-    const float *logits; /* [n_logit, V] raw, when all_logits; else NULL */
+    const float *logits; /* [n_logit, V] raw, when all_logits; else NULL. Device memory, until the next step */
     int fault;           /* QN_OK, or QN_DEVICE with the text below */
     char fault_text[160];
 };

@@ -27,8 +27,9 @@ void qn_forward_close(struct qn_forward *f);
  * caller's, sized by the step. A device fault is reported in result->fault. */
 void qn_forward_run(struct qn_forward *f, const struct qn_step *step, struct qn_step_result *result);
 
-/* MTP draft logits of every row of a prefill step (eval --mtp): row i predicts the token after next,
- * t_{i+2}, from h_i and t_{i+1}; the last row has no next token and is left out. logits [n_row - 1, V]. */
+/* Runs a step of one prefill sequence, then gives the MTP draft logits of its rows: row of position i (not 0)
+ * predicts t_{i+1} from h_{i-1} and t_i. logits: host memory [n_row, V], one row less when pos0 is 0. Chunks
+ * of a prompt one after the other give rows 1..n-1 of the whole. QN_UNSUPPORTED without an MTP layer. */
 int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *step, float *logits, struct qn_err *e);
 
 struct qn_device *qn_forward_device(struct qn_forward *f);

@@ -7,6 +7,7 @@ if(support)
   add_library(qn_support STATIC ${support})
   target_link_libraries(qn_support PUBLIC quern_all PkgConfig::CMOCKA)
   target_include_directories(qn_support PUBLIC ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(qn_support PRIVATE QN_TEST_DIR="${CMAKE_SOURCE_DIR}/tests")
   set(support_lib qn_support)
 endif()
 

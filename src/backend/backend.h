@@ -26,7 +26,7 @@ enum qn_act { QN_ACT_F32, QN_ACT_BF16 };
 enum qn_kv { QN_KV_F32, QN_KV_BF16, QN_KV_E4M3, QN_KV_E5M2, QN_N_KV };
 
 const char *qn_kv_name(enum qn_kv t); /* "BF16", ... */
-size_t qn_kv_bytes(enum qn_kv t); /* per value */
+size_t qn_kv_bytes(enum qn_kv t);     /* per value */
 
 struct qn_device; /* opaque; each backend defines its own */
 
@@ -42,7 +42,7 @@ struct qn_device_options {
     int max_context;            /* tokens of one sequence */
     int n_page, n_slot, n_lane; /* sizes of the pools, all allocated at open */
     bool has_mtp;
-    int n_tok; /* ids below this may be sampled (rows above are padding of the table); 0: all */
+    int n_tok;   /* ids below this may be sampled (rows above are padding of the table); 0: all */
     bool poison; /* debugging: scratch and pools start as NaN, scratch is NaN again before each step */
 };
 
@@ -110,8 +110,8 @@ struct qn_op_draft_in {
     const int32_t *hidden_row; /* [rows] row of hidden for each row of the step; -1: the carry */
     float *x, *y;              /* x = fc([norm(embed(tok)) ; norm(hidden)]); y = 0 */
 };
-/* Keeps hidden rows for sequences with wants_mtp. Prefill: the last row, in the slot. Decode: all rows, in the
- * lane; the slot's carry becomes that of the rows committed by this step's n_commit. state_flush does the
+/* Keeps hidden rows for sequences with wants_mtp. Prefill: the last row, in the slot. Decode: all rows, in
+ * the lane; the slot's carry becomes that of the rows committed by this step's n_commit. state_flush does the
  * same, so the carry always belongs to the last committed position. */
 struct qn_op_carry {
     const float *hidden; /* [rows, H] */

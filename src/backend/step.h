@@ -82,8 +82,8 @@ struct qn_step {
     const float *bias;
     const int32_t *seen_tok;   /* distinct tokens of a sequence's history */
     const int32_t *seen_count; /* times generated (0: only in the prompt) */
-    /* Keep every row's logits (eval, prompt log-probabilities): n_logit == n_row, logit_row[i] == i. The device
-     * needs max_logits for n_logit and the sampled rows together. */
+    /* Keep every row's logits (eval, prompt log-probabilities): n_logit == n_row, logit_row[i] == i. The
+     * device needs max_logits for n_logit and the sampled rows together. */
     bool all_logits;
 };
 
@@ -101,8 +101,9 @@ struct qn_step_result {
     int32_t *n_accepted; /* [n_seq] drafts that equal the target's pick, from the first on; 0 in prefill */
     int32_t *draft;      /* [n_seq][QN_MAX_DRAFT] drafts for the next step */
     int32_t *n_drafted;  /* [n_seq] */
-    const float *logits; /* [n_logit, V] raw, when all_logits; else NULL. Device memory, until the next step */
-    int fault;           /* QN_OK, or QN_DEVICE with the text below */
+    const float
+        *logits; /* [n_logit, V] raw, when all_logits; else NULL. Device memory, until the next step */
+    int fault;   /* QN_OK, or QN_DEVICE with the text below */
     char fault_text[160];
 };
 

@@ -22,10 +22,10 @@ static inline uint64_t qn_rng64(uint64_t seed, uint64_t position, uint64_t draw)
     return qn_mix64(qn_mix64(qn_mix64(seed) ^ position) ^ draw);
 }
 
-/* Uniform in (0, 1): 24 bits, never 0 and never 1. */
+/* Uniform in (0, 1): 23 bits (with 24 the half would round, and the largest to 1); never 0 and never 1. */
 static inline float qn_rng_unit(uint64_t bits)
 {
-    return ((float)(bits >> 40) + 0.5f) * (1.0f / 16777216.0f);
+    return ((float)(bits >> 41) + 0.5f) * (1.0f / 8388608.0f);
 }
 
 #endif

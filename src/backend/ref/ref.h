@@ -1,0 +1,75 @@
+/* The operations of ref, one file a family; cpu starts from the same table.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_REF_H
+#define QN_REF_H
+
+#include "backend/host.h"
+
+/* ref_linear.c */
+int qn_ref_weight(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
+                  struct qn_err *e);
+void qn_ref_weights_free(struct qn_device *d);
+void qn_ref_linear(struct qn_device *d, const float *x, int n_row, const struct qn_host_linear *jobs,
+                   int n_job);
+void qn_ref_row(const struct qn_device *d, const struct qn_weight *w, int row, float *out);
+float qn_ref_dot(const float *a, const float *b, int n);
+void qn_ref_rms_norm(const float *x, const float *w, int n, float eps, float *out); /* (1 + w) */
+/* x += y; h = norm(x), n_row rows of H */
+void qn_ref_add_norm(struct qn_device *d, float *x, const float *y, const float *w, int n_row, float *h);
+void qn_ref_embed(struct qn_device *d, const struct qn_step *s, const struct qn_op_embed *op);
+
+/* ref_attn.c */
+void qn_ref_attn_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn_in *op);
+void qn_ref_attn(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn *op);
+void qn_ref_attn_out(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn_out *op);
+
+/* ref_gdn.c */
+void qn_ref_gdn_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_gdn_in *op);
+void qn_ref_gdn(struct qn_device *d, const struct qn_step *s, const struct qn_op_gdn *op);
+void qn_ref_gdn_out(struct qn_device *d, const struct qn_step *s, const struct qn_op_gdn_out *op);
+void qn_ref_state_flush(struct qn_device *d, int slot, int lane, int n_commit);
+/* The parts of state_flush that do not depend on the order of a state: conv windows and carry. */
+void qn_ref_window_flush(struct qn_device *d, int slot, int lane, int layer, int n_commit);
+void qn_ref_carry_flush(struct qn_device *d, int slot, int lane, int n_commit);
+
+/* One head of the gated delta rule over n_row rows, from state [dk][dv] (row-major, in and out).
+ * q and k are normalised and q is scaled; q, k [n_row, dk], v, o [n_row, dv], alpha, beta [n_row].
+ * The chunk form is mathematically equal to the step form; it exists for oracles and for devices that
+ * prefer matrix products. */
+struct qn_ref_delta {
+    int dk, dv, n_row;
+    const float *q, *k, *v, *alpha, *beta;
+    float *o;     /* [n_row, dv] */
+    float *state; /* [dk, dv] */
+    float *delta; /* [n_row, dv] or NULL (step form only) */
+};
+void qn_ref_delta_steps(const struct qn_ref_delta *p);
+void qn_ref_delta_chunks(const struct qn_ref_delta *p, int chunk);
+
+/* ref_ffn.c */
+void qn_ref_mlp(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
+void qn_ref_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
+/* The k most likely experts of a row, lowest id first among equals, and their normalised weights. */
+void qn_ref_route(const float *logits, int n_expert, int top_k, int *expert, float *weight);
+
+/* ref_head.c */
+void qn_ref_head(struct qn_device *d, const struct qn_step *s, const struct qn_op_head *op);
+void qn_ref_adjust(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+void qn_ref_sample(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+void qn_ref_verify(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+void qn_ref_score(struct qn_device *d, const struct qn_op_score *op);
+
+/* ref_mtp.c */
+void qn_ref_draft_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_draft_in *op);
+void qn_ref_carry(struct qn_device *d, const struct qn_step *s, const struct qn_op_carry *op);
+
+static inline float qn_sigmoid(float x)
+{
+    return 1.0f / (1.0f + __builtin_expf(-x));
+}
+static inline float qn_silu(float x)
+{
+    return x * qn_sigmoid(x);
+}
+
+#endif

@@ -1,0 +1,111 @@
+/* Logits, greedy tokens and drafts against the reference implementation (tools/make_model_golden.py).
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "support/rig.h"
+#include "support/test.h"
+
+static const char *const cases[] = {"dense-tied", "dense-untied-mtp", "dense-ratio4-odd", "moe-fused",
+                                    "moe-expert-mtp"};
+
+static void open_case(struct rig *r, struct rig_golden *g, const char *name, const struct rig_options *o)
+{
+    rig_golden_read(g, name, 0);
+    rig_open(r, g->folder, o);
+    rig_golden_read(g, name, r->c->vocab);
+}
+
+static double worst_of(const float *a, const float *b, size_t n)
+{
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double diff = fabs((double)a[i] - b[i]);
+        if (!(diff <= worst)) worst = diff; /* NaN counts */
+    }
+    return worst;
+}
+
+/* Every prompt length, every position, within 1e-4 of the largest |logit|; greedy tokens equal; MTP logits
+ * and chained drafts equal; any depth gives the same greedy tokens. */
+static void check_exact(const char *name, const struct rig_options *o)
+{
+    struct rig r;
+    struct rig_golden g;
+    open_case(&r, &g, name, o);
+    size_t v = (size_t)r.c->vocab;
+    float *logits = malloc((size_t)g.n_prompt * v * sizeof *logits);
+    double worst = 0, worst_mtp = 0;
+    for (int i = 0; i < g.n_length; i++) {
+        rig_logits(&r, 1, g.prompt, g.length[i], g.length[i], logits);
+        worst = fmax(worst, worst_of(logits, g.logits, (size_t)g.length[i] * v));
+    }
+    int32_t out[256];
+    rig_greedy(&r, 2, g.prompt, g.n_prompt, 0, g.n_greedy, out);
+    assert_memory_equal(out, g.greedy, (size_t)g.n_greedy * sizeof *out);
+    if (g.mtp) {
+        for (int chunk = 100; chunk <= 200; chunk += 100) {
+            int n = 0;
+            for (int at = 0; at < g.n_prompt; at += chunk) {
+                int32_t pages[RIG_PAGES], row_seq[256] = {0}, pos[256];
+                struct qn_step_seq q = {.n_row = chunk,
+                                        .pos0 = at,
+                                        .n_page = RIG_PAGES,
+                                        .slot = 3,
+                                        .lane = 3,
+                                        .is_fresh = at == 0,
+                                        .wants_mtp = true};
+                for (int p = 0; p < RIG_PAGES; p++) pages[p] = p;
+                for (int p = 0; p < chunk; p++) pos[p] = at + p;
+                struct qn_step s = {.n_row = chunk,
+                                    .n_seq = 1,
+                                    .tok = g.prompt + at,
+                                    .row_seq = row_seq,
+                                    .pos = pos,
+                                    .seq = &q,
+                                    .pages = pages};
+                struct qn_err e;
+                assert_int_equal(qn_forward_mtp_logits(r.f, &s, logits + (size_t)n * v, &e), QN_OK);
+                n += chunk - (at == 0);
+            }
+            assert_int_equal(n, g.n_prompt - 1);
+            worst_mtp = fmax(worst_mtp, worst_of(logits, g.mtp, (size_t)n * v));
+        }
+        struct rig_seq q = {.tok = g.prompt,
+                            .n_row = g.n_prompt,
+                            .slot = 4,
+                            .is_fresh = true,
+                            .wants_token = true,
+                            .wants_mtp = true,
+                            .n_draft_next = g.n_draft,
+                            .sample = {.repetition = 1, .top_p = 1}};
+        rig_step(&r, &q, 1, NULL);
+        assert_int_equal(q.n_drafted, g.n_draft);
+        assert_memory_equal(q.draft, g.draft, (size_t)g.n_draft * sizeof *q.draft);
+        for (int depth = 1; depth <= QN_MAX_DRAFT; depth++) {
+            rig_greedy(&r, depth % 5, g.prompt, g.n_prompt, depth, g.n_greedy, out);
+            assert_memory_equal(out, g.greedy, (size_t)g.n_greedy * sizeof *out);
+        }
+    }
+    print_message("  %-18s %s: max error %.1e, MTP %.1e of the largest |logit|\n", name, o->backend,
+                  worst / g.scale, worst_mtp / g.scale);
+    assert_true(worst <= 1e-4 * g.scale);
+    assert_true(worst_mtp <= 1e-4 * g.scale);
+    free(logits);
+    rig_golden_free(&g);
+    rig_close(&r);
+}
+
+static void test_ref(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(cases); i++)
+        check_exact(cases[i], &(struct rig_options){.backend = "ref", .poison = true});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ref),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -698,13 +698,16 @@ static void write_value(struct qn_buf *out, const struct qn_json *v, const struc
         qn_buf_puts(out, v->truth ? "true" : "false");
         return;
     case QN_JSON_INT:
-        if (!strcmp(v->text, "-0"))
+        if (!style->exact_numbers && !strcmp(v->text, "-0"))
             qn_buf_puts(out, "0"); /* int("-0") */
         else
             qn_buf_append(out, v->text, v->n);
         return;
     case QN_JSON_REAL:
-        qn_json_write_double(out, qn_json_num(v));
+        if (style->exact_numbers)
+            qn_buf_append(out, v->text, v->n);
+        else
+            qn_json_write_double(out, qn_json_num(v));
         return;
     case QN_JSON_STRING:
         qn_json_write_str(out, v->text, v->n, style->ensure_ascii);

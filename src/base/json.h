@@ -89,9 +89,12 @@ struct qn_json_style {
     bool sort_keys;
     const char *item_sep; /* NULL: ", " on one line, "," with indent */
     const char *key_sep;  /* NULL: ": " */
+    bool exact_numbers;   /* numbers by their source text, not as Python would respell them */
 };
 /* json.dumps(value, ensure_ascii=False) */
 #define QN_JSON_PYTHON (&(const struct qn_json_style){.indent = -1})
+/* the same with numbers as they were written: arguments of a call */
+#define QN_JSON_EXACT (&(const struct qn_json_style){.indent = -1, .exact_numbers = true})
 /* no blanks: what goes over the wire */
 #define QN_JSON_COMPACT (&(const struct qn_json_style){.indent = -1, .item_sep = ",", .key_sep = ":"})
 

@@ -14,11 +14,11 @@
 
 #include "text/toolset.h"
 
-#define QN_PARSE_MAX_NAME 1024       /* bytes of a function name; longer is text */
-#define QN_PARSE_MAX_KEY  4096       /* bytes of a parameter name; longer is skipped text */
-#define QN_PARSE_MAX_JSON (1 << 20)  /* bytes of a call in the JSON dialect; longer is content */
-#define QN_PARSE_MAX_HOLD (4 << 20)  /* bytes of a fenced call held back; a longer one is real */
-#define QN_PARSE_MAX_STOP 256        /* stop strings */
+#define QN_PARSE_MAX_NAME 1024      /* bytes of a function name; longer is text */
+#define QN_PARSE_MAX_KEY  4096      /* bytes of a parameter name; longer is skipped text */
+#define QN_PARSE_MAX_JSON (1 << 20) /* bytes of a call in the JSON dialect; longer is content */
+#define QN_PARSE_MAX_HOLD (4 << 20) /* bytes of a fenced call held back; a longer one is real */
+#define QN_PARSE_MAX_STOP 256       /* stop strings */
 
 enum qn_parse_kind {
     QN_PARSE_REASONING,  /* text */
@@ -44,10 +44,11 @@ enum qn_parse_end {
 };
 
 struct qn_parse_options {
-    const struct qn_toolset *tools; /* NULL or empty: markup of calls is plain text. Must outlive the parser */
-    bool calls_forbidden;           /* tool_choice "none": calls stay text */
-    bool starts_in_reasoning;       /* the rendered prompt ends in an open think block */
-    const char *const *stops;       /* client stop strings [n_stop], matched in visible content only */
+    const struct qn_toolset
+        *tools;               /* NULL or empty: markup of calls is plain text. Must outlive the parser */
+    bool calls_forbidden;     /* tool_choice "none": calls stay text */
+    bool starts_in_reasoning; /* the rendered prompt ends in an open think block */
+    const char *const *stops; /* client stop strings [n_stop], matched in visible content only */
     int n_stop;
     bool include_stop; /* the matched stop string stays in the content */
     void (*on_event)(void *ctx, const struct qn_parse_event *event);

@@ -1,0 +1,634 @@
+/* HTTP over libmicrohttpd: one thread a connection.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "server/http.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "server/state.h"
+
+/* A connection, from accept to close; for the check on slow ones. */
+struct peer {
+    struct peer *next, **link;
+    int fd;
+    int64_t since_us;   /* waiting for a request since */
+    bool is_in_request; /* headers are complete */
+};
+
+struct qn_http {
+    struct qn_server *server;
+    struct qn_http_options o;
+    struct MHD_Daemon *daemon;
+    int listen_fd, port;
+    pthread_mutex_t lock; /* of the two lists; held for moments */
+    struct peer *peers;
+    struct qn_exchange *exchanges;
+    int n_running;
+};
+
+static const char *status_type(const struct qn_exchange *x, int status)
+{
+    bool a = x->is_anthropic;
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 404:
+        return "not_found_error";
+    case 413:
+        return a ? "request_too_large" : "invalid_request_error";
+    case 429:
+        return "rate_limit_error";
+    case 500:
+        return a ? "api_error" : "server_error";
+    case 501:
+        return a ? "invalid_request_error" : "not_supported_error";
+    case 503:
+        return a ? "overloaded_error" : "unavailable_error";
+    case 504:
+        return a ? "timeout_error" : "server_error";
+    default:
+        return "invalid_request_error";
+    }
+}
+
+int qn_http_status(int code)
+{
+    switch (code) {
+    case QN_INVAL:
+    case QN_FORMAT:
+    case QN_TOOBIG:
+        return 400;
+    case QN_UNSUPPORTED:
+        return 501;
+    case QN_NOTFOUND:
+        return 404;
+    case QN_BUSY:
+        return 429;
+    case QN_NOMEM:
+        return 503;
+    case QN_TIMEOUT:
+        return 504;
+    default:
+        return 500;
+    }
+}
+
+void qn_http_make_id(char *out, size_t out_bytes, const char *prefix, int n)
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    unsigned char bits[64];
+    size_t at = (size_t)snprintf(out, out_bytes, "%s", prefix);
+    n = QN_MIN(n, (int)sizeof bits);
+    if (getrandom(bits, (size_t)n, 0) != n) {
+        uint64_t x = (uint64_t)qn_now_us() ^ (uint64_t)(uintptr_t)out;
+        for (int i = 0; i < n; i++) bits[i] = (unsigned char)(qn_rng64(x, (uint64_t)i, 0) >> 32);
+    }
+    for (int i = 0; i < n && at + 1 < out_bytes; i++) out[at++] = letters[bits[i] % (sizeof letters - 1)];
+    out[at] = 0;
+}
+
+const char *qn_http_header(const struct qn_exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+}
+
+enum qn_peer qn_http_peer(const struct qn_exchange *x)
+{
+    char c;
+    ssize_t n = recv(x->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n == 0) return QN_PEER_HALF;
+    if (n > 0 || errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return QN_PEER_OPEN;
+    return QN_PEER_GONE;
+}
+
+/* ------------------------------------------------------------------ replies */
+
+static void queue(struct qn_exchange *x, int status, struct MHD_Response *response)
+{
+    struct qn_http *h = x->server->http;
+    MHD_add_response_header(response, x->is_anthropic ? "request-id" : "x-request-id", x->id);
+    if (h->o.cors) {
+        MHD_add_response_header(response, "Access-Control-Allow-Origin", h->o.cors);
+        MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
+        MHD_add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
+        MHD_add_response_header(response, "Access-Control-Expose-Headers", "x-request-id, request-id");
+    }
+    if (status == 429 || status == 503) MHD_add_response_header(response, "Retry-After", "2");
+    if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
+    QN_CHECK(!x->is_answered);
+    x->is_answered = true;
+    x->status = status;
+    MHD_queue_response(x->connection, (unsigned)status, response);
+    MHD_destroy_response(response);
+}
+
+void qn_http_reply(struct qn_exchange *x, int status, const char *type, struct qn_buf *body)
+{
+    size_t n = body->n_byte;
+    struct MHD_Response *r = MHD_create_response_from_buffer(n, qn_buf_take(body), MHD_RESPMEM_MUST_FREE);
+    MHD_add_response_header(r, "Content-Type", type);
+    queue(x, status, r);
+}
+
+void qn_http_reply_json(struct qn_exchange *x, int status, struct qn_buf *body)
+{
+    if (body->failed) {
+        qn_buf_free(body);
+        qn_http_fail_with(x, 500, NULL, "the answer is too large to be sent whole; ask for a stream");
+        return;
+    }
+    qn_http_reply(x, status, "application/json", body);
+}
+
+void qn_http_reply_static(struct qn_exchange *x, const char *type, const void *data, size_t n)
+{
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(n, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT);
+    MHD_add_response_header(r, "Content-Type", type);
+    queue(x, 200, r);
+}
+
+struct reader {
+    struct qn_exchange *x;
+    ssize_t (*read)(void *owned, char *data, size_t max);
+};
+
+static ssize_t read_stream(void *cls, uint64_t pos, char *data, size_t max)
+{
+    struct reader *r = cls;
+    (void)pos;
+    ssize_t n = r->read(r->x->owned, data, max);
+    if (n == 0) return MHD_CONTENT_READER_END_OF_STREAM;
+    return n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR : n;
+}
+
+void qn_http_reply_stream(struct qn_exchange *x, const char *type,
+                          ssize_t (*read)(void *owned, char *data, size_t max))
+{
+    struct reader *r = xmalloc(sizeof *r);
+    *r = (struct reader){x, read};
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, read_stream, r, free);
+    MHD_add_response_header(response, "Content-Type", type);
+    MHD_add_response_header(response, "Cache-Control", "no-cache");
+    MHD_add_response_header(response, "X-Accel-Buffering", "no");
+    queue(x, 200, response);
+}
+
+int qn_http_error_json(struct qn_buf *out, const struct qn_exchange *x, int status, const char *text)
+{
+    const char *type = status_type(x, status);
+    if (x->is_anthropic) {
+        qn_buf_printf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", type);
+        qn_json_write_str(out, text, strlen(text), false);
+        qn_buf_printf(out, "},\"request_id\":\"%s\"}", x->id);
+        return out->failed;
+    }
+    qn_buf_puts(out, "{\"error\":{\"message\":");
+    qn_json_write_str(out, text, strlen(text), false);
+    qn_buf_printf(out, ",\"type\":\"%s\",\"param\":", type);
+    if (x->param)
+        qn_json_write_str(out, x->param, strlen(x->param), false);
+    else
+        qn_buf_puts(out, "null");
+    qn_buf_puts(out, ",\"code\":");
+    if (x->code)
+        qn_json_write_str(out, x->code, strlen(x->code), false);
+    else
+        qn_buf_puts(out, "null");
+    qn_buf_puts(out, "}}");
+    return out->failed;
+}
+
+static void fail_text(struct qn_exchange *x, int status, const char *text)
+{
+    struct qn_buf out = QN_BUF_INIT(1 << 16);
+    qn_http_error_json(&out, x, status, text);
+    qn_http_reply(x, status, "application/json", &out);
+}
+
+void qn_http_fail(struct qn_exchange *x, const struct qn_err *e)
+{
+    fail_text(x, qn_http_status(e->code), e->text);
+}
+
+void qn_http_fail_with(struct qn_exchange *x, int status, const char *code, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    x->code = code;
+    fail_text(x, status, text);
+}
+
+const struct qn_json *qn_http_body(struct qn_exchange *x)
+{
+    struct qn_json *body = NULL;
+    struct qn_err e = {0};
+    if (qn_json_parse(&body, x->arena, qn_buf_str(&x->body), x->body.n_byte, "request body", &e)) {
+        qn_http_fail(x, &e);
+        return NULL;
+    }
+    if (!qn_json_is(body, QN_JSON_OBJECT)) {
+        qn_http_fail_with(x, 400, NULL, "the request body must be a JSON object");
+        return NULL;
+    }
+    x->json = body;
+    return body;
+}
+
+/* ------------------------------------------------------------------ one exchange */
+
+static void refuse(struct qn_exchange *x, int status, const char *code, const char *fmt, ...) QN_PRINTF(4, 5);
+static void refuse(struct qn_exchange *x, int status, const char *code, const char *fmt, ...)
+{
+    if (x->refuse_status) return;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(x->refuse_text, sizeof x->refuse_text, fmt, args);
+    va_end(args);
+    x->refuse_status = status;
+    x->refuse_code = code;
+}
+
+/* Path of the request without query (MHD has cut it), without a doubled /v1 and trailing slashes. */
+static void read_path(struct qn_exchange *x, const char *url)
+{
+    while (!strncmp(url, "/v1/v1/", 7)) url += 3;
+    size_t n = strlen(url);
+    while (n > 1 && url[n - 1] == '/') n--;
+    if (n >= sizeof x->path) n = sizeof x->path - 1;
+    memcpy(x->path, url, n);
+    x->path[n] = 0;
+}
+
+static void find_route(struct qn_exchange *x, const struct qn_http_options *o)
+{
+    for (size_t i = 0; i < o->n_route; i++) {
+        const struct qn_route *r = &o->routes[i];
+        /* the prefix /v1 may be missing */
+        for (int v1 = 0; v1 < 2; v1++) {
+            const char *want = r->path;
+            if (v1 && strncmp(want, "/v1/", 4)) continue;
+            if (v1) want += 3;
+            size_t n = strlen(want);
+            if (r->flags & QN_ROUTE_TAIL ? strncmp(x->path, want, n) || !x->path[n] : strcmp(x->path, want))
+                continue;
+            x->route = r;
+            x->tail = x->path + n;
+            x->is_anthropic = r->flags & QN_ROUTE_ANTHROPIC;
+            return;
+        }
+    }
+    x->is_anthropic = !strncmp(x->path, "/v1/messages", 12);
+}
+
+static bool key_matches(const char *a, const char *b)
+{
+    size_t n = strlen(a), m = strlen(b);
+    unsigned char differs = n != m;
+    for (size_t i = 0; i < m; i++) differs |= (unsigned char)(b[i] ^ (i < n ? a[i] : 0));
+    return !differs;
+}
+
+static void check_key(struct qn_exchange *x, const struct qn_http_options *o)
+{
+    const char *key = qn_http_header(x, "Authorization");
+    if (key && !strncasecmp(key, "Bearer ", 7))
+        for (key += 7; *key == ' ';) key++;
+    if (!key || !*key) key = qn_http_header(x, "x-api-key");
+    if (!key || !*key) key = qn_http_header(x, "api-key");
+    if (!o->n_key || (x->route && x->route->flags & QN_ROUTE_OPEN)) return;
+    bool is_known = false;
+    for (int i = 0; i < o->n_key && key; i++) is_known |= key_matches(key, o->keys[i]);
+    if (!is_known) {
+        refuse(x, 401, "invalid_api_key",
+               key ? "the API key is not known to this server"
+                   : "this server needs an API key: send Authorization: Bearer KEY, or x-api-key");
+        return;
+    }
+    x->client = qn_hash_str(key);
+}
+
+static void read_id(struct qn_exchange *x)
+{
+    const char *given = qn_http_header(x, "x-request-id");
+    size_t n = given ? strlen(given) : 0;
+    bool is_plain = n > 0 && n < sizeof x->id;
+    for (size_t i = 0; is_plain && i < n; i++)
+        is_plain = (given[i] >= '0' && given[i] <= '9') ||
+                   ((given[i] | 32) >= 'a' && (given[i] | 32) <= 'z') || given[i] == '-' || given[i] == '_';
+    if (is_plain)
+        memcpy(x->id, given, n + 1);
+    else
+        qn_http_make_id(x->id, sizeof x->id, "req_", 24);
+}
+
+static unsigned method_bit(const char *method)
+{
+    if (!strcmp(method, "GET") || !strcmp(method, "HEAD")) return QN_GET;
+    if (!strcmp(method, "POST")) return QN_POST;
+    if (!strcmp(method, "DELETE")) return QN_DELETE;
+    return 0;
+}
+
+static struct qn_exchange *begin(struct qn_http *h, struct MHD_Connection *connection, const char *url,
+                                 const char *method)
+{
+    struct qn_exchange *x = xcalloc(1, sizeof *x);
+    x->server = h->server;
+    x->connection = connection;
+    x->start_us = qn_now_us();
+    x->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    snprintf(x->method, sizeof x->method, "%s", method);
+    read_path(x, url);
+    read_id(x);
+    find_route(x, &h->o);
+    qn_buf_init(&x->body, h->o.max_body_bytes);
+    bool is_options = !strcmp(method, "OPTIONS");
+    if (!is_options) {
+        check_key(x, &h->o);
+        if (!x->route)
+            refuse(x, 404, "not_found", "%s %s: there is no such path; docs/api.md lists all", method,
+                   x->path);
+        else if (!(x->route->methods & method_bit(method)))
+            refuse(x, 405, "method_not_allowed", "%s is not allowed for %s; use %s", method, x->path,
+                   x->route->methods & QN_POST ? "POST" : "GET");
+    }
+    const char *length = qn_http_header(x, "Content-Length");
+    if (length && strtoull(length, NULL, 10) > h->o.max_body_bytes)
+        refuse(x, 413, "request_too_large", "the body has %s bytes; this server takes %zu (--max-body)",
+               length, h->o.max_body_bytes);
+
+    pthread_mutex_lock(&h->lock);
+    if (++h->n_running > h->o.max_requests && x->route && !(x->route->flags & QN_ROUTE_OPEN))
+        refuse(x, 429, "too_many_requests", "%d requests are running; try again shortly", h->n_running - 1);
+    x->next = h->exchanges;
+    x->link = &h->exchanges;
+    if (x->next) x->next->link = &x->next;
+    h->exchanges = x;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct peer *peer = info ? info->socket_context : NULL;
+    if (peer) peer->is_in_request = true;
+    pthread_mutex_unlock(&h->lock);
+    return x;
+}
+
+static void answer(struct qn_http *h, struct qn_exchange *x)
+{
+    /* the idle timeout is for waiting connections; a long computation is none */
+    MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
+    pthread_mutex_lock(&h->lock);
+    x->ready_us = qn_now_us();
+    pthread_mutex_unlock(&h->lock);
+    if (x->refuse_status) {
+        qn_http_fail_with(x, x->refuse_status, x->refuse_code, "%s", x->refuse_text);
+        return;
+    }
+    if (!strcmp(x->method, "OPTIONS")) {
+        struct MHD_Response *r = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+        MHD_add_response_header(r, "Allow", "GET, POST, OPTIONS");
+        queue(x, 204, r);
+        return;
+    }
+    const char *unready = x->route->flags & QN_ROUTE_ENGINE ? qn_server_unready(h->server) : NULL;
+    if (unready) {
+        qn_http_fail_with(x, 503, "unavailable", "%s", unready);
+        return;
+    }
+    x->arena = qn_arena_create(QN_MIN((size_t)64 << 20, h->o.max_body_bytes) + 16 * x->body.n_byte);
+    x->route->handle(x);
+    QN_CHECK(x->is_answered);
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data, size_t *n_data,
+                                  void **state)
+{
+    struct qn_http *h = cls;
+    struct qn_exchange *x = *state;
+    (void)version;
+    if (!x) {
+        x = *state = begin(h, connection, url, method);
+        /* a body that is announced as far too large is not read at all */
+        const char *length = qn_http_header(x, "Content-Length");
+        if (x->refuse_status == 413 && length && strtoull(length, NULL, 10) > 2 * h->o.max_body_bytes)
+            answer(h, x);
+        return MHD_YES;
+    }
+    if (*n_data) {
+        x->n_received += *n_data;
+        if (x->n_received > h->o.max_body_bytes)
+            refuse(x, 413, "request_too_large", "the body is over %zu bytes (--max-body)",
+                   h->o.max_body_bytes);
+        /* refused bodies are read to their end, so that the peer reads the answer; within reason */
+        if (x->n_received > 2 * h->o.max_body_bytes) return MHD_NO;
+        if (x->refuse_status)
+            qn_buf_free(&x->body);
+        else if (qn_buf_append(&x->body, data, *n_data))
+            refuse(x, 503, NULL, "not enough memory for the body");
+        *n_data = 0;
+        return MHD_YES;
+    }
+    if (!x->is_answered) answer(h, x);
+    return MHD_YES;
+}
+
+static void write_log(const struct qn_exchange *x)
+{
+    const struct qn_http_facts *f = &x->facts;
+    enum qn_level level = x->route && x->route->flags & QN_ROUTE_QUIET ? QN_LOG_DEBUG : QN_LOG_INFO;
+    if (!qn_log_is_on(level)) return;
+    char more[400] = "";
+    if (f->finish)
+        snprintf(more, sizeof more,
+                 " model=%.60s stream=%d finish=%s prompt=%d cached=%d new=%d drafted=%d accepted=%d "
+                 "queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f%s%.60s",
+                 f->model ? f->model : "-", f->is_stream, f->finish, f->n_prompt, f->n_cached, f->n_new,
+                 f->n_drafted, f->n_accepted, (double)f->queue_us / 1e3, (double)f->prefill_us / 1e3,
+                 (double)f->decode_us / 1e3, f->miss ? " miss=" : "", f->miss ? f->miss : "");
+    qn_log(level, "http", "%s %s status=%d ms=%.1f id=%s%s", x->method, x->path, x->status,
+           (double)(qn_now_us() - x->start_us) / 1e3, x->id, more);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *connection, void **state,
+                         enum MHD_RequestTerminationCode why)
+{
+    struct qn_http *h = cls;
+    struct qn_exchange *x = *state;
+    (void)why;
+    if (!x) return;
+    *state = NULL;
+    if (x->owned_free) x->owned_free(x->owned);
+    write_log(x);
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)QN_HTTP_IDLE_S);
+    pthread_mutex_lock(&h->lock);
+    *x->link = x->next;
+    if (x->next) x->next->link = x->link;
+    h->n_running--;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct peer *peer = info ? info->socket_context : NULL;
+    if (peer) {
+        peer->is_in_request = false;
+        peer->since_us = qn_now_us();
+    }
+    pthread_mutex_unlock(&h->lock);
+    qn_buf_free(&x->body);
+    qn_arena_free(x->arena);
+    free(x);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct qn_http *h = cls;
+    struct peer *peer = *context;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        peer = xcalloc(1, sizeof *peer);
+        peer->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        peer->since_us = qn_now_us();
+        *context = peer;
+        pthread_mutex_lock(&h->lock);
+        peer->next = h->peers;
+        peer->link = &h->peers;
+        if (peer->next) peer->next->link = &peer->next;
+        h->peers = peer;
+        pthread_mutex_unlock(&h->lock);
+    } else if (peer) {
+        pthread_mutex_lock(&h->lock);
+        *peer->link = peer->next;
+        if (peer->next) peer->next->link = peer->link;
+        pthread_mutex_unlock(&h->lock);
+        free(peer);
+        *context = NULL;
+    }
+}
+
+/* ------------------------------------------------------------------ the daemon */
+
+static int bind_socket(struct qn_http *h, struct qn_err *e)
+{
+    int rc = QN_OK, fd = -1, on = 1, why = 0;
+    char port[12];
+    struct addrinfo hint = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *list = NULL;
+    snprintf(port, sizeof port, "%d", h->o.port);
+    int failed = getaddrinfo(h->o.host, port, &hint, &list);
+    QN_FAIL_IF(failed, e, QN_IO, "--host %s: %s", h->o.host, gai_strerror(failed));
+    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0) {
+            why = errno;
+            continue;
+        }
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (bind(fd, a->ai_addr, a->ai_addrlen) || listen(fd, 1024)) {
+            why = errno;
+            close(fd);
+            fd = -1;
+        }
+    }
+    QN_FAIL_IF(fd < 0, e, QN_IO, "cannot listen on %s:%d: %s%s", h->o.host, h->o.port, strerror(why),
+               why == EADDRINUSE ? "; choose another --port, or 0 for a free one" : "");
+    struct sockaddr_storage bound;
+    socklen_t n = sizeof bound;
+    getsockname(fd, (struct sockaddr *)&bound, &n);
+    char name[12];
+    getnameinfo((struct sockaddr *)&bound, n, NULL, 0, name, sizeof name, NI_NUMERICSERV);
+    h->port = atoi(name);
+    h->listen_fd = fd;
+out:
+    if (list) freeaddrinfo(list);
+    return rc;
+}
+
+int qn_http_open(struct qn_http **out, struct qn_server *server, const struct qn_http_options *o,
+                 struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_http *h = xcalloc(1, sizeof *h);
+    h->server = server;
+    h->o = *o;
+    if (!h->o.max_body_bytes) h->o.max_body_bytes = QN_HTTP_MAX_BODY_BYTES;
+    if (!h->o.max_requests) h->o.max_requests = QN_HTTP_MAX_REQUESTS;
+    if (!h->o.body_timeout_s) h->o.body_timeout_s = QN_HTTP_BODY_TIMEOUT_S;
+    h->listen_fd = -1;
+    pthread_mutex_init(&h->lock, NULL);
+    QN_TRY(bind_socket(h, e));
+    *out = h; /* handlers may run from here on */
+    h->daemon = MHD_start_daemon(
+        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL,
+        NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, h->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)h->o.max_requests * 2, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)64 << 10,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)QN_HTTP_IDLE_S, MHD_OPTION_THREAD_STACK_SIZE,
+        (size_t)2 << 20, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, h, MHD_OPTION_END);
+    if (!h->daemon) {
+        *out = NULL;
+        QN_FAIL(e, QN_IO, "cannot start the HTTP daemon on %s:%d: %s", o->host, h->port, strerror(errno));
+    }
+    h = NULL;
+out:
+    if (h) {
+        if (h->listen_fd >= 0) close(h->listen_fd);
+        pthread_mutex_destroy(&h->lock);
+        free(h);
+    }
+    return rc;
+}
+
+int qn_http_port(const struct qn_http *h)
+{
+    return h->port;
+}
+
+int qn_http_n_running(struct qn_http *h)
+{
+    pthread_mutex_lock(&h->lock);
+    int n = h->n_running;
+    pthread_mutex_unlock(&h->lock);
+    return n;
+}
+
+void qn_http_tick(struct qn_http *h)
+{
+    int64_t now = qn_now_us();
+    pthread_mutex_lock(&h->lock);
+    for (struct peer *p = h->peers; p; p = p->next)
+        if (!p->is_in_request && now - p->since_us > (QN_HTTP_IDLE_S + 45) * INT64_C(1000000))
+            shutdown(p->fd, SHUT_RDWR);
+    for (struct qn_exchange *x = h->exchanges; x; x = x->next)
+        if (!x->ready_us && now - x->start_us > h->o.body_timeout_s * INT64_C(1000000))
+            shutdown(x->fd, SHUT_RDWR);
+    pthread_mutex_unlock(&h->lock);
+}
+
+void qn_http_quiet(struct qn_http *h)
+{
+    if (h->listen_fd < 0) return;
+    MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+    if (fd != MHD_INVALID_SOCKET) close(fd);
+    h->listen_fd = -1;
+}
+
+void qn_http_close(struct qn_http *h)
+{
+    if (!h) return;
+    qn_http_quiet(h);
+    MHD_stop_daemon(h->daemon);
+    pthread_mutex_destroy(&h->lock);
+    free(h);
+}

@@ -1,0 +1,139 @@
+/* The server's metrics: names, buckets, and what is copied from the engine when they are read.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "server/state.h"
+
+static const double seconds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+                                 1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640};
+static const double token_seconds[] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.025, 0.05, 0.075, 0.1,
+                                       0.15,  0.2,    0.3,   0.4,  0.5,  0.75,  1,    2.5,   5};
+static const double tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
+                                1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+static const double few[] = {1, 2, 5, 10, 20};
+
+void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
+{
+    struct qn_metrics *all = m->all = qn_metrics_create();
+    struct qn_buf base = QN_BUF_INIT(4096);
+    qn_buf_puts(&base, "model_name=\"");
+    qn_metric_escape(&base, o->n_name ? o->names[0] : "");
+    qn_buf_puts(&base, "\",engine=\"0\"");
+    const char *labels = qn_buf_str(&base);
+#define ADD(kind, name, alias, help, l, b, n)                                                                \
+    qn_metrics_add(all, &(struct qn_metric_spec){QN_METRIC_##kind, name, alias, help, l, b, n})
+#define GAUGE(name, alias, help)          ADD(GAUGE, name, alias, help, labels, NULL, 0)
+#define COUNTER(name, alias, help)        ADD(COUNTER, name, alias, help, labels, NULL, 0)
+#define HISTOGRAM(name, alias, help, set) ADD(HISTOGRAM, name, alias, help, labels, set, (int)QN_COUNT(set))
+    m->up = GAUGE("quern_up", NULL, "1 when the model is loaded and steps are made.");
+    m->start_s = GAUGE("quern_start_time_seconds", NULL, "When the server was started, Unix time.");
+    m->connections = GAUGE("quern_http_requests_running", NULL, "HTTP requests being answered.");
+    m->running = GAUGE("quern_requests_running", "vllm:num_requests_running", "Requests in steps.");
+    m->waiting = GAUGE("quern_requests_waiting", "vllm:num_requests_waiting", "Requests in the queue.");
+    m->kv_usage = GAUGE("quern_kv_usage_ratio", "vllm:kv_cache_usage_perc", "Pages referenced, 0 to 1.");
+    struct qn_metric *old = ADD(GAUGE, "vllm:gpu_cache_usage_perc", NULL,
+                                "Older name of vllm:kv_cache_usage_perc.", labels, NULL, 0);
+    m->kv_usage_old = old;
+    m->page = GAUGE("quern_pages", NULL, "KV pages.");
+    m->page_used = GAUGE("quern_pages_referenced", NULL, "KV pages that requests hold.");
+    m->page_cached = GAUGE("quern_pages_cached", NULL, "KV pages kept for later prefixes.");
+    m->slot = GAUGE("quern_slots", NULL, "State slots.");
+    m->slot_live = GAUGE("quern_slots_live", NULL, "State slots of running requests.");
+    m->slot_snapshot = GAUGE("quern_slots_snapshot", NULL, "State slots kept as snapshots.");
+    m->depth = GAUGE("quern_draft_depth", NULL, "Draft depth in use.");
+    m->steps = COUNTER("quern_steps_total", NULL, "Steps made.");
+    m->rejected =
+        COUNTER("quern_requests_rejected_total", NULL, "Requests refused because the queue was full.");
+    m->prompt_total = COUNTER("quern_prompt_tokens_total", "vllm:prompt_tokens_total", "Prompt tokens.");
+    m->new_total =
+        COUNTER("quern_generation_tokens_total", "vllm:generation_tokens_total", "Tokens generated.");
+    m->cached_total = COUNTER("quern_prompt_tokens_cached_total", "vllm:prompt_tokens_cached_total",
+                              "Prompt tokens taken from the prefix cache.");
+    m->preempted = COUNTER("quern_preemptions_total", "vllm:num_preemptions_total", "Requests preempted.");
+    m->queries = COUNTER("quern_prefix_queries_total", "vllm:prefix_cache_queries_total",
+                         "Tokens looked up in the prefix cache.");
+    m->hits = COUNTER("quern_prefix_hits_total", "vllm:prefix_cache_hits_total",
+                      "Tokens found in the prefix cache.");
+    m->drafts =
+        COUNTER("quern_draft_rounds_total", "vllm:spec_decode_num_drafts_total", "Rounds with drafts.");
+    m->drafted =
+        COUNTER("quern_drafted_tokens_total", "vllm:spec_decode_num_draft_tokens_total", "Tokens drafted.");
+    m->accepted = COUNTER("quern_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total",
+                          "Drafted tokens accepted.");
+    for (int i = 0; i < QN_MAX_DRAFT; i++) {
+        char at[512];
+        snprintf(at, sizeof at, "%.480s,position=\"%d\"", labels, i);
+        m->accepted_at[i] =
+            ADD(COUNTER, "quern_accepted_at_total", "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+                "Drafts accepted at this position.", at, NULL, 0);
+    }
+    static const char *const reasons[] = {"stop", "length", "abort", "error", "tool_calls"};
+    for (size_t i = 0; i < QN_COUNT(reasons); i++) {
+        char with[512];
+        snprintf(with, sizeof with, "%.460s,finished_reason=\"%s\"", labels, reasons[i]);
+        m->success[i] = ADD(COUNTER, "quern_requests_total", "vllm:request_success_total",
+                            "Requests ended, by reason.", with, NULL, 0);
+    }
+    m->ttft = HISTOGRAM("quern_time_to_first_token_seconds", "vllm:time_to_first_token_seconds",
+                        "From the request's first byte to its first token.", seconds);
+    m->itl = HISTOGRAM("quern_inter_token_latency_seconds", "vllm:inter_token_latency_seconds",
+                       "Between two tokens of a request.", token_seconds);
+    m->tpot = HISTOGRAM("quern_time_per_output_token_seconds", "vllm:request_time_per_output_token_seconds",
+                        "A request's decode time by its tokens.", token_seconds);
+    m->e2e =
+        HISTOGRAM("quern_request_seconds", "vllm:e2e_request_latency_seconds", "Whole requests.", seconds);
+    m->queue =
+        HISTOGRAM("quern_queue_seconds", "vllm:request_queue_time_seconds", "Waiting in the queue.", seconds);
+    m->inference = HISTOGRAM("quern_inference_seconds", "vllm:request_inference_time_seconds",
+                             "Prefill and decode.", seconds);
+    m->prefill = HISTOGRAM("quern_prefill_seconds", "vllm:request_prefill_time_seconds", "Prefill.", seconds);
+    m->decode = HISTOGRAM("quern_decode_seconds", "vllm:request_decode_time_seconds", "Decode.", seconds);
+    m->prompt_tok =
+        HISTOGRAM("quern_request_prompt_tokens", "vllm:request_prompt_tokens", "Prompt lengths.", tokens);
+    m->new_tok = HISTOGRAM("quern_request_generation_tokens", "vllm:request_generation_tokens",
+                           "Output lengths.", tokens);
+    m->max_tokens = HISTOGRAM("quern_request_max_tokens", "vllm:request_params_max_tokens",
+                              "Output limits asked for.", tokens);
+    m->n = HISTOGRAM("quern_request_n", "vllm:request_params_n", "Choices asked for.", few);
+    qn_metric_set(m->start_s, (double)qn_unix_s());
+    qn_buf_free(&base);
+#undef ADD
+#undef GAUGE
+#undef COUNTER
+#undef HISTOGRAM
+}
+
+void qn_meters_refresh(struct qn_server *s)
+{
+    struct qn_meters *m = &s->meters;
+    struct qn_engine *g = atomic_load(&s->engine);
+    qn_metric_set(m->connections, s->http ? qn_http_n_running(s->http) : 0);
+    qn_metric_set(m->up, g && qn_engine_is_alive(g));
+    if (!g) return;
+    struct qn_engine_stats t = {0};
+    qn_engine_stats(g, &t);
+    double usage = t.n_page ? (double)t.n_page_used / t.n_page : 0;
+    qn_metric_set(m->running, t.n_running);
+    qn_metric_set(m->waiting, t.n_waiting);
+    qn_metric_set(m->kv_usage, usage);
+    qn_metric_set(m->kv_usage_old, usage);
+    qn_metric_set(m->page, t.n_page);
+    qn_metric_set(m->page_used, t.n_page_used);
+    qn_metric_set(m->page_cached, t.n_page_cached);
+    qn_metric_set(m->slot, t.n_slot);
+    qn_metric_set(m->slot_live, t.n_slot_live);
+    qn_metric_set(m->slot_snapshot, t.n_slot_snapshot);
+    qn_metric_set(m->depth, t.depth);
+    qn_metric_set(m->steps, (double)t.n_step);
+    qn_metric_set(m->rejected, (double)t.n_rejected);
+    qn_metric_set(m->prompt_total, (double)t.n_prompt_tok);
+    qn_metric_set(m->new_total, (double)t.n_new_tok);
+    qn_metric_set(m->cached_total, (double)t.n_cached_tok);
+    qn_metric_set(m->preempted, (double)t.n_preempted);
+    qn_metric_set(m->queries, (double)t.prefix_queries);
+    qn_metric_set(m->hits, (double)t.prefix_hits);
+    qn_metric_set(m->drafts, (double)t.n_draft_round);
+    qn_metric_set(m->drafted, (double)t.n_drafted);
+    qn_metric_set(m->accepted, (double)t.n_accepted);
+    for (int i = 0; i < QN_MAX_DRAFT; i++) qn_metric_set(m->accepted_at[i], (double)t.accepted_at[i]);
+}

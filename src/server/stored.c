@@ -1,0 +1,94 @@
+/* Stored responses: a bounded table.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "server/stored.h"
+
+#include <pthread.h>
+
+#include "base/mem.h"
+
+struct item {
+    char id[48]; /* "" when removed */
+    char *response, *input;
+    size_t n_response, n_input;
+};
+
+struct qn_stored {
+    pthread_mutex_t lock;
+    struct item ring[QN_STORED_MAX];
+    size_t first, n, n_byte;
+};
+
+struct qn_stored *qn_stored_create(void)
+{
+    struct qn_stored *t = xcalloc(1, sizeof *t);
+    pthread_mutex_init(&t->lock, NULL);
+    return t;
+}
+
+static void clear(struct qn_stored *t, struct item *k)
+{
+    t->n_byte -= k->n_response + k->n_input;
+    free(k->response);
+    free(k->input);
+    memset(k, 0, sizeof *k);
+}
+
+static void drop_oldest(struct qn_stored *t)
+{
+    clear(t, &t->ring[t->first]);
+    t->first = (t->first + 1) % QN_STORED_MAX;
+    t->n--;
+}
+
+void qn_stored_free(struct qn_stored *t)
+{
+    if (!t) return;
+    while (t->n) drop_oldest(t);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+void qn_stored_put(struct qn_stored *t, const char *id, const char *response, size_t n_response,
+                   const char *input, size_t n_input)
+{
+    size_t need = n_response + n_input;
+    if (need > QN_STORED_MAX_BYTES) return;
+    pthread_mutex_lock(&t->lock);
+    while (t->n && (t->n == QN_STORED_MAX || t->n_byte + need > QN_STORED_MAX_BYTES)) drop_oldest(t);
+    struct item *k = &t->ring[(t->first + t->n++) % QN_STORED_MAX];
+    snprintf(k->id, sizeof k->id, "%s", id);
+    k->response = xstrndup(response, n_response);
+    k->input = xstrndup(input, n_input);
+    k->n_response = n_response;
+    k->n_input = n_input;
+    t->n_byte += need;
+    pthread_mutex_unlock(&t->lock);
+}
+
+static struct item *find(struct qn_stored *t, const char *id)
+{
+    for (size_t i = 0; *id && i < t->n; i++) {
+        struct item *k = &t->ring[(t->first + i) % QN_STORED_MAX];
+        if (!strcmp(k->id, id)) return k;
+    }
+    return NULL;
+}
+
+bool qn_stored_get(struct qn_stored *t, const char *id, struct qn_buf *response, struct qn_buf *input)
+{
+    pthread_mutex_lock(&t->lock);
+    const struct item *k = find(t, id);
+    if (k && response) qn_buf_append(response, k->response, k->n_response);
+    if (k && input) qn_buf_append(input, k->input, k->n_input);
+    pthread_mutex_unlock(&t->lock);
+    return k;
+}
+
+bool qn_stored_remove(struct qn_stored *t, const char *id)
+{
+    pthread_mutex_lock(&t->lock);
+    struct item *k = find(t, id);
+    if (k) clear(t, k);
+    pthread_mutex_unlock(&t->lock);
+    return k;
+}

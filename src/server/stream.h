@@ -1,0 +1,121 @@
+/* One request's output: tokens -> text -> events -> the dialect's answer, streamed or whole.
+ *
+ * A stream has choices (n of them for each prompt), each with its engine request, detokeniser and parser.
+ * The same events make both kinds of answer. Belongs to its connection thread.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_STREAM_H
+#define QN_STREAM_H
+
+#include "engine/engine.h"
+#include "server/api.h"
+#include "text/detok.h"
+
+struct qn_stream;
+struct qn_choice;
+
+/* How a dialect answers. Streaming functions append events to s->out; whole writes the body. */
+struct qn_dialect {
+    bool is_raw;                         /* completions: no parser, text as it is */
+    const char *id_prefix, *call_prefix; /* of the answer's id, of call ids */
+    void (*begin)(struct qn_stream *s);  /* once, before the first output or ping */
+    void (*event)(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *event);
+    /* tokens whose text was swallowed, when log-probabilities travel; or NULL */
+    void (*silent)(struct qn_stream *s, struct qn_choice *c);
+    void (*finish)(struct qn_stream *s, struct qn_choice *c); /* c->finish is set */
+    void (*end)(struct qn_stream *s);
+    void (*fail)(struct qn_stream *s, int status, const char *text);
+    void (*ping)(struct qn_stream *s);
+    void (*whole)(struct qn_stream *s, struct qn_buf *out);
+};
+
+/* A prompt; of several choices. */
+struct qn_stream_prompt {
+    const int32_t *tok; /* [n_tok] */
+    int n_tok;
+    bool is_thinking;
+    int64_t think_budget; /* QN_CHAT_NO_BUDGET: none */
+};
+
+/* Client stop strings in plain text (completions; the parser has its own). */
+struct qn_stops {
+    const char *const *stops; /* [n_stop] */
+    int n_stop;
+    bool include;
+    struct qn_buf held;
+};
+/* Appends what is certain to be visible; returns the index of the stop met, or -1. */
+int qn_stops_feed(struct qn_stops *st, const char *text, size_t n, struct qn_buf *out);
+/* The end: what was held is visible. */
+void qn_stops_end(struct qn_stops *st, struct qn_buf *out);
+
+struct qn_choice {
+    struct qn_stream *stream;
+    int index;
+    const struct qn_stream_prompt *prompt;
+    struct qn_request *request; /* between submit and end */
+    bool is_submitted, is_over;
+    bool is_begun;    /* of the dialect: the choice's first chunk is written */
+    bool is_tag_open; /* reasoning_format none: inside <think> */
+    struct qn_detok detok;
+    struct qn_parse *parse; /* or NULL: raw */
+    struct qn_stops stops;
+    struct qn_buf piece; /* text of one token */
+    struct qn_buf raw;   /* all text sampled */
+    struct qn_parsed parsed;
+    char (*call_ids)[40]; /* [n_call] */
+    int n_call;
+    int n_tok, n_reasoning;
+    int32_t *tok; /* [n_tok], when wanted */
+    size_t tok_capacity;
+    struct qn_step_token *lps; /* [n_lp] when wanted; [lp_sent] of them are written */
+    size_t n_lp, lp_sent, lp_capacity;
+    struct qn_step_token *prompt_lps; /* [n_prompt_lp] */
+    size_t n_prompt_lp, prompt_lp_capacity;
+    bool prompt_sent;
+    size_t n_sent_chars; /* code points of text given so far (text_offset) */
+    char finish[16];     /* stop, length, tool_calls; "" before */
+    int stop_index;      /* of the stop string met, or -1 */
+    int32_t stop_tok;    /* or -1 */
+    struct qn_request_stats stats;
+    int64_t submit_us, first_us, last_us;
+};
+
+struct qn_stream {
+    struct qn_exchange *x;
+    struct qn_server *server;
+    struct qn_ask ask;
+    const struct qn_dialect *dialect;
+    struct qn_toolset *tools;
+    struct qn_prompt rendered;        /* chat: owns the ids */
+    struct qn_stream_prompt *prompts; /* [n_prompt] in the arena */
+    int n_prompt;
+    struct qn_choice *choices; /* [n_choice], prompt-major */
+    int n_choice, n_over, n_submitted;
+    struct qn_buf out; /* events not yet given to the socket */
+    size_t out_at;
+    bool has_begun, is_ended, is_failed;
+    int fail_status;
+    struct qn_err error;
+    int64_t created, last_write_us, last_probe_us;
+    bool saw_half_close;
+    char id[48];
+    struct qn_buf head; /* the constant start of the dialect's chunks */
+    void *state;        /* of the dialect, in the arena */
+    bool delivered;     /* an end was written */
+};
+
+/* Takes ask, rendered and tools over. Submits, waits and answers the exchange. */
+struct qn_stream *qn_stream_create(struct qn_exchange *x, const struct qn_ask *a, const struct qn_dialect *d,
+                                   int n_prompt);
+void qn_stream_answer(struct qn_stream *s);
+
+/* Sums over the choices. */
+struct qn_usage {
+    int prompt, completion, cached, reasoning, accepted, rejected;
+};
+struct qn_usage qn_stream_usage(const struct qn_stream *s);
+
+/* Text of a token for log-probabilities: repaired UTF-8, or token_id:N. As a JSON string. */
+void qn_stream_write_token(const struct qn_stream *s, struct qn_buf *out, int32_t tok);
+
+#endif

@@ -17,6 +17,7 @@ struct source {
     const char *file;
     char method[48], algo[48], kv_algo[24];
     const struct qn_json *exclude; /* list of patterns or NULL */
+    const struct qn_json *dynamic; /* GPTQ: object whose keys "-:EXPRESSION" exclude; or NULL */
     bool present;
 };
 
@@ -65,6 +66,8 @@ static void read_source(struct source *s, const char *file, const struct qn_json
     const struct qn_json *scheme = qn_json_get(obj, "kv_cache_scheme");
     if (qn_json_is(scheme, QN_JSON_OBJECT)) snprintf(s->kv_algo, sizeof s->kv_algo, "FP8");
     s->exclude = first_list(obj);
+    const struct qn_json *dynamic = qn_json_get(obj, "dynamic");
+    s->dynamic = qn_json_is(dynamic, QN_JSON_OBJECT) ? dynamic : NULL;
 }
 
 int qn_hint_read(struct qn_hint **out, const char *folder, struct qn_err *e)
@@ -136,12 +139,19 @@ static bool has_components(const char *name, const char *pattern)
     return false;
 }
 
+static bool has_back_reference(const char *s)
+{
+    for (; (s = strchr(s, '\\')); s += s[1] ? 2 : 1)
+        if (s[1] >= '1' && s[1] <= '9') return true;
+    return false;
+}
+
 bool qn_hint_matches(const char *pattern, const char *module)
 {
     if (!strncmp(pattern, "re:", 3)) {
         regex_t re;
         /* bounded repeats and back-references can cost any time and memory */
-        if (strlen(pattern) > 512 || strpbrk(pattern, "{}") || strstr(pattern, "\\1") ||
+        if (strlen(pattern) > 512 || strpbrk(pattern, "{}") || has_back_reference(pattern) ||
             regcomp(&re, pattern + 3, REG_EXTENDED | REG_NOSUB))
             return false;
         bool hit = !regexec(&re, module, 0, NULL, 0);
@@ -160,6 +170,12 @@ static bool is_excluded(const struct source *s, const char *module)
         if (qn_json_is(s->exclude->items[i], QN_JSON_STRING) &&
             qn_hint_matches(s->exclude->items[i]->text, module))
             return true;
+    for (size_t i = 0; s->dynamic && i < s->dynamic->n; i++) {
+        char pattern[520];
+        if (strncmp(s->dynamic->keys[i].text, "-:", 2)) continue;
+        snprintf(pattern, sizeof pattern, "re:%s", s->dynamic->keys[i].text + 2);
+        if (qn_hint_matches(pattern, module)) return true;
+    }
     return false;
 }
 

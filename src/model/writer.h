@@ -1,0 +1,32 @@
+/* Writes a checkpoint's safetensors files into a folder that appears only when complete.
+ *
+ * All tensors are declared first, so shards, headers and offsets are known and data can then come in any
+ * order and from several threads (qn_writer_put is thread-safe for ranges that do not overlap). Files are
+ * written into FOLDER.partial, which is renamed at the end; a leftover of an interrupted run is emptied and
+ * used again, one in use is refused. SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_WRITER_H
+#define QN_WRITER_H
+
+#include "model/format.h"
+
+#define QN_SHARD_BYTES ((int64_t)5 * 1000 * 1000 * 1000)
+
+struct qn_writer;
+
+/* Errors: QN_INVAL (folder exists and is not empty), QN_BUSY, QN_IO. */
+int qn_writer_open(struct qn_writer **out, const char *folder, struct qn_err *e);
+/* Lays out and creates the shard files. list: name, dtype, shape and n_byte of each; names are copied. */
+int qn_writer_declare(struct qn_writer *w, const struct qn_tensor *list, int n, int64_t shard_bytes,
+                      struct qn_err *e);
+int qn_writer_put(struct qn_writer *w, int i, size_t offset, const void *data, size_t n_byte,
+                  struct qn_err *e);
+/* A small file beside the tensors. */
+int qn_writer_file(struct qn_writer *w, const char *name, const void *data, size_t n_byte, struct qn_err *e);
+size_t qn_writer_bytes(const struct qn_writer *w); /* of all tensors */
+int qn_writer_n_shards(const struct qn_writer *w);
+/* Writes the index, renames the folder. */
+int qn_writer_commit(struct qn_writer *w, struct qn_err *e);
+/* Removes FOLDER.partial unless committed. NULL is allowed. */
+void qn_writer_close(struct qn_writer *w);
+
+#endif

@@ -15,6 +15,7 @@
 
 struct qn_letter {
     struct qn_letter *next;
+    int kind; /* the reader's business */
 };
 
 struct qn_mail;

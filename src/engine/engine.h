@@ -11,10 +11,16 @@
 struct qn_engine;
 struct qn_model;
 struct qn_backend;
+struct qn_config;
+struct qn_runner; /* engine/rank.h */
 
 struct qn_engine_options {
     const struct qn_model *model; /* outlives the engine */
     const struct qn_backend *backend;
+    /* Instead of model and backend: what executes steps (tests), with the configuration it stands for. */
+    const struct qn_runner *runner;
+    void *runner_user;
+    const struct qn_config *config;
     int n_thread; /* CPU workers; 0: one per physical core */
     bool f32_activations;
     int kv;               /* enum qn_kv, or -1: follows the activations */
@@ -22,13 +28,17 @@ struct qn_engine_options {
     int max_seqs;         /* running at once; 0: from memory */
     int max_queue;        /* waiting; 0: default */
     int step_tokens;      /* prefill tokens in a step; 0: decided */
+    int n_tok;            /* ids below this may be sampled (the tokenizer's count); 0: all */
+    int n_page, n_slot;   /* sizes of the pools; 0: from memory */
     int64_t memory_bytes; /* for weights, caches and workspace; 0: from the machine */
     int mtp;              /* -1: automatic depth; 0: off; 1..QN_MAX_DRAFT: fixed */
     bool no_prefix_cache;
+    int snapshot_gap; /* tokens a state snapshot has to save to be worth a cut in a prefill; 0: default */
     int64_t ram_tier_bytes; /* 0: default; -1: none */
     const char *disk_tier;  /* folder, or NULL */
     int64_t disk_tier_bytes;
-    float itl_target_ms;                                                 /* 0: default */
+    float itl_target_ms; /* 0: default */
+    int stuck_s;         /* a step that takes longer ends the process with a flight record; 0: default */
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes); /* of loading; or NULL */
     void *progress_user;
 };

@@ -1,0 +1,233 @@
+/* Building steps.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/batch.h"
+
+#include "base/mem.h"
+
+static void *array(int n, size_t size)
+{
+    return xcalloc((size_t)n, size);
+}
+
+void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logits, int vocab)
+{
+    *b = (struct qn_batch){
+        .max_seqs = max_seqs, .max_rows = max_rows, .max_logits = max_logits, .vocab = vocab};
+    b->part = array(max_seqs, sizeof *b->part);
+    b->seq = array(max_seqs, sizeof *b->seq);
+    b->tok = array(max_rows, sizeof *b->tok);
+    b->row_seq = array(max_rows, sizeof *b->row_seq);
+    b->pos = array(max_rows, sizeof *b->pos);
+    b->logit_row = array(max_logits, sizeof *b->logit_row);
+    b->logit_seq = array(max_logits, sizeof *b->logit_seq);
+    b->mask = array(max_logits, sizeof *b->mask);
+    b->mask_words = array(max_logits, sizeof *b->mask_words);
+    b->result.token = array(max_logits, sizeof *b->result.token);
+    b->result.n_accepted = array(max_seqs, sizeof *b->result.n_accepted);
+    b->result.draft = array(max_seqs * QN_MAX_DRAFT, sizeof *b->result.draft);
+    b->result.n_drafted = array(max_seqs, sizeof *b->result.n_drafted);
+    b->work.vocab = vocab;
+    b->work.result = &b->result;
+}
+
+void qn_batch_fini(struct qn_batch *b)
+{
+    free(b->part);
+    free(b->seq);
+    free(b->tok);
+    free(b->row_seq);
+    free(b->pos);
+    free(b->logit_row);
+    free(b->logit_seq);
+    free(b->mask);
+    for (int i = 0; i < b->max_logits; i++) free(b->mask_words[i]);
+    free(b->mask_words);
+    free(b->result.token);
+    free(b->result.n_accepted);
+    free(b->result.draft);
+    free(b->result.n_drafted);
+    free(b->pages);
+    free(b->bias_tok);
+    free(b->bias);
+    free(b->seen_tok);
+    free(b->seen_count);
+    free(b->logits);
+    qn_chores_fini(&b->work.chores);
+    *b = (struct qn_batch){0};
+}
+
+void qn_batch_begin(struct qn_batch *b)
+{
+    memset(&b->step, 0, sizeof b->step);
+    b->n_pages = b->n_bias = b->n_seen = 0;
+    b->has_mask = false;
+    b->work.step = NULL;
+    b->work.logits = b->work.mtp_logits = NULL;
+}
+
+static void grow(int32_t **a, int *capacity, int need)
+{
+    if (need <= *capacity) return;
+    *capacity = QN_MAX(need, QN_MAX(256, *capacity * 2));
+    *a = xreallocarray(*a, (size_t)*capacity, sizeof **a);
+}
+
+static void add_sample(struct qn_batch *b, const struct qn_seq *s, struct qn_step_seq *q)
+{
+    q->sample = s->params->sample;
+    q->sample.first_bias = b->n_bias;
+    q->sample.n_bias = s->params->n_bias;
+    if (s->params->n_bias) {
+        int capacity = b->bias_capacity;
+        grow(&b->bias_tok, &b->bias_capacity, b->n_bias + s->params->n_bias);
+        if (capacity != b->bias_capacity)
+            b->bias = xreallocarray(b->bias, (size_t)b->bias_capacity, sizeof *b->bias);
+        memcpy(b->bias_tok + b->n_bias, s->params->bias_tok, (size_t)s->params->n_bias * sizeof *b->bias_tok);
+        memcpy(b->bias + b->n_bias, s->params->bias, (size_t)s->params->n_bias * sizeof *b->bias);
+        b->n_bias += s->params->n_bias;
+    }
+    q->sample.first_seen = b->n_seen;
+    q->sample.n_seen = s->needs_seen ? s->seen.n : 0;
+    if (q->sample.n_seen) {
+        int need = b->n_seen + s->seen.n, capacity = b->seen_capacity;
+        grow(&b->seen_tok, &capacity, need);
+        grow(&b->seen_count, &b->seen_capacity, need);
+        memcpy(b->seen_tok + b->n_seen, s->seen.tok, (size_t)s->seen.n * sizeof *b->seen_tok);
+        memcpy(b->seen_count + b->n_seen, s->seen.count, (size_t)s->seen.n * sizeof *b->seen_count);
+        b->n_seen = need;
+    }
+}
+
+static struct qn_step_seq *add_seq(struct qn_batch *b, struct qn_seq *s, int n_row, int n_draft_next)
+{
+    struct qn_step *t = &b->step;
+    QN_CHECK(t->n_seq < b->max_seqs && t->n_row + n_row <= b->max_rows);
+    int n_page = QN_CEIL_DIV(s->n_done + n_row + n_draft_next + 1, QN_PAGE);
+    QN_CHECK(n_page <= s->n_page);
+    struct qn_step_seq *q = &b->seq[t->n_seq];
+    *q = (struct qn_step_seq){.first_row = t->n_row,
+                              .n_row = n_row,
+                              .pos0 = s->n_done,
+                              .first_page = b->n_pages,
+                              .n_page = n_page,
+                              .slot = s->slot,
+                              .lane = s->lane,
+                              .n_commit = s->n_commit,
+                              .is_fresh = s->is_fresh,
+                              .n_draft_next = n_draft_next};
+    grow(&b->pages, &b->pages_capacity, b->n_pages + n_page);
+    memcpy(b->pages + b->n_pages, s->pages, (size_t)n_page * sizeof *b->pages);
+    b->n_pages += n_page;
+    for (int i = 0; i < n_row; i++) {
+        b->row_seq[t->n_row + i] = t->n_seq;
+        b->pos[t->n_row + i] = s->n_done + i;
+    }
+    return q;
+}
+
+static void add_logit(struct qn_batch *b, int row, const struct qn_pick *pick)
+{
+    int at = b->step.n_logit++;
+    QN_CHECK(at < b->max_logits);
+    b->logit_row[at] = row;
+    b->logit_seq[at] = b->step.n_seq;
+    b->mask[at] = NULL;
+    if (!pick || qn_pick_is_free(pick)) return;
+    if (!b->mask_words[at])
+        b->mask_words[at] = xcalloc((size_t)QN_CEIL_DIV(b->vocab, 32), sizeof *b->mask_words[at]);
+    qn_pick_mask(pick, b->mask_words[at], b->vocab);
+    b->mask[at] = b->mask_words[at];
+    b->has_mask = true;
+}
+
+void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bool wants_mtp,
+                         int n_draft_next)
+{
+    /* Walk the rules along the drafts: a forced token takes the draft's place, a draft that is not allowed
+     * ends them, a stop token is the last. */
+    struct qn_pick walk = s->pick;
+    int n_draft = QN_MIN(s->n_draft, max_draft);
+    int row = b->step.n_row;
+    QN_CHECK(b->step.n_seq == b->step.n_decode);
+    int first_logit = b->step.n_logit;
+    b->tok[row] = s->tok[s->n_done];
+    add_logit(b, row, &walk);
+    int n = 0;
+    while (n < n_draft) {
+        int32_t forced = qn_pick_forced(&walk), tok = forced >= 0 ? forced : s->draft[n];
+        if (!qn_pick_allows(&walk, tok)) break;
+        bool is_last = qn_pick_stops(&walk, tok), is_other = tok != s->draft[n];
+        qn_pick_advance(&walk, tok);
+        b->tok[row + ++n] = tok;
+        add_logit(b, row + n, &walk);
+        if (is_last || (is_other && qn_pick_forced(&walk) < 0)) break; /* drafts behind are of another path */
+    }
+    struct qn_step_seq *q = add_seq(b, s, 1 + n, n_draft_next);
+    q->wants_token = true;
+    q->wants_mtp = wants_mtp;
+    q->n_draft = n;
+    q->first_logit = first_logit;
+    add_sample(b, s, q);
+    b->part[b->step.n_seq] = (struct qn_batch_part){
+        .seq = s, .is_decode = true, .wants_token = true, .n_row = 1 + n, .n_draft = n};
+    b->step.n_row += 1 + n;
+    b->step.n_seq++;
+    b->step.n_decode++;
+    b->step.n_decode_row = b->step.n_row;
+}
+
+void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
+                          bool all_logits)
+{
+    int row = b->step.n_row;
+    bool wants_token = s->n_done + n_row == s->n_tok && !s->job;
+    memcpy(b->tok + row, s->tok + s->n_done, (size_t)n_row * sizeof *b->tok);
+    int first_logit = b->step.n_logit;
+    if (all_logits) {
+        QN_CHECK(b->step.n_seq == 0);
+        for (int i = 0; i < n_row; i++)
+            add_logit(b, row + i, wants_token && i == n_row - 1 ? &s->pick : NULL);
+        first_logit = n_row - 1;
+        b->step.all_logits = true;
+        size_t need = (size_t)n_row * (size_t)b->vocab;
+        if (need > b->logits_capacity) {
+            b->logits = xreallocarray(b->logits, need, sizeof *b->logits);
+            b->logits_capacity = need;
+        }
+        b->work.logits = b->logits;
+    } else if (wants_token) {
+        add_logit(b, row + n_row - 1, &s->pick);
+    }
+    if (!wants_token) n_draft_next = 0;
+    struct qn_step_seq *q = add_seq(b, s, n_row, n_draft_next);
+    q->wants_token = wants_token;
+    q->wants_mtp = wants_mtp;
+    q->first_logit = first_logit;
+    if (wants_token)
+        add_sample(b, s, q);
+    else
+        q->sample = (struct qn_sample){.top_p = 1, .repetition = 1, .n_top = -1};
+    b->part[b->step.n_seq] = (struct qn_batch_part){.seq = s, .wants_token = wants_token, .n_row = n_row};
+    b->step.n_row += n_row;
+    b->step.n_seq++;
+}
+
+void qn_batch_end(struct qn_batch *b)
+{
+    struct qn_step *t = &b->step;
+    t->tok = b->tok;
+    t->row_seq = b->row_seq;
+    t->pos = b->pos;
+    t->seq = b->seq;
+    t->pages = b->pages;
+    t->logit_row = b->logit_row;
+    t->logit_seq = b->logit_seq;
+    t->mask = b->has_mask ? b->mask : NULL;
+    t->bias_tok = b->bias_tok;
+    t->bias = b->bias;
+    t->seen_tok = b->seen_tok;
+    t->seen_count = b->seen_count;
+    b->result.fault = QN_OK;
+    b->result.logits = NULL;
+    b->work.step = t;
+}

@@ -1,0 +1,48 @@
+/* A batch: sequences -> one flat step, and the buffers its result comes back in.
+ * Owned by the engine thread; the rank reads `step` and writes `result` between publish and result. There are
+ * two, used in turn, so that the last result is still there while the next step is built.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_BATCH_H
+#define QN_BATCH_H
+
+#include "engine/seq.h"
+
+struct qn_batch_part {
+    struct qn_seq *seq;
+    bool is_decode, wants_token;
+    int n_row, n_draft;
+};
+
+struct qn_batch {
+    struct qn_work work; /* first */
+    struct qn_step step;
+    struct qn_step_result result;
+    struct qn_batch_part *part; /* [n_seq] */
+    int max_seqs, max_rows, max_logits, vocab;
+    /* arrays of the step */
+    int32_t *tok, *row_seq, *pos, *logit_row, *logit_seq;
+    struct qn_step_seq *seq;
+    int32_t *pages, *bias_tok, *seen_tok, *seen_count;
+    float *bias;
+    int n_pages, pages_capacity, n_bias, bias_capacity, n_seen, seen_capacity;
+    const uint32_t **mask; /* [max_logits] */
+    uint32_t **mask_words; /* [max_logits] allocated when first needed */
+    bool has_mask;
+    float *logits; /* host copy for all_logits */
+    size_t logits_capacity;
+    int depth; /* drafts wanted for the next step */
+};
+
+void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logits, int vocab);
+void qn_batch_fini(struct qn_batch *b);
+void qn_batch_begin(struct qn_batch *b);
+/* Decode sequences first. Uses the sequence's drafts, as far as its rules and max_draft allow. */
+void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bool wants_mtp,
+                         int n_draft_next);
+/* The next n_row tokens. all_logits: the only sequence of the step. */
+void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
+                          bool all_logits);
+/* Points the step at the arrays. */
+void qn_batch_end(struct qn_batch *b);
+
+#endif

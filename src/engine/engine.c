@@ -1,0 +1,753 @@
+/* The engine thread: takes mail, applies results, ends and admits, builds and publishes steps.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/engine.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/flight.h"
+#include "engine/sched.h"
+
+#define DEFAULT_STUCK_S  120
+#define DEFAULT_QUEUE    1024
+#define DEFAULT_ITL_MS   100
+#define DEFAULT_GAP      64
+#define TICK_US          100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
+#define LONG_AGO_US      30000000
+#define MAX_FLAWED_INPUT 4096 /* stop tokens, biases, closing tokens */
+
+enum letter_kind { LETTER_WORK, LETTER_REQUEST, LETTER_JOB, LETTER_JOB_NEXT, LETTER_CANCEL_ALL, LETTER_QUIT };
+
+/* Raw logits of a text: chunks go to the caller's mailbox, who asks for the next one. */
+struct qn_job {
+    struct qn_letter letter; /* to the engine */
+    struct qn_request_params params;
+    bool with_mtp;
+    struct qn_seq *seq;
+    struct qn_mail *home;
+    struct qn_letter reply;
+    bool is_over;            /* for the caller: nothing follows */
+    bool is_ended;           /* engine: its sequence is gone */
+    atomic_bool is_given_up; /* by the caller */
+    int first, n_row;
+    float *logits; /* [n_row, V] the job's own, exchanged with the batch's */
+    size_t logits_capacity;
+    int rc;
+    struct qn_err error;
+};
+
+struct qn_engine {
+    struct qn_engine_options options;
+    struct qn_engine_info info;
+    struct qn_config config;
+    pthread_t thread;
+    struct qn_mail *mail;
+    struct qn_letter cancel_all, quit;
+    struct qn_rank *rank;
+    struct qn_flight *flight;
+
+    /* engine thread */
+    struct qn_cache cache;
+    struct qn_chores chores; /* for the next piece of work */
+    struct qn_spec spec;
+    struct qn_sched sched;
+    struct qn_batch batch[2];
+    int next_batch;
+    struct qn_batch *in_flight;
+    int64_t publish_us;
+    bool is_quitting, is_cancelling;
+    struct qn_engine_stats counters;
+
+    /* crossing */
+    atomic_int n_inside; /* requests accepted and not ended */
+    atomic_bool is_draining, is_broken;
+    _Atomic int64_t last_step_us;
+    atomic_bool has_work;
+    pthread_mutex_t stats_lock;
+    struct qn_engine_stats stats;
+};
+
+/* --- ending --- */
+
+static void publish_stats(struct qn_engine *g)
+{
+    struct qn_engine_stats *s = &g->counters;
+    s->n_running = g->sched.n_running;
+    s->n_waiting = g->sched.n_waiting;
+    s->n_page = g->cache.pages.n;
+    s->n_page_used = g->cache.pages.n - qn_cache_pages_left(&g->cache);
+    s->n_page_cached = g->cache.n_idle;
+    s->n_slot = g->cache.slots.n;
+    s->n_slot_live = g->cache.slots.n_live;
+    s->n_slot_snapshot = g->cache.slots.n_snapshot;
+    s->n_preempted = g->sched.n_preempted;
+    s->prefix_queries = g->cache.stats.n_query_tok;
+    s->prefix_hits = g->cache.stats.n_hit_tok;
+    s->depth = g->spec.depth;
+    pthread_mutex_lock(&g->stats_lock);
+    uint64_t n_rejected = g->stats.n_rejected; /* counted by the callers */
+    g->stats = *s;
+    g->stats.n_rejected = n_rejected;
+    pthread_mutex_unlock(&g->stats_lock);
+}
+
+/* Ends a sequence that is in a queue of the scheduler. */
+static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish, int32_t stop_tok,
+                   const struct qn_err *error)
+{
+    qn_sched_remove(&g->sched, q);
+    qn_seq_suspend(q, &g->cache, finish != QN_FINISH_ERROR || (error && error->code != QN_DEVICE));
+    if (q->job) {
+        struct qn_job *job = q->job;
+        job->is_ended = true;
+        job->n_row = 0;
+        if (finish != QN_FINISH_LENGTH) {
+            job->rc = error ? error->code : QN_CANCELED;
+            if (error) job->error = *error;
+        }
+        if (!q->is_paused) { /* else the caller is told when it asks for more */
+            job->is_over = true;
+            qn_mail_post(job->home, &job->reply);
+        }
+    } else {
+        int64_t now = qn_now_us();
+        struct qn_request_stats *s = &q->stats;
+        if (!q->admit_us) s->queue_us = now - q->request->submit_us;
+        if (q->admit_us && !q->first_us) s->prefill_us = now - q->admit_us;
+        if (q->first_us) s->decode_us = now - q->first_us;
+        qn_request_set_stats(q->request, s);
+        g->counters.finished[finish]++;
+        publish_stats(g); /* before the reader can see the end */
+        atomic_fetch_sub(&g->n_inside, 1);
+        qn_request_send_end(q->request, finish, stop_tok, error);
+        qn_request_unref(q->request);
+    }
+    qn_seq_free(q);
+}
+
+static void finish_all(struct qn_engine *g, enum qn_finish how, const struct qn_err *error)
+{
+    while (g->sched.n_running) finish(g, g->sched.running[g->sched.n_running - 1], how, -1, error);
+    while (g->sched.n_waiting) finish(g, g->sched.waiting[g->sched.n_waiting - 1], how, -1, error);
+}
+
+static void expire(struct qn_engine *g, struct qn_seq **list, const int *n)
+{
+    for (int i = *n; i--;) {
+        struct qn_seq *q = list[i];
+        if (q->job && atomic_load(&q->job->is_given_up)) {
+            finish(g, q, QN_FINISH_CANCEL, -1, NULL);
+        } else if (q->request && qn_request_is_cancelled(q->request)) {
+            finish(g, q, QN_FINISH_CANCEL, -1, NULL);
+        } else if (q->request && qn_is_past(q->params->deadline_us)) {
+            struct qn_err e = {0};
+            qn_err_set(&e, QN_TIMEOUT, __FILE__, __LINE__, "the request's deadline has passed");
+            finish(g, q, QN_FINISH_ERROR, -1, &e);
+        }
+    }
+}
+
+/* --- applying results --- */
+
+/* One token of the answer. Returns whether the sequence goes on. */
+static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_step_token *token)
+{
+    if (!q->first_us) {
+        q->first_us = qn_now_us();
+        q->stats.queue_us = q->admit_us - q->request->submit_us;
+        q->stats.prefill_us = q->first_us - q->admit_us;
+        qn_request_set_stats(q->request, &q->stats);
+    }
+    bool stops = qn_pick_stops(&q->pick, token->tok);
+    qn_pick_advance(&q->pick, token->tok);
+    qn_seq_push(q, token->tok);
+    if (!stops || q->params->keep_stop_tok) {
+        q->stats.n_new++;
+        g->counters.n_new_tok++;
+        qn_request_send_token(q->request, QN_EVENT_TOKEN, token);
+    }
+    if (stops) {
+        finish(g, q, QN_FINISH_STOP, token->tok, NULL);
+        return false;
+    }
+    if (q->n_tok >= q->max_tok) {
+        finish(g, q, QN_FINISH_LENGTH, -1, NULL);
+        return false;
+    }
+    return true;
+}
+
+static void keep_drafts(struct qn_seq *q, const struct qn_step_result *result, int at)
+{
+    q->n_draft = result->n_drafted[at];
+    q->draft_is_lookup = false;
+    memcpy(q->draft, result->draft + (size_t)at * QN_MAX_DRAFT, (size_t)q->n_draft * sizeof *q->draft);
+}
+
+static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
+{
+    struct qn_batch_part *part = &b->part[at];
+    struct qn_seq *q = part->seq;
+    const struct qn_step_seq *in = &b->step.seq[at];
+    int n_accepted = b->result.n_accepted[at];
+    QN_CHECK(n_accepted >= 0 && n_accepted <= part->n_draft);
+    q->stats.n_drafted += part->n_draft;
+    q->stats.n_accepted += n_accepted;
+    g->counters.n_draft_round += part->n_draft > 0;
+    g->counters.n_drafted += (uint64_t)part->n_draft;
+    g->counters.n_accepted += (uint64_t)n_accepted;
+    for (int i = 0; i < part->n_draft; i++) {
+        q->stats.drafted_at[i]++;
+        g->counters.drafted_at[i]++;
+        q->stats.accepted_at[i] += i < n_accepted;
+        g->counters.accepted_at[i] += i < n_accepted;
+    }
+    q->n_done += n_accepted + 1;
+    q->n_commit = n_accepted + 1;
+    keep_drafts(q, &b->result, at);
+    for (int i = 0; i <= n_accepted; i++) {
+        const struct qn_step_token *token = &b->result.token[in->first_logit + i];
+        QN_CHECK(i == n_accepted || token->tok == b->step.tok[in->first_row + i + 1]);
+        if (!take_token(g, q, token)) {
+            /* nothing but the pick behind an accepted stop token is thrown away (batch.c cuts drafts there)
+             */
+            QN_CHECK(i >= n_accepted - 1);
+            return;
+        }
+    }
+    qn_seq_publish(q, &g->cache);
+}
+
+static void send_prompt_scores(struct qn_seq *q, const float *logits, int vocab, int first, int n_row)
+{
+    struct qn_step_token token;
+    if (q->n_prompt_scored == 0) {
+        token = (struct qn_step_token){.tok = q->tok[0], .logprob = NAN};
+        qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
+        q->n_prompt_scored = 1;
+    }
+    for (int i = 0; i < n_row; i++) { /* the row of position p tells of p + 1 */
+        int pos = first + i + 1;
+        if (pos != q->n_prompt_scored || pos >= q->n_prompt) continue;
+        qn_pick_score(logits + (size_t)i * (size_t)vocab, vocab, q->tok[pos], q->params->prompt_top, &token);
+        qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
+        q->n_prompt_scored++;
+    }
+}
+
+static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
+{
+    struct qn_batch_part *part = &b->part[at];
+    struct qn_seq *q = part->seq;
+    int first = q->n_done;
+    q->n_done += part->n_row;
+    q->is_fresh = false;
+    g->counters.n_prompt_tok += (uint64_t)part->n_row;
+    if (q->job) {
+        struct qn_job *job = q->job;
+        job->first = first;
+        job->n_row = part->n_row;
+        if (job->with_mtp) { /* position 0 has no row */
+            job->first = QN_MAX(first, 1);
+            job->n_row = first + part->n_row - job->first;
+        }
+        float *logits = job->logits;
+        size_t capacity = job->logits_capacity;
+        job->logits = b->logits;
+        job->logits_capacity = b->logits_capacity;
+        b->logits = logits;
+        b->logits_capacity = capacity;
+        q->is_paused = true; /* until the caller has read them */
+        qn_mail_post(job->home, &job->reply);
+        return;
+    }
+    qn_request_set_progress(q->request, QN_MIN(q->n_done, q->n_prompt));
+    if (b->step.all_logits) send_prompt_scores(q, b->logits, b->vocab, first, part->n_row);
+    if (q->n_mark && q->mark[0] <= q->n_done) qn_seq_snapshot(q, &g->cache);
+    if (!part->wants_token) {
+        qn_seq_publish(q, &g->cache);
+        return;
+    }
+    q->state = QN_SEQ_DECODE;
+    q->n_mark = 0;
+    keep_drafts(q, &b->result, at);
+    if (take_token(g, q, &b->result.token[b->step.seq[at].first_logit])) qn_seq_publish(q, &g->cache);
+}
+
+static void apply(struct qn_engine *g, struct qn_batch *b)
+{
+    int64_t took_us = b->work.end_us - b->work.start_us;
+    g->in_flight = NULL;
+    atomic_store(&g->last_step_us, qn_now_us());
+    qn_flight_end(g->flight, &b->work);
+    if (b->work.rc) {
+        qn_log(QN_LOG_ERROR, "engine", "device fault: %s", b->work.error.text);
+        atomic_store(&g->is_broken, true);
+        struct qn_err e = b->work.error;
+        e.code = QN_DEVICE;
+        finish_all(g, QN_FINISH_ERROR, &e);
+        publish_stats(g);
+        return;
+    }
+    if (b->work.step) {
+        g->counters.n_step++;
+        qn_sched_learn(&g->sched, b, took_us);
+        for (int i = 0; i < b->step.n_seq; i++) {
+            b->part[i].seq->stats.n_step++;
+            if (b->part[i].is_decode)
+                apply_decode(g, b, i);
+            else
+                apply_prefill(g, b, i);
+        }
+    }
+    g->counters.n_cached_tok = g->cache.stats.n_hit_tok;
+    publish_stats(g);
+}
+
+/* --- the loop --- */
+
+static void publish(struct qn_engine *g, struct qn_batch *b)
+{
+    struct qn_chores spare = b->work.chores;
+    b->work.chores = g->chores;
+    g->chores = spare;
+    g->chores.n = 0;
+    b->work.letter.kind = LETTER_WORK;
+    g->in_flight = b;
+    g->next_batch ^= 1;
+    g->publish_us = qn_now_us();
+    qn_flight_begin(g->flight, b, &g->sched);
+    qn_rank_publish(g->rank, &b->work);
+}
+
+static void next_step(struct qn_engine *g)
+{
+    struct qn_batch *b = &g->batch[g->next_batch];
+    qn_sched_admit(&g->sched);
+    bool has_step = qn_sched_build(&g->sched, b);
+    if (!has_step) {
+        if (!g->chores.n) return;
+    } else if (b->step.all_logits && b->part[0].seq->job && b->part[0].seq->job->with_mtp) {
+        b->work.mtp_logits = b->logits;
+        b->work.logits = NULL;
+    }
+    publish(g, b);
+}
+
+/* The first work after a rest: the time of the last step tells nothing. */
+static void note_work(struct qn_engine *g)
+{
+    if (!g->sched.n_running && !g->sched.n_waiting) atomic_store(&g->last_step_us, qn_now_us());
+}
+
+static void read_letter(struct qn_engine *g, struct qn_letter *letter)
+{
+    switch (letter->kind) {
+    case LETTER_WORK:
+        apply(g, (struct qn_batch *)letter);
+        break;
+    case LETTER_REQUEST: {
+        note_work(g);
+        struct qn_request *r = (struct qn_request *)letter;
+        g->counters.n_request++;
+        qn_sched_add(&g->sched, qn_seq_create(r, g->info.max_context));
+        break;
+    }
+    case LETTER_JOB: {
+        struct qn_job *job = (struct qn_job *)letter;
+        note_work(g);
+        job->seq = qn_seq_create_job(job, &job->params);
+        qn_sched_add(&g->sched, job->seq);
+        break;
+    }
+    case LETTER_JOB_NEXT: {
+        struct qn_job *job = (struct qn_job *)letter;
+        if (job->is_ended) {
+            job->is_over = true;
+            qn_mail_post(job->home, &job->reply);
+            break;
+        }
+        job->seq->is_paused = false;
+        if (job->seq->n_done == job->seq->n_tok) finish(g, job->seq, QN_FINISH_LENGTH, -1, NULL);
+        break;
+    }
+    case LETTER_CANCEL_ALL:
+        break;
+    case LETTER_QUIT:
+        g->is_quitting = true;
+        break;
+    }
+}
+
+/* Ends the process when a step does not come back. */
+static void watch(struct qn_engine *g)
+{
+    int limit_s = g->options.stuck_s ? g->options.stuck_s : DEFAULT_STUCK_S;
+    if (!g->in_flight || qn_now_us() - g->publish_us < (int64_t)limit_s * 1000000) return;
+    qn_log(QN_LOG_ERROR, "engine", "a step has not come back for %d s; flight record follows", limit_s);
+    qn_flight_dump(g->flight, stderr);
+    fflush(stderr);
+    _exit(70);
+}
+
+static void *engine_main(void *arg)
+{
+    struct qn_engine *g = arg;
+    for (;;) {
+        bool has_work = g->sched.n_running || g->sched.n_waiting || g->in_flight;
+        atomic_store(&g->has_work, has_work);
+        struct qn_letter *next = qn_mail_take(g->mail, has_work ? TICK_US : QN_FOREVER);
+        bool cancels_all = false;
+        while (next) {
+            struct qn_letter *letter = next;
+            next = letter->next;
+            if (letter->kind == LETTER_CANCEL_ALL || letter->kind == LETTER_QUIT) cancels_all = true;
+            read_letter(g, letter);
+        }
+        watch(g);
+        if (g->in_flight) {
+            if (cancels_all) g->is_cancelling = true;
+            continue;
+        }
+        if (cancels_all || g->is_cancelling) {
+            finish_all(g, QN_FINISH_CANCEL, NULL);
+            g->is_cancelling = false;
+        }
+        if (atomic_load(&g->is_broken)) {
+            struct qn_err e = {0};
+            qn_err_set(&e, QN_DEVICE, __FILE__, __LINE__,
+                       "the device has failed; the server has to be restarted");
+            finish_all(g, QN_FINISH_ERROR, &e);
+            g->chores.n = 0;
+        }
+        expire(g, g->sched.running, &g->sched.n_running);
+        expire(g, g->sched.waiting, &g->sched.n_waiting);
+        next_step(g);
+        if (g->in_flight) continue;
+        publish_stats(g);
+        if (!g->sched.n_running && !g->sched.n_waiting) {
+            qn_sched_check(&g->sched); /* idle: every page and slot is accounted for */
+            if (g->is_quitting) return NULL;
+        }
+    }
+}
+
+/* --- verbs --- */
+
+static size_t available_memory(void)
+{
+    size_t kib = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %zu", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
+#define MIB(x) ((double)(x) / (1024.0 * 1024.0))
+
+/* Decides the sizes of the pools: exact sums over what the runner says a page, a slot, a lane take. */
+static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weight_bytes, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_engine_options *o = &g->options;
+    struct qn_device_options *d = &fo->device;
+    int max_seqs = o->max_seqs ? o->max_seqs : 8;
+    QN_FAIL_IF(max_seqs < 1 || max_seqs > 1024, e, QN_INVAL, "%d sequences at once: 1 to 1024", max_seqs);
+    QN_FAIL_IF(o->step_tokens < 0 || o->max_context < 0 || o->n_page < 0 || o->n_slot < 0 || o->max_queue < 0,
+               e, QN_INVAL, "negative size in the engine's options");
+    QN_FAIL_IF(o->mtp < -1 || o->mtp > QN_MAX_DRAFT, e, QN_INVAL, "draft depth %d: 0 to %d, or automatic",
+               o->mtp, QN_MAX_DRAFT);
+    int step_tokens = o->step_tokens ? o->step_tokens : 512;
+    int max_context = g->config.max_context;
+    if (o->max_context && o->max_context < max_context) max_context = o->max_context;
+    d->config = &g->config;
+    d->n_thread = o->n_thread;
+    d->act = o->f32_activations ? QN_ACT_F32 : QN_ACT_BF16;
+    d->kv = o->kv >= 0 ? (enum qn_kv)o->kv : o->f32_activations ? QN_KV_F32 : QN_KV_BF16;
+    d->max_seqs = max_seqs;
+    d->n_lane = max_seqs;
+    d->max_rows = step_tokens + max_seqs * (QN_MAX_DRAFT + 2);
+    d->max_logits = QN_MAX(max_seqs * (o->mtp == 0 ? 1 : 1 + QN_MAX_DRAFT), max_seqs + 64);
+    d->max_context = max_context;
+    d->has_mtp = fo->with_mtp;
+    d->n_tok = o->n_tok;
+    d->n_page = o->n_page ? o->n_page : 1;
+    d->n_slot = o->n_slot ? o->n_slot : 1;
+    const struct qn_runner *runner = g->options.runner;
+    struct qn_device_sizes size;
+    runner->sizes(o->runner_user, d, &size);
+    if (!o->n_page || !o->n_slot) {
+        size_t have = o->memory_bytes > 0 ? (size_t)o->memory_bytes : available_memory() / 10 * 9;
+        size_t fixed =
+            weight_bytes + size.workspace_bytes + (size_t)max_seqs * (size.lane_bytes + size.slot_bytes);
+        size_t least = fixed + size.slot_bytes + 4 * size.page_bytes;
+        QN_FAIL_IF(
+            have < least, e, QN_NOMEM,
+            "%.0f MiB are needed for weights (%.0f MiB), %d sequences and a context of 256 tokens, %.0f MiB "
+            "are there; fewer sequences or a smaller model fit",
+            MIB(least), MIB(weight_bytes), max_seqs, MIB(have));
+        size_t left = have - fixed;
+        if (o->memory_bytes <= 0) left /= 2; /* the machine is not ours alone */
+        size_t page_per_context = (size_t)QN_CEIL_DIV(max_context, QN_PAGE) + 2;
+        if (!o->n_slot) {
+            size_t n_snapshot = left / 4 / size.slot_bytes;
+            d->n_slot = max_seqs + (int)QN_CLAMP(n_snapshot, 1, (size_t)4 * (size_t)max_seqs + 16);
+        }
+        size_t state = (size_t)(d->n_slot - max_seqs) * size.slot_bytes;
+        left = left > state ? left - state : 0;
+        if (!o->n_page) {
+            size_t most = page_per_context * (size_t)QN_MAX(max_seqs, 4);
+            d->n_page = (int)QN_CLAMP(left / size.page_bytes, 4, QN_MIN(most, (size_t)1 << 24));
+        }
+    }
+    QN_FAIL_IF(d->n_slot < max_seqs, e, QN_NOMEM,
+               "%d state slots for %d sequences: give %d, or --max-seqs %d", d->n_slot, max_seqs, max_seqs,
+               d->n_slot);
+    int fits = (d->n_page - 1) * QN_PAGE;
+    if (fits < max_context) {
+        QN_FAIL_IF(
+            o->max_context, e, QN_NOMEM,
+            "a context of %d tokens needs %d pages of %.1f MiB, %d fit; the longest context that fits is %d",
+            max_context, QN_CEIL_DIV(max_context, QN_PAGE) + 1, MIB(size.page_bytes), d->n_page, fits);
+        max_context = fits;
+    }
+    QN_FAIL_IF(max_context < 2, e, QN_NOMEM, "%d pages leave no room for a context", d->n_page);
+    d->max_context = max_context;
+    runner->sizes(o->runner_user, d, &size);
+    g->info.max_context = max_context;
+    g->info.max_seqs = max_seqs;
+    g->info.n_page = d->n_page;
+    g->info.n_slot = d->n_slot;
+    g->info.step_tokens = step_tokens;
+    g->info.n_thread = o->n_thread;
+    g->info.mtp = o->mtp;
+    g->info.isa = "";
+    g->info.kv_bytes = (size_t)d->n_page * size.page_bytes;
+    g->info.state_bytes = (size_t)d->n_slot * size.slot_bytes + (size_t)d->n_lane * size.lane_bytes;
+    g->info.workspace_bytes = size.workspace_bytes;
+out:
+    return rc;
+}
+
+int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, struct qn_err *e)
+{
+    int rc = QN_OK;
+    int64_t start = qn_now_us();
+    struct qn_engine *g = xcalloc(1, sizeof *g);
+    g->options = *o;
+    pthread_mutex_init(&g->stats_lock, NULL);
+    g->mail = qn_mail_create();
+    g->cancel_all.kind = LETTER_CANCEL_ALL;
+    g->quit.kind = LETTER_QUIT;
+    QN_FAIL_IF(!o->runner || !o->config, e, QN_UNSUPPORTED,
+               "the engine runs on a runner with a configuration");
+    g->config = *o->config;
+    struct qn_forward_options fo = {.backend = o->backend,
+                                    .with_mtp = o->mtp != 0 && g->config.n_mtp > 0,
+                                    .progress = o->progress,
+                                    .progress_user = o->progress_user};
+    QN_TRY(plan(g, &fo, 0, e));
+    qn_cache_init(&g->cache, g->info.n_page, g->info.n_slot, g->info.max_seqs, &g->chores);
+    g->cache.is_off = o->no_prefix_cache;
+    QN_TRY(qn_rank_open(&g->rank, g->options.runner, o->runner_user, o->model, &fo, g->mail, e));
+    g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;
+    g->info.weight_bytes = qn_rank_weight_bytes(g->rank);
+    qn_spec_init(&g->spec, g->info.has_mtp, o->mtp);
+    qn_sched_init(&g->sched, &g->cache, &g->spec, g->info.max_seqs);
+    g->sched.step_tokens = g->info.step_tokens;
+    g->sched.max_logits = fo.device.max_logits;
+    g->sched.snapshot_gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP;
+    g->sched.stop_tok = g->config.stop_tok;
+    g->sched.n_stop = g->config.n_stop;
+    g->sched.itl_target_us = 1000.0 * (o->itl_target_ms > 0 ? (double)o->itl_target_ms : DEFAULT_ITL_MS);
+    for (int i = 0; i < 2; i++)
+        qn_batch_init(&g->batch[i], g->info.max_seqs, fo.device.max_rows, fo.device.max_logits,
+                      g->config.vocab);
+    char line[200];
+    snprintf(line, sizeof line, "context %d, sequences %d, pages %d, slots %d, step %d, mtp %d",
+             g->info.max_context, g->info.max_seqs, g->info.n_page, g->info.n_slot, g->info.step_tokens,
+             o->mtp);
+    g->flight = qn_flight_create(line);
+    g->info.load_s = (double)(qn_now_us() - start) / 1e6;
+    atomic_store(&g->last_step_us, qn_now_us());
+    publish_stats(g);
+    QN_FAIL_IF(pthread_create(&g->thread, NULL, engine_main, g), e, QN_NOMEM, "no thread for the engine");
+    *out = g;
+    g = NULL;
+out:
+    if (g) {
+        qn_rank_close(g->rank);
+        if (g->sched.running) qn_sched_fini(&g->sched);
+        for (int i = 0; i < 2; i++)
+            if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
+        qn_cache_fini(&g->cache);
+        qn_flight_free(g->flight);
+        qn_mail_free(g->mail);
+        pthread_mutex_destroy(&g->stats_lock);
+        free(g);
+    }
+    return rc;
+}
+
+void qn_engine_drain(struct qn_engine *g, int64_t deadline_us)
+{
+    atomic_store(&g->is_draining, true);
+    while (atomic_load(&g->n_inside) > 0 && qn_now_us() < deadline_us) usleep(2000);
+    if (atomic_load(&g->n_inside) == 0) return;
+    qn_mail_post(g->mail, &g->cancel_all);
+    while (atomic_load(&g->n_inside) > 0) usleep(1000);
+}
+
+void qn_engine_close(struct qn_engine *g)
+{
+    if (!g) return;
+    atomic_store(&g->is_draining, true);
+    qn_mail_post(g->mail, &g->quit);
+    pthread_join(g->thread, NULL);
+    qn_rank_close(g->rank);
+    qn_sched_fini(&g->sched);
+    for (int i = 0; i < 2; i++) qn_batch_fini(&g->batch[i]);
+    qn_chores_fini(&g->chores);
+    qn_cache_fini(&g->cache);
+    qn_flight_free(g->flight);
+    qn_mail_free(g->mail);
+    pthread_mutex_destroy(&g->stats_lock);
+    free(g);
+}
+
+const struct qn_engine_info *qn_engine_info(const struct qn_engine *g)
+{
+    return &g->info;
+}
+
+static int check_tokens(const struct qn_engine *g, const char *what, const int32_t *tok, int n,
+                        struct qn_err *e)
+{
+    for (int i = 0; i < n; i++)
+        if (tok[i] < 0 || tok[i] >= g->config.vocab)
+            return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "%s %d is token %d; the model has 0 to %d",
+                              what, i, tok[i], g->config.vocab - 1);
+    return QN_OK;
+}
+
+static int check_params(const struct qn_engine *g, const struct qn_request_params *p, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_sample *s = &p->sample;
+    QN_FAIL_IF(p->n_tok < 1, e, QN_INVAL, "the prompt is empty");
+    QN_FAIL_IF(p->max_new < 1, e, QN_INVAL, "max_new is %d: at least 1", p->max_new);
+    QN_FAIL_IF(p->n_tok + 1 > g->info.max_context, e, QN_TOOBIG,
+               "the prompt has %d tokens; the context of %d has no room for an answer behind it", p->n_tok,
+               g->info.max_context);
+    QN_FAIL_IF(!(s->temperature >= 0 && s->temperature <= 100), e, QN_INVAL, "temperature %g: 0 to 100",
+               (double)s->temperature);
+    QN_FAIL_IF(!(s->top_p > 0 && s->top_p <= 1), e, QN_INVAL, "top_p %g: above 0, at most 1",
+               (double)s->top_p);
+    QN_FAIL_IF(!(s->min_p >= 0 && s->min_p <= 1), e, QN_INVAL, "min_p %g: 0 to 1", (double)s->min_p);
+    QN_FAIL_IF(s->top_k < 0, e, QN_INVAL, "top_k %d: at least 0", s->top_k);
+    QN_FAIL_IF(!(fabsf(s->presence) <= 1000 && fabsf(s->frequency) <= 1000), e, QN_INVAL,
+               "presence or frequency penalty is out of range");
+    QN_FAIL_IF(!(s->repetition > 0 && s->repetition <= 1000), e, QN_INVAL, "repetition penalty %g: above 0",
+               (double)s->repetition);
+    QN_FAIL_IF(s->n_top < -1 || s->n_top > QN_MAX_TOP || p->prompt_top < -1 || p->prompt_top > QN_MAX_TOP, e,
+               QN_INVAL, "log-probabilities: at most %d alternatives", QN_MAX_TOP);
+    QN_FAIL_IF(p->mtp < -1 || p->mtp > QN_MAX_DRAFT, e, QN_INVAL, "draft depth %d: 0 to %d, or -1", p->mtp,
+               QN_MAX_DRAFT);
+    QN_FAIL_IF(p->n_bias < 0 || p->n_stop < 0 || p->n_think_close < 0 || p->n_bias > MAX_FLAWED_INPUT ||
+                   p->n_stop > MAX_FLAWED_INPUT || p->n_think_close > MAX_FLAWED_INPUT,
+               e, QN_INVAL, "more than %d biases, stop tokens or closing tokens", MAX_FLAWED_INPUT);
+    QN_FAIL_IF(p->constraint, e, QN_UNSUPPORTED, "constrained output is not built into this engine");
+    QN_TRY(check_tokens(g, "prompt token", p->tok, p->n_tok, e));
+    QN_TRY(check_tokens(g, "bias", p->bias_tok, p->n_bias, e));
+    QN_TRY(check_tokens(g, "stop token", p->stop_tok, p->n_stop, e));
+    QN_TRY(check_tokens(g, "closing token", p->think_close, p->n_think_close, e));
+    for (int i = 0; i < p->n_bias; i++)
+        QN_FAIL_IF(!(fabsf(p->bias[i]) <= 1e6f), e, QN_INVAL, "bias of token %d is out of range",
+                   p->bias_tok[i]);
+out:
+    return rc;
+}
+
+int qn_engine_submit(struct qn_engine *g, const struct qn_request_params *p, struct qn_request **out,
+                     struct qn_err *e)
+{
+    int rc = QN_OK;
+    int limit = (g->options.max_queue ? g->options.max_queue : DEFAULT_QUEUE) + g->info.max_seqs;
+    QN_TRY(check_params(g, p, e));
+    QN_FAIL_IF(atomic_load(&g->is_broken), e, QN_DEVICE,
+               "the device has failed; the server has to be restarted");
+    int n_inside = atomic_fetch_add(&g->n_inside, 1);
+    if (n_inside >= limit || atomic_load(&g->is_draining)) {
+        atomic_fetch_sub(&g->n_inside, 1);
+        pthread_mutex_lock(&g->stats_lock);
+        g->stats.n_rejected++;
+        pthread_mutex_unlock(&g->stats_lock);
+        QN_FAIL_IF(atomic_load(&g->is_draining), e, QN_BUSY, "the server is shutting down");
+        QN_FAIL(e, QN_BUSY, "the queue is full (%d requests); try again later", n_inside);
+    }
+    struct qn_request_params own = *p;
+    own.max_new = QN_MIN(p->max_new, g->info.max_context - p->n_tok);
+    struct qn_request *r = qn_request_create(&own);
+    r->letter.kind = LETTER_REQUEST;
+    *out = r;
+    qn_mail_post(g->mail, &r->letter);
+out:
+    return rc;
+}
+
+void qn_engine_stats(struct qn_engine *g, struct qn_engine_stats *out)
+{
+    pthread_mutex_lock(&g->stats_lock);
+    *out = g->stats;
+    pthread_mutex_unlock(&g->stats_lock);
+    out->last_step_age_us = atomic_load(&g->has_work) ? qn_now_us() - atomic_load(&g->last_step_us) : 0;
+}
+
+bool qn_engine_is_alive(struct qn_engine *g)
+{
+    if (atomic_load(&g->is_broken)) return false;
+    return !atomic_load(&g->has_work) || qn_now_us() - atomic_load(&g->last_step_us) < LONG_AGO_US;
+}
+
+int qn_engine_logits(struct qn_engine *g, const int32_t *ids, int n, bool with_mtp,
+                     int (*rows)(void *user, int first, int n_row, const float *logits), void *user,
+                     struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_job *job = xcalloc(1, sizeof *job);
+    job->home = qn_mail_create();
+    QN_FAIL_IF(n < 1 || n > g->info.max_context - 1, e, QN_TOOBIG, "%d tokens; the context takes 1 to %d", n,
+               g->info.max_context - 1);
+    QN_FAIL_IF(with_mtp && !g->info.has_mtp, e, QN_UNSUPPORTED, "the model has no draft head, or it is off");
+    QN_TRY(check_tokens(g, "token", ids, n, e));
+    job->params = (struct qn_request_params){.tok = ids, .n_tok = n, .prompt_top = -1, .mtp = 0};
+    job->params.sample = (struct qn_sample){.top_p = 1, .repetition = 1, .n_top = -1};
+    job->with_mtp = with_mtp;
+    job->letter.kind = LETTER_JOB;
+    qn_mail_post(g->mail, &job->letter);
+    for (;;) {
+        QN_CHECK(qn_mail_take(job->home, QN_FOREVER) == &job->reply);
+        if (job->is_over) break;
+        if (!atomic_load(&job->is_given_up) && job->n_row) {
+            rc = rows(user, job->first, job->n_row, job->logits);
+            if (rc) atomic_store(&job->is_given_up, true);
+        }
+        job->letter.kind = LETTER_JOB_NEXT;
+        qn_mail_post(g->mail, &job->letter);
+    }
+    if (!rc && job->rc) {
+        rc = job->rc;
+        if (e) *e = job->error;
+        if (e && !e->code) qn_err_set(e, rc, __FILE__, __LINE__, "the engine is shutting down");
+    }
+out:
+    free(job->logits);
+    qn_mail_free(job->home);
+    free(job);
+    return rc;
+}

@@ -1,0 +1,125 @@
+/* Rules of rows: minimum length, thinking budget.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/pick.h"
+
+#include <math.h>
+
+#include "base/mem.h"
+
+void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params)
+{
+    *k = (struct qn_pick){.params = params};
+    k->in_think = params->is_thinking && params->think_budget > 0 && params->n_think_close > 0;
+}
+
+int32_t qn_pick_forced(const struct qn_pick *k)
+{
+    if (!k->in_think || k->n_think < k->params->think_budget) return -1;
+    return k->params->think_close[k->n_forced];
+}
+
+static bool holds_back_stops(const struct qn_pick *k)
+{
+    return k->n_new < k->params->min_new && k->params->n_stop && !k->params->ignore_eos;
+}
+
+bool qn_pick_is_free(const struct qn_pick *k)
+{
+    return qn_pick_forced(k) < 0 && !holds_back_stops(k);
+}
+
+static bool is_stop(const struct qn_pick *k, int32_t tok)
+{
+    for (int i = 0; i < k->params->n_stop; i++)
+        if (k->params->stop_tok[i] == tok) return true;
+    return false;
+}
+
+bool qn_pick_allows(const struct qn_pick *k, int32_t tok)
+{
+    int32_t forced = qn_pick_forced(k);
+    if (forced >= 0) return tok == forced;
+    return !(holds_back_stops(k) && is_stop(k, tok));
+}
+
+void qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab)
+{
+    size_t n_word = (size_t)QN_CEIL_DIV(vocab, 32);
+    int32_t forced = qn_pick_forced(k);
+    if (forced >= 0) {
+        memset(words, 0, n_word * sizeof *words);
+        words[forced / 32] |= 1u << forced % 32;
+        return;
+    }
+    memset(words, 0xff, n_word * sizeof *words);
+    if (!holds_back_stops(k)) return;
+    for (int i = 0; i < k->params->n_stop; i++) {
+        int32_t tok = k->params->stop_tok[i];
+        words[tok / 32] &= ~(1u << tok % 32);
+    }
+}
+
+bool qn_pick_stops(const struct qn_pick *k, int32_t tok)
+{
+    return !k->params->ignore_eos && qn_pick_forced(k) < 0 && is_stop(k, tok);
+}
+
+void qn_pick_advance(struct qn_pick *k, int32_t tok)
+{
+    k->n_new++;
+    if (!k->in_think) return;
+    if (qn_pick_forced(k) >= 0) {
+        if (++k->n_forced == k->params->n_think_close) k->in_think = false;
+    } else if (tok == k->params->think_end) {
+        k->in_think = false;
+    } else {
+        k->n_think++;
+    }
+}
+
+bool qn_seen_is_needed(const struct qn_sample *s)
+{
+    return s->presence != 0 || s->frequency != 0 || s->repetition != 1;
+}
+
+void qn_seen_add(struct qn_seen *h, int32_t tok, bool is_generated)
+{
+    uint64_t at;
+    if (!qn_map_get(&h->at, (uint64_t)tok + 1, &at)) {
+        if (h->n == h->capacity) {
+            h->capacity = QN_MAX(64, h->capacity * 2);
+            h->tok = xreallocarray(h->tok, (size_t)h->capacity, sizeof *h->tok);
+            h->count = xreallocarray(h->count, (size_t)h->capacity, sizeof *h->count);
+        }
+        at = (uint64_t)h->n++;
+        h->tok[at] = tok;
+        h->count[at] = 0;
+        qn_map_put(&h->at, (uint64_t)tok + 1, at);
+    }
+    if (is_generated) h->count[at]++;
+}
+
+void qn_seen_fini(struct qn_seen *h)
+{
+    qn_map_free(&h->at);
+    free(h->tok);
+    free(h->count);
+    *h = (struct qn_seen){0};
+}
+
+void qn_pick_score(const float *logits, int vocab, int32_t tok, int n_top, struct qn_step_token *out)
+{
+    float most = -INFINITY;
+    double sum = 0;
+    for (int i = 0; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
+    for (int i = 0; i < vocab; i++) sum += exp((double)(logits[i] - most));
+    double norm = most + log(sum);
+    *out = (struct qn_step_token){.tok = tok, .logprob = (float)(logits[tok] - norm)};
+    for (int i = 0; i < vocab && n_top; i++) { /* insertion into a short list, lowest id first on ties */
+        if (out->n_top == n_top && !(logits[i] > logits[out->top_tok[n_top - 1]])) continue;
+        int at = out->n_top < n_top ? out->n_top++ : n_top - 1;
+        for (; at && logits[i] > logits[out->top_tok[at - 1]]; at--) out->top_tok[at] = out->top_tok[at - 1];
+        out->top_tok[at] = i;
+    }
+    for (int i = 0; i < out->n_top; i++) out->top_logprob[i] = (float)(logits[out->top_tok[i]] - norm);
+}

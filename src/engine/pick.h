@@ -1,0 +1,43 @@
+/* The host's side of choosing a token: what rows may pick, the penalty history, log-probabilities of text.
+ * Owned by the engine thread, one a sequence. A cursor walks along the tokens one by one; a copy of it walks
+ * along drafts, so the rule of a row is the one it would have without speculation.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_PICK_H
+#define QN_PICK_H
+
+#include "base/hash.h"
+#include "engine/request.h"
+
+struct qn_pick {
+    const struct qn_request_params *params;
+    int n_new;     /* tokens picked so far */
+    bool in_think; /* in an open think block with a budget */
+    int n_think;   /* tokens in it */
+    int n_forced;  /* tokens of think_close that were forced */
+};
+
+void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params);
+/* The only token the next row may pick, or -1. */
+int32_t qn_pick_forced(const struct qn_pick *k);
+bool qn_pick_is_free(const struct qn_pick *k); /* no rule: no mask needed */
+bool qn_pick_allows(const struct qn_pick *k, int32_t tok);
+/* Bits of the allowed tokens [ceil(vocab / 32)]. */
+void qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab);
+bool qn_pick_stops(const struct qn_pick *k, int32_t tok);
+void qn_pick_advance(struct qn_pick *k, int32_t tok);
+
+/* Distinct tokens of a sequence, with how often each was generated. */
+struct qn_seen {
+    struct qn_map at; /* token + 1 -> place */
+    int32_t *tok, *count;
+    int n, capacity;
+};
+
+bool qn_seen_is_needed(const struct qn_sample *s);
+void qn_seen_add(struct qn_seen *h, int32_t tok, bool is_generated);
+void qn_seen_fini(struct qn_seen *h);
+
+/* Log-probability of a token, and the n_top most likely, from raw logits [vocab]. */
+void qn_pick_score(const float *logits, int vocab, int32_t tok, int n_top, struct qn_step_token *out);
+
+#endif

@@ -1,0 +1,160 @@
+/* Requests: copies of the inputs, the event ring, cancel.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/request.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "engine/ticket.h"
+
+/* Events are stored short: most tokens have no alternatives. */
+struct record {
+    uint8_t kind, finish;
+    int16_t n_top;
+    int32_t tok; /* END: the stop token */
+    float logprob;
+    struct {
+        int32_t tok;
+        float logprob;
+    } top[QN_MAX_TOP];
+};
+#define RECORD_BYTES(n_top)                                                                                  \
+    (offsetof(struct record, top) + (size_t)(n_top) * (sizeof(int32_t) + sizeof(float)))
+
+struct end_record {
+    struct record head;
+    struct qn_err error;
+};
+
+static void *copy(const void *from, int n, size_t size)
+{
+    if (n <= 0) return NULL;
+    void *to = xreallocarray(NULL, (size_t)n, size);
+    memcpy(to, from, (size_t)n * size);
+    return to;
+}
+
+struct qn_request *qn_request_create(const struct qn_request_params *p)
+{
+    struct qn_request *r = xcalloc(1, sizeof *r);
+    r->params = *p;
+    r->params.tok = copy(p->tok, p->n_tok, sizeof *p->tok);
+    r->params.bias_tok = copy(p->bias_tok, p->n_bias, sizeof *p->bias_tok);
+    r->params.bias = copy(p->bias, p->n_bias, sizeof *p->bias);
+    r->params.stop_tok = copy(p->stop_tok, p->n_stop, sizeof *p->stop_tok);
+    r->params.think_close = copy(p->think_close, p->n_think_close, sizeof *p->think_close);
+    /* every event this request can make: its tokens, its prompt's when asked for, the end */
+    size_t n_event = (size_t)p->max_new + 16;
+    size_t n_byte = n_event * (RECORD_BYTES(QN_MAX(p->sample.n_top, 0)) + sizeof(size_t));
+    if (p->prompt_top >= 0) n_byte += (size_t)p->n_tok * (RECORD_BYTES(p->prompt_top) + sizeof(size_t));
+    r->ring = qn_ring_create(n_byte + sizeof(struct end_record) + sizeof(size_t));
+    pthread_mutex_init(&r->lock, NULL);
+    atomic_init(&r->n_ref, 2);
+    r->stats.n_prompt = p->n_tok;
+    r->submit_us = qn_now_us();
+    return r;
+}
+
+void qn_request_unref(struct qn_request *r)
+{
+    if (atomic_fetch_sub(&r->n_ref, 1) != 1) return;
+    free((void *)(uintptr_t)r->params.tok);
+    free((void *)(uintptr_t)r->params.bias_tok);
+    free((void *)(uintptr_t)r->params.bias);
+    free((void *)(uintptr_t)r->params.stop_tok);
+    free((void *)(uintptr_t)r->params.think_close);
+    qn_ring_free(r->ring);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+bool qn_request_is_cancelled(const struct qn_request *r)
+{
+    return atomic_load(&r->is_cancelled);
+}
+
+void qn_request_send_token(struct qn_request *r, enum qn_event_kind kind, const struct qn_step_token *token)
+{
+    int most = kind == QN_EVENT_PROMPT ? r->params.prompt_top : r->params.sample.n_top;
+    struct record record = {.kind = (uint8_t)kind, .tok = token->tok, .logprob = token->logprob};
+    record.n_top = (int16_t)QN_MIN(token->n_top, QN_MAX(most, 0));
+    for (int i = 0; i < record.n_top; i++) {
+        record.top[i].tok = token->top_tok[i];
+        record.top[i].logprob = token->top_logprob[i];
+    }
+    QN_CHECK(qn_ring_push(r->ring, &record, RECORD_BYTES(record.n_top)) == QN_OK);
+}
+
+void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok,
+                         const struct qn_err *error)
+{
+    struct end_record end = {.head = {.kind = QN_EVENT_END, .finish = (uint8_t)finish, .tok = stop_tok}};
+    if (error) end.error = *error;
+    QN_CHECK(qn_ring_push(r->ring, &end, sizeof end) == QN_OK);
+}
+
+void qn_request_set_stats(struct qn_request *r, const struct qn_request_stats *stats)
+{
+    pthread_mutex_lock(&r->lock);
+    r->stats = *stats;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void qn_request_set_progress(struct qn_request *r, int n_tok)
+{
+    atomic_store(&r->progress, n_tok);
+}
+
+int qn_request_next(struct qn_request *r, struct qn_event *out, int64_t timeout_us)
+{
+    if (r->is_ended) return QN_NOTFOUND;
+    union {
+        struct record record;
+        struct end_record end;
+    } u;
+    size_t n_byte;
+    int rc = qn_ring_pop(r->ring, &u, sizeof u, &n_byte, timeout_us);
+    if (rc) return rc;
+    memset(out, 0, sizeof *out);
+    out->kind = (enum qn_event_kind)u.record.kind;
+    out->stop_tok = -1;
+    if (out->kind == QN_EVENT_END) {
+        out->finish = (enum qn_finish)u.record.finish;
+        out->stop_tok = u.record.tok;
+        out->error = u.end.error;
+        r->is_ended = true;
+        return QN_OK;
+    }
+    out->token.tok = u.record.tok;
+    out->token.logprob = u.record.logprob;
+    out->token.n_top = u.record.n_top;
+    for (int i = 0; i < u.record.n_top; i++) {
+        out->token.top_tok[i] = u.record.top[i].tok;
+        out->token.top_logprob[i] = u.record.top[i].logprob;
+    }
+    return QN_OK;
+}
+
+void qn_request_cancel(struct qn_request *r)
+{
+    atomic_store(&r->is_cancelled, true);
+}
+
+void qn_request_stats(const struct qn_request *r, struct qn_request_stats *out)
+{
+    struct qn_request *own = (struct qn_request *)(uintptr_t)r; /* the lock is not part of the value */
+    pthread_mutex_lock(&own->lock);
+    *out = own->stats;
+    pthread_mutex_unlock(&own->lock);
+}
+
+int qn_request_progress(const struct qn_request *r)
+{
+    return atomic_load(&r->progress);
+}
+
+void qn_request_release(struct qn_request *r)
+{
+    if (!r) return;
+    if (!r->is_ended) qn_request_cancel(r);
+    qn_request_unref(r);
+}

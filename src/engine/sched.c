@@ -1,0 +1,298 @@
+/* The scheduler.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/sched.h"
+
+#include "base/mem.h"
+
+#define MIN_BUDGET      16   /* prefill rows beside running streams, however slow */
+#define SERVED_DECAY    0.98 /* of a client's tokens, a step */
+#define MAX_CLIENT_IDLE 256  /* clients remembered without work */
+
+void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs)
+{
+    *s = (struct qn_sched){.cache = c, .spec = spec, .max_seqs = max_seqs};
+    s->running = xcalloc((size_t)max_seqs, sizeof *s->running);
+}
+
+void qn_sched_fini(struct qn_sched *s)
+{
+    QN_CHECK(!s->n_waiting && !s->n_running);
+    free(s->waiting);
+    free(s->running);
+    free(s->client);
+    *s = (struct qn_sched){0};
+}
+
+static int find_client(struct qn_sched *s, uint64_t key)
+{
+    int idle = -1;
+    double least = 0;
+    bool is_any = false;
+    for (int i = 0; i < s->n_client; i++) {
+        const struct qn_client *c = &s->client[i];
+        if (c->key == key) return i;
+        bool is_idle = !c->n_running && !c->n_waiting;
+        if (is_idle && (idle < 0 || c->served < s->client[idle].served)) idle = i;
+        if (!is_idle && (!is_any || c->served < least)) {
+            least = c->served;
+            is_any = true;
+        }
+    }
+    if (s->n_client < MAX_CLIENT_IDLE || idle < 0) {
+        if (s->n_client == s->client_capacity) {
+            s->client_capacity = QN_MAX(16, s->client_capacity * 2);
+            s->client = xreallocarray(s->client, (size_t)s->client_capacity, sizeof *s->client);
+        }
+        idle = s->n_client++;
+    }
+    /* a newcomer starts level with the least served one, not with a claim on the past */
+    s->client[idle] = (struct qn_client){.key = key, .served = least};
+    return idle;
+}
+
+static void enqueue(struct qn_sched *s, struct qn_seq *q)
+{
+    if (s->n_waiting == s->waiting_capacity) {
+        s->waiting_capacity = QN_MAX(16, s->waiting_capacity * 2);
+        s->waiting = xreallocarray(s->waiting, (size_t)s->waiting_capacity, sizeof *s->waiting);
+    }
+    int i = s->n_waiting++;
+    for (; i && s->waiting[i - 1]->order > q->order; i--) s->waiting[i] = s->waiting[i - 1];
+    s->waiting[i] = q;
+    s->client[q->client].n_waiting++;
+}
+
+void qn_sched_add(struct qn_sched *s, struct qn_seq *q)
+{
+    q->order = s->n_order++;
+    q->client = find_client(s, q->params->client);
+    enqueue(s, q);
+}
+
+static bool take_out(struct qn_seq **list, int *n, const struct qn_seq *q)
+{
+    for (int i = 0; i < *n; i++) {
+        if (list[i] != q) continue;
+        memmove(list + i, list + i + 1, (size_t)(--*n - i) * sizeof *list);
+        return true;
+    }
+    return false;
+}
+
+void qn_sched_remove(struct qn_sched *s, struct qn_seq *q)
+{
+    if (take_out(s->waiting, &s->n_waiting, q))
+        s->client[q->client].n_waiting--;
+    else if (take_out(s->running, &s->n_running, q))
+        s->client[q->client].n_running--;
+    else
+        QN_CHECK(!"a sequence is in no queue");
+}
+
+static void preempt(struct qn_sched *s, struct qn_seq *q)
+{
+    qn_sched_remove(s, q);
+    qn_seq_suspend(q, s->cache, true);
+    enqueue(s, q);
+    s->n_preempted++;
+}
+
+/* Before a: by priority, what the client has, what it got, arrival. */
+static bool goes_first(const struct qn_sched *s, const struct qn_seq *a, const struct qn_seq *b)
+{
+    const struct qn_client *ca = &s->client[a->client], *cb = &s->client[b->client];
+    if (a->params->priority != b->params->priority) return a->params->priority < b->params->priority;
+    if (ca != cb && ca->n_running != cb->n_running) return ca->n_running < cb->n_running;
+    if (ca != cb && ca->served != cb->served) return ca->served < cb->served;
+    return a->order < b->order;
+}
+
+/* The one to suspend for another: lowest priority, youngest. */
+static struct qn_seq *victim(const struct qn_sched *s, const struct qn_seq *beneficiary)
+{
+    struct qn_seq *worst = NULL;
+    for (int i = 0; i < s->n_running; i++) {
+        struct qn_seq *q = s->running[i];
+        if (q == beneficiary) continue;
+        if (!worst || q->params->priority > worst->params->priority ||
+            (q->params->priority == worst->params->priority && q->order > worst->order))
+            worst = q;
+    }
+    return worst;
+}
+
+void qn_sched_admit(struct qn_sched *s)
+{
+    while (s->n_waiting) {
+        struct qn_seq *next = s->waiting[0];
+        for (int i = 1; i < s->n_waiting; i++)
+            if (goes_first(s, s->waiting[i], next)) next = s->waiting[i];
+        bool is_in = s->n_running < s->max_seqs &&
+                     qn_seq_admit(next, s->cache, s->stop_tok, s->n_stop, s->snapshot_gap, false);
+        if (!is_in && !s->n_running) {
+            is_in = qn_seq_admit(next, s->cache, s->stop_tok, s->n_stop, s->snapshot_gap, true);
+            QN_CHECK(is_in); /* submit refuses what can never fit */
+        }
+        if (!is_in) {
+            /* a running one of lower priority makes room */
+            struct qn_seq *low = victim(s, NULL);
+            if (!low || low->params->priority <= next->params->priority) return;
+            preempt(s, low);
+            continue;
+        }
+        take_out(s->waiting, &s->n_waiting, next);
+        s->running[s->n_running++] = next;
+        s->client[next->client].n_waiting--;
+        s->client[next->client].n_running++;
+    }
+}
+
+/* Pages for q up to n_tok tokens; others leave when there is no other way, or q itself. */
+static void make_room(struct qn_sched *s, struct qn_seq *q, int n_tok)
+{
+    while (!qn_seq_reserve(q, s->cache, n_tok)) {
+        struct qn_seq *other = victim(s, q);
+        bool other_is_better =
+            other && (other->params->priority < q->params->priority ||
+                      (other->params->priority == q->params->priority && other->order < q->order));
+        if (!other || other_is_better) {
+            QN_CHECK(other); /* alone it always fits: the context is bounded by the pool */
+            preempt(s, q);
+            return;
+        }
+        preempt(s, other);
+    }
+}
+
+static int budget(const struct qn_sched *s, int n_decode)
+{
+    if (!n_decode || s->itl_target_us <= 0 || s->prefill_row_us <= 0) return s->step_tokens;
+    double left = (s->itl_target_us - s->decode_us) / s->prefill_row_us;
+    return left < MIN_BUDGET ? QN_MIN(MIN_BUDGET, s->step_tokens) : (int)QN_MIN(left, (double)s->step_tokens);
+}
+
+/* Drafts that still make sense after n_more tokens: one token is picked beside them. */
+static int depth_for(const struct qn_sched *s, const struct qn_seq *q, int depth, int n_more)
+{
+    if (q->params->mtp >= 0) depth = s->spec->has_mtp ? QN_MIN(q->params->mtp, QN_MAX_DRAFT) : 0;
+    return QN_CLAMP(q->max_tok - q->n_tok - n_more - 1, 0, depth);
+}
+
+static bool wants_rows(const struct qn_seq *q)
+{
+    return q->job || (q->params->prompt_top >= 0 && q->n_prompt_scored < q->n_prompt);
+}
+
+static int chunk(const struct qn_seq *q, int most)
+{
+    int n = QN_MIN(q->n_tok - q->n_done, most);
+    if (q->n_mark && q->mark[0] > q->n_done) n = QN_MIN(n, q->mark[0] - q->n_done);
+    return n;
+}
+
+static int next_depth(const struct qn_sched *s, const struct qn_seq *q, int depth, int max_draft)
+{
+    if (!s->spec->has_mtp || s->spec->fixed == 0) return 0;
+    return depth_for(s, q, depth, 1 + QN_MIN(q->n_draft, max_draft));
+}
+
+/* Pages for one more step of every stream. false: somebody had to leave, look again. */
+static bool reserve_all(struct qn_sched *s, int depth, int max_draft)
+{
+    for (int i = 0; i < s->n_running; i++) {
+        struct qn_seq *q = s->running[i];
+        if (q->state != QN_SEQ_DECODE) continue;
+        int n_before = s->n_running;
+        int n_row = 1 + QN_MIN(q->n_draft, max_draft);
+        make_room(s, q, q->n_done + n_row + next_depth(s, q, depth, max_draft) + 1);
+        if (s->n_running != n_before) return false;
+    }
+    return true;
+}
+
+bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
+{
+    bool has_mtp = s->spec->has_mtp && s->spec->fixed != 0;
+    qn_batch_begin(b);
+    int n_decode = 0;
+    for (int i = 0; i < s->n_running; i++) n_decode += s->running[i]->state == QN_SEQ_DECODE;
+    /* rows whose logits are all kept have a step of their own, in turn with the streams */
+    if (!s->last_was_rows || !n_decode) {
+        for (int i = 0; i < s->n_running; i++) {
+            struct qn_seq *q = s->running[i];
+            if (q->state != QN_SEQ_PREFILL || q->is_paused || !wants_rows(q)) continue;
+            int n = chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
+            qn_batch_add_prefill(b, q, n, has_mtp, 0, true);
+            s->last_was_rows = true;
+            qn_batch_end(b);
+            return true;
+        }
+    }
+    s->last_was_rows = false;
+    int depth = qn_spec_depth(s->spec, n_decode);
+    b->depth = depth;
+    int max_draft = n_decode ? QN_MIN(QN_MAX_DRAFT, (s->max_logits - s->max_seqs) / n_decode) : 0;
+    /* pages first, as that may suspend any of them */
+    while (!reserve_all(s, depth, max_draft)) continue;
+    n_decode = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        struct qn_seq *q = s->running[i];
+        if (q->state != QN_SEQ_DECODE) continue;
+        qn_batch_add_decode(b, q, max_draft, has_mtp, next_depth(s, q, depth, max_draft));
+        n_decode++;
+    }
+    /* prefill, best first */
+    int left = budget(s, n_decode);
+    while (left > 0 && b->step.n_seq < s->max_seqs) {
+        struct qn_seq *best = NULL;
+        for (int i = 0; i < s->n_running; i++) {
+            struct qn_seq *q = s->running[i];
+            bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || wants_rows(q);
+            for (int k = b->step.n_decode; k < b->step.n_seq && !is_taken; k++)
+                is_taken = b->part[k].seq == q;
+            if (!is_taken && (!best || goes_first(s, q, best))) best = q;
+        }
+        if (!best) break;
+        int n = chunk(best, left);
+        int next = has_mtp && best->n_done + n == best->n_tok ? depth_for(s, best, depth, 1) : 0;
+        if (next && !qn_seq_reserve(best, s->cache, best->n_tok + next + 1))
+            next = 0; /* not worth a victim */
+        qn_batch_add_prefill(b, best, n, has_mtp, next, false);
+        left -= n;
+    }
+    if (!b->step.n_seq) return false;
+    qn_batch_end(b);
+    return true;
+}
+
+static void smooth(double *average, double x)
+{
+    *average = *average <= 0 ? x : *average + 0.1 * (x - *average);
+}
+
+void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us)
+{
+    int n_prefill = b->step.n_row - b->step.n_decode_row;
+    if (!n_prefill)
+        smooth(&s->decode_us, (double)took_us);
+    else if (!b->step.n_decode)
+        smooth(&s->prefill_row_us, (double)took_us / n_prefill);
+    else if ((double)took_us > s->decode_us)
+        smooth(&s->prefill_row_us, ((double)took_us - s->decode_us) / n_prefill);
+    for (int i = 0; i < s->n_client; i++) s->client[i].served *= SERVED_DECAY;
+    for (int i = 0; i < b->step.n_seq; i++) s->client[b->part[i].seq->client].served += b->part[i].n_row;
+}
+
+void qn_sched_check(const struct qn_sched *s)
+{
+    int32_t *n_used = xcalloc((size_t)s->cache->pages.n, sizeof *n_used);
+    for (int i = 0; i < s->n_running; i++) {
+        qn_seq_check(s->running[i]);
+        for (int k = 0; k < s->running[i]->n_page; k++) n_used[s->running[i]->pages[k]]++;
+    }
+    for (int i = 0; i < s->n_waiting; i++) QN_CHECK(!s->waiting[i]->n_page && s->waiting[i]->slot < 0);
+    QN_CHECK(s->cache->slots.n_live == s->n_running);
+    QN_CHECK(s->cache->slots.n_lane - s->cache->slots.n_free_lane == s->n_running);
+    qn_cache_check(s->cache, n_used);
+    free(n_used);
+}

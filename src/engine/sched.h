@@ -1,0 +1,50 @@
+/* The scheduler: who is admitted, who runs in the next step, who has to leave.
+ * Owned by the engine thread.
+ *
+ * A step has one decode row (and drafts) of every running stream first, then prefill rows under a budget. The
+ * budget is what the inter-token target leaves: (target - measured decode time) / measured time of a prefill
+ * row. Waiting sequences are taken by priority, then by what their client got lately (fewest running first,
+ * then fewest tokens), then by arrival. When pages run out, the youngest of the lowest priority is suspended
+ * with its state in the cache.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_SCHED_H
+#define QN_SCHED_H
+
+#include "engine/spec.h"
+
+struct qn_client {
+    uint64_t key;
+    int n_running, n_waiting;
+    double served; /* tokens, halved every few seconds of stepping */
+};
+
+struct qn_sched {
+    struct qn_cache *cache;
+    struct qn_spec *spec;
+    struct qn_seq **waiting, **running; /* waiting in order of arrival; running in order of admission */
+    int n_waiting, waiting_capacity, n_running, max_seqs;
+    struct qn_client *client;
+    int n_client, client_capacity;
+    int step_tokens, max_logits, snapshot_gap;
+    const int *stop_tok;
+    int n_stop;
+    double itl_target_us;
+    double decode_us, prefill_row_us; /* measured, smoothed; 0: not yet */
+    int64_t n_order;
+    uint64_t n_preempted;
+    bool last_was_rows; /* the last step kept all logits: streams are due */
+};
+
+void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs);
+void qn_sched_fini(struct qn_sched *s);
+void qn_sched_add(struct qn_sched *s, struct qn_seq *q);    /* a new one: waits */
+void qn_sched_remove(struct qn_sched *s, struct qn_seq *q); /* from wherever it is; it holds nothing */
+/* Admits what fits. */
+void qn_sched_admit(struct qn_sched *s);
+/* Fills the batch. false: nothing to run. */
+bool qn_sched_build(struct qn_sched *s, struct qn_batch *b);
+/* Learns from a finished step. */
+void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us);
+void qn_sched_check(const struct qn_sched *s);
+
+#endif

@@ -1,0 +1,92 @@
+/* A sequence: one timeline of tokens, from admission to its end, with what it holds of pages and state.
+ * Owned by the engine thread.
+ *
+ *     0 <= n_cached <= n_state <= n_done <= n_tok
+ *
+ *     [0 .. n_cached)      came from the prefix cache
+ *     [n_cached .. n_state) folded into the recurrent state of the slot
+ *     [n_state .. n_done)  KV written and accepted; their rows are pending in the lane (n_commit of them)
+ *     [n_done .. n_tok)    still to run: the rest of the prompt, or the token picked last
+ *
+ * A sequence that waits (new, or suspended to make room) holds neither pages nor slot nor lane.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_SEQ_H
+#define QN_SEQ_H
+
+#include "engine/pick.h"
+#include "engine/prefix.h"
+#include "engine/ticket.h"
+
+enum qn_seq_state { QN_SEQ_WAITING, QN_SEQ_PREFILL, QN_SEQ_DECODE };
+
+#define QN_SEQ_MAX_MARKS 4
+
+struct qn_job; /* engine.c: logits of a text */
+
+struct qn_seq {
+    struct qn_request *request; /* the engine's reference; NULL for a job */
+    struct qn_job *job;
+    const struct qn_request_params *params;
+    enum qn_seq_state state;
+    bool is_paused; /* a job whose caller is reading */
+    int64_t order;  /* of arrival */
+    int client;     /* place in the scheduler's table */
+
+    int32_t *tok; /* [n_tok] prompt and output */
+    int n_tok, tok_capacity, n_prompt, max_tok;
+    int n_cached, n_done, n_commit;
+    int n_prompt_scored; /* prompt tokens whose log-probabilities were sent */
+
+    uint64_t root;
+    int32_t *pages; /* [n_page] */
+    int n_page, page_capacity;
+    int n_node; /* leading pages that are nodes of the prefix tree */
+    bool is_off_tree;
+    int slot, lane; /* -1 while waiting */
+    bool is_fresh;  /* the slot holds nothing yet */
+
+    int mark[QN_SEQ_MAX_MARKS]; /* prefill stops here for a snapshot; ascending */
+    int n_mark;
+
+    int32_t draft[QN_MAX_DRAFT]; /* for the next step */
+    int n_draft;
+    bool draft_is_lookup; /* by prompt lookup, not by the MTP layer */
+
+    struct qn_pick pick;
+    struct qn_seen seen;
+    bool needs_seen;
+
+    struct qn_request_stats stats;
+    int64_t admit_us, first_us;
+};
+
+struct qn_seq *qn_seq_create(struct qn_request *r, int max_context);
+struct qn_seq *qn_seq_create_job(struct qn_job *job, const struct qn_request_params *params);
+void qn_seq_free(struct qn_seq *s); /* holds nothing any more */
+
+static inline int qn_seq_n_state(const struct qn_seq *s)
+{
+    return s->n_done - s->n_commit;
+}
+static inline int qn_seq_n_new(const struct qn_seq *s)
+{
+    return s->n_tok - s->n_prompt;
+}
+void qn_seq_push(struct qn_seq *s, int32_t tok); /* a generated token */
+
+/* Takes slot, lane and the pages of all its tokens, resuming from the longest cached prefix (unless
+ * is_cold). false: not enough room, nothing is held. stop_tok: tokens that end a turn. */
+bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int n_stop, int snapshot_gap,
+                  bool is_cold);
+/* Pages for n_tok tokens. false: none to be had; what it has got it keeps. */
+bool qn_seq_reserve(struct qn_seq *s, struct qn_cache *c, int n_tok);
+/* Full accepted pages go into the tree. */
+void qn_seq_publish(struct qn_seq *s, struct qn_cache *c);
+/* A copy of the state at n_done (n_commit is 0). */
+void qn_seq_snapshot(struct qn_seq *s, struct qn_cache *c);
+/* Folds what is pending, leaves state and pages to the cache and holds nothing any more. with_state: false
+ * when the state cannot be trusted (a fault). */
+void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state);
+void qn_seq_check(const struct qn_seq *s);
+
+#endif

@@ -1,0 +1,591 @@
+/* The scripted backend.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "support/backend_fake.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/mem.h"
+
+struct page {
+    uint64_t kv[QN_PAGE], mtp[QN_PAGE], hidden[QN_PAGE];
+    int32_t tok[QN_PAGE];
+    unsigned char is_rejected[QN_PAGE];
+    uint64_t sum; /* of kv, when sum_is_right */
+    bool sum_is_right;
+};
+
+struct slot {
+    uint64_t state, carry;
+    int64_t n_tok;
+};
+
+struct lane {
+    int n_row;
+    int32_t tok[QN_MAX_DRAFT + 1];
+    uint64_t hidden[QN_MAX_DRAFT + 1];
+};
+
+struct run {
+    struct qn_fake *fake;
+    struct qn_device_options o;
+    struct page *page;
+    struct slot *slot;
+    struct lane *lane;
+    float *logit, *sorted; /* [V] */
+    float *kept;           /* [n_logit, V] of all_logits */
+    int32_t *history, n_history;
+    size_t n_kept;
+};
+
+void qn_fake_init(struct qn_fake *f, const struct qn_fake_options *o)
+{
+    memset(f, 0, sizeof *f);
+    if (o) f->options = *o;
+    if (!f->options.vocab) f->options.vocab = 256;
+    if (!f->options.max_context) f->options.max_context = 4096;
+    if (!f->options.accept_percent) f->options.accept_percent = 70;
+    if (!f->options.stop_tok) f->options.stop_tok = f->options.vocab - 1;
+    struct qn_config *c = &f->config;
+    snprintf(c->architecture, sizeof c->architecture, "Scripted");
+    c->vocab = f->options.vocab;
+    c->max_context = f->options.max_context;
+    c->hidden = 8;
+    c->n_layer = 4;
+    c->n_full = 1;
+    c->n_gdn = 3;
+    c->is_full[3] = 1;
+    c->stop_tok[c->n_stop++] = f->options.stop_tok;
+    c->pad_tok = -1;
+    c->temperature = c->top_p = c->min_p = c->presence_penalty = c->repetition_penalty = NAN;
+    c->gen_top_k = -1;
+    c->n_mtp = !f->options.no_mtp;
+}
+
+void qn_fake_engine_options(struct qn_fake *f, struct qn_engine_options *out)
+{
+    *out = (struct qn_engine_options){
+        .config = &f->config,
+        .runner = &qn_runner_fake,
+        .runner_user = f,
+        .kv = -1,
+        .max_context = f->config.max_context,
+        .max_seqs = 8,
+        .step_tokens = 256,
+        .n_page = 8 * f->config.max_context / QN_PAGE,
+        .n_slot = 24,
+        .mtp = -1,
+        .ram_tier_bytes = -1,
+    };
+}
+
+static void fake_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+{
+    (void)user;
+    (void)o;
+    *out = (struct qn_device_sizes){sizeof(struct page), sizeof(struct slot), sizeof(struct lane), 4096};
+}
+
+static int fake_open(void *user, void **out, const struct qn_model *model, const struct qn_forward_options *o,
+                     struct qn_err *e)
+{
+    (void)model;
+    (void)e;
+    struct run *r = xcalloc(1, sizeof *r);
+    r->fake = user;
+    r->o = o->device;
+    r->page = xcalloc((size_t)r->o.n_page, sizeof *r->page);
+    r->slot = xcalloc((size_t)r->o.n_slot, sizeof *r->slot);
+    r->lane = xcalloc((size_t)r->o.n_lane, sizeof *r->lane);
+    size_t vocab = (size_t)r->fake->options.vocab;
+    r->logit = xcalloc(vocab, sizeof *r->logit);
+    r->sorted = xcalloc(vocab, sizeof *r->sorted);
+    if (r->fake->options.load_us) usleep((unsigned)r->fake->options.load_us);
+    *out = r;
+    return QN_OK;
+}
+
+static void fake_close(void *run)
+{
+    struct run *r = run;
+    free(r->page);
+    free(r->slot);
+    free(r->lane);
+    free(r->logit);
+    free(r->sorted);
+    free(r->kept);
+    free(r->history);
+    free(r);
+}
+
+static void violated(struct run *r, const char *what, int64_t a, int64_t b)
+{
+    if (atomic_fetch_add(&r->fake->n_violation, 1) == 0 && r->fake->options.fault == QN_FAKE_OK)
+        fprintf(stderr, "backend_fake: %s (%lld, %lld)\n", what, (long long)a, (long long)b);
+}
+
+/* --- the model --- */
+
+static uint64_t fold(uint64_t state, int32_t tok)
+{
+    return qn_mix64(state ^ ((uint64_t)(uint32_t)tok + 1) * 0x9e3779b97f4a7c15u);
+}
+
+static uint64_t entry(uint64_t state, int pos)
+{
+    return qn_mix64(state + (uint64_t)pos * 0xd1342543de82ef95u);
+}
+
+static struct page *page_of(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos)
+{
+    QN_CHECK(pos / QN_PAGE < q->n_page);
+    int page = s->pages[q->first_page + pos / QN_PAGE];
+    QN_CHECK(page >= 0 && page < r->o.n_page);
+    return &r->page[page];
+}
+
+/* Sum of the entries of places 0..pos. */
+static uint64_t attend(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < pos / QN_PAGE; i++) {
+        struct page *p = page_of(r, s, q, i * QN_PAGE);
+        if (!p->sum_is_right) {
+            p->sum = 0;
+            for (int k = 0; k < QN_PAGE; k++) p->sum += p->kv[k];
+            p->sum_is_right = true;
+        }
+        sum += p->sum;
+    }
+    const struct page *p = page_of(r, s, q, pos);
+    for (int k = 0; k <= pos % QN_PAGE; k++) sum += p->kv[k];
+    return sum;
+}
+
+static uint64_t hidden_of(uint64_t state, uint64_t sum)
+{
+    return qn_mix64(state ^ qn_mix64(sum));
+}
+
+static float raw_logit(uint64_t hidden, int id)
+{
+    return qn_rng_unit(qn_mix64(hidden ^ (uint64_t)(id + 1) * 0xa0761d6478bd642fu)) * 8.0f;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* The smallest logit that top_k, top_p and min_p keep. */
+static float cut(struct run *r, const struct qn_sample *p, int n)
+{
+    if ((p->top_k <= 0 || p->top_k >= n) && p->top_p >= 1 && p->min_p <= 0) return -INFINITY;
+    memcpy(r->sorted, r->logit, (size_t)n * sizeof *r->sorted);
+    qsort(r->sorted, (size_t)n, sizeof *r->sorted, by_size);
+    int keep = p->top_k > 0 && p->top_k < n ? p->top_k : n;
+    double total = 0, sum = 0;
+    for (int i = 0; i < keep; i++) total += exp((r->sorted[i] - r->sorted[0]) / p->temperature);
+    int k = 0;
+    while (k < keep) {
+        double w = exp((r->sorted[k] - r->sorted[0]) / p->temperature);
+        if (k && (sum >= p->top_p * total || w < p->min_p)) break;
+        sum += w;
+        k++;
+    }
+    return r->sorted[k - 1];
+}
+
+static int choose(struct run *r, const struct qn_sample *p, int pos)
+{
+    int n = r->fake->options.vocab, best = 0;
+    float least = p->temperature > 0 ? cut(r, p, n) : -INFINITY, most = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        float x = r->logit[i];
+        if (x < least || x == -INFINITY) continue;
+        if (p->temperature > 0) {
+            float u = qn_rng_unit(qn_rng64(p->seed, (uint64_t)pos, (uint64_t)i));
+            x = x / p->temperature - logf(-logf(u));
+        }
+        if (x > most) {
+            most = x;
+            best = i;
+        }
+    }
+    return best;
+}
+
+/* Tokens 0..pos of a sequence, from its pages. */
+static const int32_t *history(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos)
+{
+    if (pos + 1 + QN_MAX_DRAFT > r->n_history) {
+        r->n_history = 2 * (pos + 1 + QN_MAX_DRAFT);
+        r->history = xreallocarray(r->history, (size_t)r->n_history, sizeof *r->history);
+    }
+    for (int i = 0; i <= pos; i += QN_PAGE)
+        memcpy(r->history + i, page_of(r, s, q, i)->tok,
+               (size_t)QN_MIN(QN_PAGE, pos + 1 - i) * sizeof(int32_t));
+    return r->history;
+}
+
+static void fill(struct run *r, uint64_t hidden)
+{
+    for (int i = 0; i < r->fake->options.vocab; i++) r->logit[i] = raw_logit(hidden, i);
+}
+
+static bool is_allowed(const struct qn_step *s, int logit, int id)
+{
+    const uint32_t *mask = s->mask && logit >= 0 ? s->mask[logit] : NULL;
+    return !mask || mask[id / 32] >> id % 32 & 1;
+}
+
+/* Penalties, bias, mask, in this order. Row r's later tokens are drafts of the same sequence. */
+static void adjust(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int row, int logit)
+{
+    const struct qn_sample *p = &q->sample;
+    for (int i = 0; i < p->n_seen; i++) {
+        int32_t t = s->seen_tok[p->first_seen + i], n = s->seen_count[p->first_seen + i];
+        for (int k = q->first_row + 1; k <= row && q->n_draft; k++)
+            if (s->tok[k] == t) n++;
+        float *x = &r->logit[t];
+        if (p->repetition != 1) *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
+        if (n) *x -= p->presence + p->frequency * (float)n;
+    }
+    for (int k = q->first_row + 1; k <= row && q->n_draft && p->n_seen; k++) { /* drafts not seen before */
+        bool known = false;
+        int n = 0;
+        for (int i = 0; i < p->n_seen && !known; i++) known = s->seen_tok[p->first_seen + i] == s->tok[k];
+        for (int i = q->first_row + 1; i < k && !known; i++) known = s->tok[i] == s->tok[k];
+        if (known) continue;
+        for (int i = k; i <= row; i++) n += s->tok[i] == s->tok[k];
+        float *x = &r->logit[s->tok[k]];
+        if (p->repetition != 1) *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
+        *x -= p->presence + p->frequency * (float)n;
+    }
+    for (int i = 0; i < p->n_bias; i++)
+        r->logit[s->bias_tok[p->first_bias + i]] += s->bias[p->first_bias + i];
+    for (int i = 0; i < r->fake->options.vocab; i++)
+        if (!is_allowed(s, logit, i)) r->logit[i] = -INFINITY;
+}
+
+/* As the real thing: from the adjusted logits at temperature 1. */
+static void report(struct run *r, const struct qn_sample *p, struct qn_step_token *out)
+{
+    out->logprob = NAN;
+    out->n_top = 0;
+    if (p->n_top < 0) return;
+    int n = r->fake->options.vocab;
+    float most = -INFINITY;
+    double sum = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, r->logit[i]);
+    for (int i = 0; i < n; i++) sum += exp(r->logit[i] - most);
+    double norm = most + log(sum);
+    out->logprob = (float)(r->logit[out->tok] - norm);
+    for (int k = 0; k < p->n_top && k < n; k++) {
+        int best = -1;
+        for (int i = 0; i < n; i++) {
+            bool taken = false;
+            for (int m = 0; m < k && !taken; m++) taken = out->top_tok[m] == i;
+            if (!taken && (best < 0 || r->logit[i] > r->logit[best])) best = i;
+        }
+        out->top_tok[k] = best;
+        out->top_logprob[k] = (float)(r->logit[best] - norm);
+        out->n_top++;
+    }
+}
+
+/* --- a step --- */
+
+static void flush(struct run *r, int slot, int lane, int n_commit)
+{
+    struct slot *d = &r->slot[slot];
+    const struct lane *l = &r->lane[lane];
+    if (n_commit > l->n_row) violated(r, "more rows committed than are pending", n_commit, l->n_row);
+    n_commit = QN_MIN(n_commit, l->n_row);
+    int n = n_commit;
+    if (r->fake->options.fault == QN_FAKE_COMMIT_REJECTED && n && n < l->n_row) n++;
+    for (int i = 0; i < n; i++) d->state = fold(d->state, l->tok[i]);
+    if (n_commit) d->carry = l->hidden[n_commit - 1];
+    d->n_tok += n_commit;
+}
+
+static void mtp_row(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos, int32_t tok,
+                    uint64_t hidden)
+{
+    if (pos < 1) return;
+    page_of(r, s, q, pos)->mtp[pos % QN_PAGE] = fold(hidden, tok);
+}
+
+/* The entry of the last place before a draft must be of its token and hidden row. */
+static void check_mtp(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos)
+{
+    for (int i = QN_MAX(1, pos - 2 * QN_PAGE); i <= pos; i++) {
+        const struct page *p = page_of(r, s, q, i), *before = page_of(r, s, q, i - 1);
+        if (p->mtp[i % QN_PAGE] != fold(before->hidden[(i - 1) % QN_PAGE], p->tok[i % QN_PAGE])) {
+            atomic_fetch_add(&r->fake->n_mtp_hole, 1);
+            return;
+        }
+    }
+}
+
+/* Drafts after `tok` at place pos, whose state before is `state` and sum before is `sum`. */
+static int draft(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos, int32_t tok,
+                 uint64_t state, uint64_t sum, int32_t *out)
+{
+    int n = 0;
+    const struct qn_fake_options *o = &r->fake->options;
+    if (o->script) history(r, s, q, pos - 1);
+    for (; n < q->n_draft_next; n++, pos++) {
+        state = fold(state, tok);
+        sum += entry(state, pos);
+        uint64_t hidden = hidden_of(state, sum);
+        int32_t pick = -1;
+        if (o->script) {
+            r->history[pos] = tok;
+            pick = o->script(o->script_user, r->history, pos + 1);
+        }
+        if (pick < 0) {
+            fill(r, hidden);
+            pick = choose(r, &q->sample, pos);
+        }
+        if ((int)(qn_mix64(hidden ^ 77) % 100) >= o->accept_percent) pick = (pick + 1) % o->vocab;
+        out[n] = tok = pick;
+    }
+    return n;
+}
+
+static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_step_result *result)
+{
+    const struct qn_step_seq *q = &s->seq[at];
+    const struct qn_fake_options *o = &r->fake->options;
+    bool is_decode = at < s->n_decode;
+    int slot = o->fault == QN_FAKE_ROW_AS_SEQ ? q->first_row % r->o.n_slot : q->slot;
+    QN_CHECK(slot >= 0 && slot < r->o.n_slot && q->lane >= 0 && q->lane < r->o.n_lane);
+    struct slot *d = &r->slot[slot];
+    struct lane *l = &r->lane[q->lane];
+    if (q->is_fresh) {
+        if (o->fault == QN_FAKE_STALE_SLOT)
+            d->n_tok = 0;
+        else
+            *d = (struct slot){0};
+        if (q->pos0) violated(r, "a fresh slot in the middle", q->pos0, 0);
+    }
+    if (q->n_commit) flush(r, slot, q->lane, q->n_commit);
+    if (d->n_tok != q->pos0 && o->fault == QN_FAKE_OK)
+        violated(r, "state and position differ", d->n_tok, q->pos0);
+    if ((q->pos0 + q->n_row + q->n_draft_next + QN_PAGE) / QN_PAGE > q->n_page)
+        violated(r, "too few pages", q->n_page, q->pos0 + q->n_row);
+    l->n_row = 0;
+    uint64_t state = d->state, hidden = d->carry, sum = 0;
+    uint64_t states[QN_MAX_DRAFT + 1], sums[QN_MAX_DRAFT + 1];
+    int n_accepted = 0, first_logit = q->first_logit;
+    bool is_open = true; /* all drafts so far were accepted */
+    struct qn_step_token last = {0};
+    for (int j = 0; j < q->n_row; j++) {
+        int row = q->first_row + j, pos = q->pos0 + j;
+        int32_t tok = s->tok[row];
+        if (s->row_seq[row] != at || s->pos[row] != pos) violated(r, "row arrays", s->row_seq[row], at);
+        if (tok < 0 || tok >= o->vocab) violated(r, "token", tok, row);
+        state = fold(state, tok);
+        struct page *p = page_of(r, s, q, pos);
+        if (!(o->fault == QN_FAKE_STALE_KV && p->is_rejected[pos % QN_PAGE]))
+            p->kv[pos % QN_PAGE] = entry(state, pos);
+        p->is_rejected[pos % QN_PAGE] = 0;
+        p->sum_is_right = false;
+        p->tok[pos % QN_PAGE] = tok;
+        if (!is_decode && q->wants_mtp) mtp_row(r, s, q, pos, tok, hidden);
+        sum = j && pos % QN_PAGE ? sum + p->kv[pos % QN_PAGE] : attend(r, s, q, pos);
+        hidden = hidden_of(state, sum);
+        p->hidden[pos % QN_PAGE] = hidden;
+        if (is_decode) {
+            l->tok[j] = tok;
+            l->hidden[j] = hidden;
+            states[j] = state;
+            sums[j] = sum;
+            l->n_row = j + 1;
+        } else {
+            d->state = state;
+            d->carry = hidden;
+            d->n_tok++;
+        }
+        int logit = is_decode ? first_logit + j : -1;
+        if (!is_decode && q->wants_token && j == q->n_row - 1) logit = first_logit;
+        if (s->all_logits) {
+            fill(r, hidden);
+            memcpy(r->kept + (size_t)row * (size_t)o->vocab, r->logit, (size_t)o->vocab * sizeof(float));
+        }
+        if (logit < 0 || !q->wants_token) continue;
+        if (s->logit_row[logit] != row || s->logit_seq[logit] != at) violated(r, "logit arrays", logit, row);
+        fill(r, hidden);
+        adjust(r, s, q, row, logit);
+        struct qn_step_token *out = &result->token[logit];
+        int32_t scripted = -1;
+        if (o->script && is_open) scripted = o->script(o->script_user, history(r, s, q, pos), pos + 1);
+        out->tok = scripted >= 0 && is_allowed(s, logit, scripted) ? scripted : choose(r, &q->sample, pos);
+        report(r, &q->sample, out);
+        if (!is_open) continue;
+        last = *out;
+        if (is_decode && j < q->n_draft && s->tok[row + 1] == out->tok)
+            n_accepted++;
+        else
+            is_open = false;
+    }
+    result->n_accepted[at] = n_accepted;
+    result->n_drafted[at] = 0;
+    if (is_decode)
+        for (int j = n_accepted + 1; j < q->n_row; j++)
+            page_of(r, s, q, q->pos0 + j)->is_rejected[(q->pos0 + j) % QN_PAGE] = 1;
+    if (!q->wants_token || !q->wants_mtp) return;
+    int end = is_decode ? q->pos0 + n_accepted + 1 : q->pos0 + q->n_row; /* place of the token just picked */
+    if (is_decode) {
+        for (int j = 0; j < n_accepted; j++)
+            mtp_row(r, s, q, q->pos0 + j + 1, s->tok[q->first_row + j + 1], l->hidden[j]);
+        hidden = l->hidden[n_accepted];
+        state = states[n_accepted];
+        sum = sums[n_accepted];
+    }
+    mtp_row(r, s, q, end, last.tok, hidden);
+    if (!q->n_draft_next) return;
+    check_mtp(r, s, q, end - 1);
+    result->n_drafted[at] =
+        draft(r, s, q, end, last.tok, state, sum, result->draft + (size_t)at * QN_MAX_DRAFT);
+}
+
+static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *result)
+{
+    struct run *r = run;
+    const struct qn_fake_options *o = &r->fake->options;
+    int n = atomic_fetch_add(&r->fake->n_step, 1) + 1;
+    atomic_fetch_add(&r->fake->n_row, s->n_row);
+    result->fault = QN_OK;
+    result->logits = NULL;
+    if (n == o->fail_at_step) {
+        result->fault = QN_DEVICE;
+        snprintf(result->fault_text, sizeof result->fault_text, "scripted fault at step %d", n);
+        return;
+    }
+    while (n == o->hang_at_step && !atomic_load(&r->fake->is_released)) usleep(1000);
+    if (s->n_row > r->o.max_rows) violated(r, "too many rows", s->n_row, r->o.max_rows);
+    if (s->n_logit > r->o.max_logits) violated(r, "too many logits", s->n_logit, r->o.max_logits);
+    if (s->n_seq > r->o.max_seqs) violated(r, "too many sequences", s->n_seq, r->o.max_seqs);
+    if (s->all_logits) {
+        if ((size_t)s->n_row > r->n_kept) {
+            r->n_kept = (size_t)s->n_row;
+            r->kept = xreallocarray(r->kept, r->n_kept * (size_t)o->vocab, sizeof *r->kept);
+        }
+        result->logits = r->kept;
+    }
+    for (int i = 0; i < s->n_seq; i++) {
+        for (int k = 0; k < i; k++)
+            if (s->seq[k].slot == s->seq[i].slot || s->seq[k].lane == s->seq[i].lane)
+                violated(r, "two sequences share a slot or a lane", s->seq[i].slot, s->seq[i].lane);
+        run_seq(r, s, i, result);
+    }
+    if (o->step_us || o->row_us) usleep((unsigned)(o->step_us + o->row_us * s->n_row));
+}
+
+static int fake_mtp_logits(void *run, const struct qn_step *s, float *logits, struct qn_err *e)
+{
+    (void)e;
+    struct run *r = run;
+    int vocab = r->fake->options.vocab, out = 0;
+    int32_t none[QN_MAX_DRAFT], accepted = 0, drafted = 0;
+    struct qn_step_token token;
+    struct qn_step_result result = {
+        .token = &token, .n_accepted = &accepted, .draft = none, .n_drafted = &drafted};
+    run_seq(r, s, 0, &result);
+    for (int j = 0; j < s->n_row; j++) {
+        int pos = s->seq[0].pos0 + j;
+        if (!pos) continue;
+        uint64_t hidden = page_of(r, s, &s->seq[0], pos)->mtp[pos % QN_PAGE];
+        for (int i = 0; i < vocab; i++)
+            logits[(size_t)out * (size_t)vocab + (size_t)i] = raw_logit(hidden, i);
+        out++;
+    }
+    return QN_OK;
+}
+
+static void fake_chore(void *run, const struct qn_chore *c)
+{
+    struct run *r = run;
+    enum qn_fake_fault fault = r->fake->options.fault;
+    switch (c->kind) {
+    case QN_CHORE_KV_COPY:
+        if (fault == QN_FAKE_TAIL_NOT_COPIED) break;
+        for (int i = 0; i < c->n; i++) {
+            struct page *to = &r->page[c->to];
+            const struct page *from = &r->page[c->from];
+            to->kv[i] = from->kv[i];
+            to->mtp[i] = from->mtp[i];
+            to->hidden[i] = from->hidden[i];
+            to->tok[i] = from->tok[i];
+            to->is_rejected[i] = 0;
+        }
+        r->page[c->to].sum_is_right = false;
+        break;
+    case QN_CHORE_KV_READ:
+        memcpy(c->host, &r->page[c->from], sizeof *r->page);
+        break;
+    case QN_CHORE_KV_WRITE:
+        memcpy(&r->page[c->to], c->host, sizeof *r->page);
+        break;
+    case QN_CHORE_STATE_COPY:
+        r->slot[c->to] = r->slot[c->from];
+        break;
+    case QN_CHORE_STATE_FLUSH:
+        if (fault == QN_FAKE_SNAPSHOT_EARLY) {
+            r->slot[c->to].n_tok += c->n;
+            break;
+        }
+        flush(r, c->to, c->from, c->n);
+        break;
+    case QN_CHORE_STATE_READ:
+        memcpy(c->host, &r->slot[c->from], sizeof *r->slot);
+        break;
+    case QN_CHORE_STATE_WRITE:
+        memcpy(&r->slot[c->to], c->host, sizeof *r->slot);
+        break;
+    }
+}
+
+static int fake_download(void *run, void *to, const void *from, size_t n_byte, struct qn_err *e)
+{
+    (void)run;
+    (void)e;
+    memcpy(to, from, n_byte);
+    return QN_OK;
+}
+
+static int fake_sync(void *run, struct qn_err *e)
+{
+    (void)run;
+    (void)e;
+    return QN_OK;
+}
+
+static bool fake_has_mtp(void *run)
+{
+    return !((struct run *)run)->fake->options.no_mtp;
+}
+
+static size_t fake_weight_bytes(void *run)
+{
+    (void)run;
+    return 0;
+}
+
+const struct qn_runner qn_runner_fake = {
+    .name = "fake",
+    .sizes = fake_sizes,
+    .open = fake_open,
+    .close = fake_close,
+    .run = fake_run,
+    .mtp_logits = fake_mtp_logits,
+    .chore = fake_chore,
+    .download = fake_download,
+    .sync = fake_sync,
+    .has_mtp = fake_has_mtp,
+    .weight_bytes = fake_weight_bytes,
+};

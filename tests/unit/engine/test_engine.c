@@ -1,0 +1,309 @@
+/* The engine on the scripted backend: answers, ends, refusals.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "support/test.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "support/ask.h"
+#include "support/backend_fake.h"
+
+static struct qn_fake fake;
+
+static struct qn_engine *open_fake(const struct qn_fake_options *fo,
+                                   void (*change)(struct qn_engine_options *))
+{
+    struct qn_engine_options o;
+    struct qn_engine *g;
+    struct qn_err e = {0};
+    qn_fake_init(&fake, fo);
+    qn_fake_engine_options(&fake, &o);
+    if (change) change(&o);
+    if (qn_engine_open(&g, &o, &e)) fail_msg("open: %s", e.text);
+    return g;
+}
+
+static void close_fake(struct qn_engine *g)
+{
+    struct qn_engine_stats s;
+    qn_engine_stats(g, &s);
+    assert_int_equal(s.n_running, 0);
+    assert_int_equal(s.n_page_used, 0);
+    assert_int_equal(s.n_slot_live, 0);
+    qn_engine_close(g);
+    assert_int_equal(atomic_load(&fake.n_violation), 0);
+}
+
+static void test_answers_are_repeatable(void **state)
+{
+    (void)state;
+    struct qn_engine *g = open_fake(NULL, NULL);
+    int32_t *prompt = ask_prompt(1, 100, 200);
+    struct qn_request_params p = ask_params(prompt, 100);
+    p.max_new = 50;
+    struct ask_answer a, b;
+    ask(g, &p, &a);
+    ask(g, &p, &b);
+    assert_int_equal(a.finish, QN_FINISH_LENGTH);
+    assert_int_equal(a.n, 50);
+    assert_int_equal(b.n, 50);
+    assert_memory_equal(a.tok, b.tok, 50 * sizeof *a.tok);
+    assert_int_equal(a.stats.n_cached, 0);
+    assert_true(b.stats.n_cached > 64);
+    assert_true(a.stats.n_accepted > 5);
+    assert_true(a.stats.n_step < 50);
+    ask_free(&a);
+    ask_free(&b);
+    free(prompt);
+    close_fake(g);
+}
+
+static int32_t says_stop(void *user, const int32_t *tok, int n)
+{
+    (void)user;
+    return n < 30 ? tok[n - 1] + 1 : 255;
+}
+
+static void test_stop_tokens(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.script = says_stop, .accept_percent = 100};
+    struct qn_engine *g = open_fake(&fo, NULL);
+    int32_t prompt[20], stop = 255;
+    for (int i = 0; i < 20; i++) prompt[i] = i;
+    struct qn_request_params p = ask_params(prompt, 20);
+    struct ask_answer a;
+    p.max_new = 100;
+    p.stop_tok = &stop;
+    p.n_stop = 1;
+    ask(g, &p, &a);
+    assert_int_equal(a.finish, QN_FINISH_STOP);
+    assert_int_equal(a.stop_tok, 255);
+    assert_int_equal(a.n, 10);
+    assert_int_equal(a.tok[9], 29);
+    ask_free(&a);
+    p.keep_stop_tok = true;
+    ask(g, &p, &a);
+    assert_int_equal(a.n, 11);
+    assert_int_equal(a.tok[10], 255);
+    ask_free(&a);
+    p.min_new = 15; /* stop tokens are masked before */
+    ask(g, &p, &a);
+    assert_int_equal(a.n, 16);
+    assert_int_equal(a.stop_tok, 255);
+    for (int i = 10; i < 15; i++) assert_int_not_equal(a.tok[i], 255);
+    ask_free(&a);
+    p.ignore_eos = true;
+    ask(g, &p, &a);
+    assert_int_equal(a.n, 100);
+    assert_int_equal(a.finish, QN_FINISH_LENGTH);
+    ask_free(&a);
+    close_fake(g);
+}
+
+static void test_thinking_budget(void **state)
+{
+    (void)state;
+    int32_t *prompt = ask_prompt(3, 40, 200);
+    const int32_t closing[] = {7, 8, 9};
+    struct ask_answer plain = {0};
+    for (int depth = 0; depth <= QN_MAX_DRAFT; depth++) {
+        struct qn_engine *g = open_fake(NULL, NULL);
+        struct qn_request_params p = ask_params(prompt, 40);
+        struct ask_answer a;
+        p.max_new = 30;
+        p.mtp = depth;
+        p.is_thinking = true;
+        p.think_budget = 11;
+        p.think_end = 9;
+        p.think_close = closing;
+        p.n_think_close = 3;
+        ask(g, &p, &a);
+        assert_int_equal(a.n, 30);
+        assert_memory_equal(a.tok + 11, closing, sizeof closing);
+        if (depth)
+            assert_memory_equal(a.tok, plain.tok, 30 * sizeof *a.tok);
+        else
+            plain = a;
+        if (depth) ask_free(&a);
+        close_fake(g);
+    }
+    ask_free(&plain);
+    free(prompt);
+}
+
+static void test_log_probabilities(void **state)
+{
+    (void)state;
+    struct qn_engine *g = open_fake(NULL, NULL);
+    int32_t *prompt = ask_prompt(4, 150, 200);
+    struct qn_request_params p = ask_params(prompt, 150);
+    struct ask_answer a;
+    p.sample.n_top = 3;
+    p.prompt_top = 2;
+    ask(g, &p, &a);
+    assert_int_equal(a.n_prompt, 150);
+    assert_true(isnan(a.prompt_logprob[0]));
+    for (int i = 1; i < 150; i++) assert_true(a.prompt_logprob[i] < 0 && a.prompt_logprob[i] > -20);
+    for (int i = 0; i < a.n; i++) assert_true(a.logprob[i] < 0 && a.logprob[i] > -8);
+    ask_free(&a);
+    free(prompt);
+    close_fake(g);
+}
+
+static void few(struct qn_engine_options *o)
+{
+    o->max_seqs = 2;
+    o->max_queue = 3;
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.step_us = 2000};
+    struct qn_engine *g = open_fake(&fo, few);
+    int32_t *prompt = ask_prompt(5, 5000, 200);
+    struct qn_request_params p = ask_params(prompt, 5000);
+    struct qn_request *r[8];
+    struct qn_err e = {0};
+    assert_int_equal(qn_engine_submit(g, &p, &r[0], &e), QN_TOOBIG);
+    assert_non_null(strstr(e.text, "5000"));
+    assert_non_null(strstr(e.text, "4096"));
+    p.n_tok = 10;
+    prompt[3] = 256;
+    assert_int_equal(qn_engine_submit(g, &p, &r[0], &e), QN_INVAL);
+    prompt[3] = -1;
+    assert_int_equal(qn_engine_submit(g, &p, &r[0], &e), QN_INVAL);
+    prompt[3] = 3;
+    p.sample.temperature = NAN;
+    assert_int_equal(qn_engine_submit(g, &p, &r[0], &e), QN_INVAL);
+    p.sample.temperature = 0;
+    p.max_new = 200;
+    int n = 0;
+    while (n < 8 && !qn_engine_submit(g, &p, &r[n], &e)) n++;
+    assert_int_equal(n, 5); /* two running, three waiting */
+    assert_int_equal(e.code, QN_BUSY);
+    for (int i = 0; i < n; i++) qn_request_cancel(r[i]);
+    for (int i = 0; i < n; i++) {
+        struct ask_answer a;
+        ask_read(r[i], &a);
+        assert_int_equal(a.finish, QN_FINISH_CANCEL);
+        ask_free(&a);
+    }
+    free(prompt);
+    close_fake(g);
+}
+
+static void test_deadline_and_drain(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.step_us = 2000};
+    struct qn_engine *g = open_fake(&fo, NULL);
+    int32_t *prompt = ask_prompt(6, 50, 200);
+    struct qn_request_params p = ask_params(prompt, 50);
+    struct ask_answer a;
+    p.max_new = 3000;
+    p.deadline_us = qn_now_us() + 30000;
+    ask(g, &p, &a);
+    assert_int_equal(a.finish, QN_FINISH_ERROR);
+    assert_int_equal(a.error.code, QN_TIMEOUT);
+    ask_free(&a);
+    p.deadline_us = 0;
+    struct qn_request *r;
+    struct qn_err e = {0};
+    assert_int_equal(qn_engine_submit(g, &p, &r, &e), QN_OK);
+    qn_engine_drain(g, qn_now_us() + 20000);
+    ask_read(r, &a);
+    assert_int_equal(a.finish, QN_FINISH_CANCEL);
+    ask_free(&a);
+    assert_int_equal(qn_engine_submit(g, &p, &r, &e), QN_BUSY);
+    free(prompt);
+    close_fake(g);
+}
+
+static void test_device_fault(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.fail_at_step = 5};
+    struct qn_engine *g = open_fake(&fo, NULL);
+    int32_t *prompt = ask_prompt(6, 50, 200);
+    struct qn_request_params p = ask_params(prompt, 50);
+    struct ask_answer a;
+    p.max_new = 100;
+    ask(g, &p, &a);
+    assert_int_equal(a.finish, QN_FINISH_ERROR);
+    assert_int_equal(a.error.code, QN_DEVICE);
+    assert_non_null(strstr(a.error.text, "scripted fault"));
+    ask_free(&a);
+    ask(g, &p, &a);
+    assert_int_equal(a.error.code, QN_DEVICE);
+    assert_false(qn_engine_is_alive(g));
+    free(prompt);
+    close_fake(g);
+}
+
+struct collected {
+    float *logits;
+    int next;
+};
+
+static int collect(void *user, int first, int n_row, const float *logits)
+{
+    struct collected *c = user;
+    assert_int_equal(first, c->next);
+    memcpy(c->logits + (size_t)first * 256, logits, (size_t)n_row * 256 * sizeof *logits);
+    c->next = first + n_row;
+    return QN_OK;
+}
+
+static int refuse(void *user, int first, int n_row, const float *logits)
+{
+    (void)user, (void)first, (void)n_row, (void)logits;
+    return QN_IO;
+}
+
+static void test_logits(void **state)
+{
+    (void)state;
+    struct qn_engine *g = open_fake(NULL, NULL);
+    int32_t *prompt = ask_prompt(7, 500, 200);
+    struct collected c = {.logits = xcalloc(500 * 256, sizeof *c.logits)};
+    struct qn_err e = {0};
+    assert_int_equal(qn_engine_logits(g, prompt, 500, false, collect, &c, &e), QN_OK);
+    assert_int_equal(c.next, 500);
+    struct qn_request_params p = ask_params(prompt, 500);
+    struct ask_answer a;
+    p.max_new = 1;
+    ask(g, &p, &a);
+    int best = 0;
+    for (int i = 0; i < 256; i++)
+        if (c.logits[499 * 256 + i] > c.logits[499 * 256 + best]) best = i;
+    assert_int_equal(a.tok[0], best);
+    ask_free(&a);
+    c.next = 1;
+    assert_int_equal(qn_engine_logits(g, prompt, 500, true, collect, &c, &e), QN_OK);
+    assert_int_equal(c.next, 500);
+    assert_int_equal(qn_engine_logits(g, prompt, 500, false, refuse, &c, &e), QN_IO);
+    assert_int_equal(qn_engine_logits(g, prompt, 5000, false, refuse, &c, &e), QN_TOOBIG);
+    free(c.logits);
+    free(prompt);
+    usleep(20000);
+    close_fake(g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers_are_repeatable),
+        cmocka_unit_test(test_stop_tokens),
+        cmocka_unit_test(test_thinking_budget),
+        cmocka_unit_test(test_log_probabilities),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_deadline_and_drain),
+        cmocka_unit_test(test_device_fault),
+        cmocka_unit_test(test_logits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,444 @@
+/* quern eval ppl, kld and reference: the quality of a model over a text, alone or against a reference.
+ *
+ * The text is tokenised once and cut into chunks of --context tokens; every chunk is run from an empty
+ * state and every position of it is compared; a position's target is the next token of the same chunk.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "backend/backend.h"
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "cli/divergence.h"
+#include "cli/eval.h"
+#include "cli/reference.h"
+#include "engine/engine.h"
+#include "model/checkpoint.h"
+#include "text/tokenizer.h"
+
+#define MAX_TEXT_BYTES ((size_t)1 << 30)
+
+struct side {
+    struct qn_model *model;
+    struct qn_engine *engine;
+    const char *format; /* of most of its weights */
+};
+
+struct options {
+    const char *reference, *device, *activations, *kv, *out;
+    int64_t context, n_thread, max_tokens, k;
+    bool json;
+};
+
+static void close_side(struct side *s)
+{
+    if (s->engine) qn_engine_close(s->engine);
+    qn_model_close(s->model);
+}
+
+static const char *main_format(const struct qn_model *m)
+{
+    const struct qn_config *c = qn_model_config(m);
+    struct qn_linear l;
+    enum qn_role role = c->is_moe ? QN_ROLE_EXPERT_DOWN : QN_ROLE_DOWN;
+    return qn_model_linear(m, role, c->n_layer / 2, 0, &l, NULL) ? "?" : qn_format_name(l.format);
+}
+
+static int kv_type(const char *name, int *out, struct qn_err *e)
+{
+    int rc = QN_OK;
+    *out = -1;
+    if (!name[0]) return QN_OK;
+    static const char *const names[QN_N_KV] = {"f32", "bf16", "fp8_e4m3", "fp8_e5m2"};
+    for (int i = 0; i < QN_N_KV; i++)
+        if (!strcmp(name, names[i])) *out = i;
+    if (!strcmp(name, "fp8")) *out = QN_KV_E4M3;
+    QN_FAIL_IF(*out < 0, e, QN_INVAL, "--kv-cache-dtype: '%s' is none of f32, bf16, fp8, fp8_e4m3, fp8_e5m2",
+               name);
+out:
+    return rc;
+}
+
+static int open_side(struct side *s, const char *folder, const struct options *o, struct qn_err *e)
+{
+    int rc = QN_OK, kv;
+    const struct qn_backend *backend = qn_backend_get(o->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", o->device);
+    QN_FAIL_IF(o->activations[0] && strcmp(o->activations, "f32") && strcmp(o->activations, "bf16"), e,
+               QN_INVAL, "--activations: '%s' is neither f32 nor bf16", o->activations);
+    QN_TRY(kv_type(o->kv, &kv, e));
+    QN_TRY(qn_model_open(&s->model, folder, e));
+    struct qn_engine_options options = {
+        .model = s->model,
+        .backend = backend,
+        .n_thread = (int)o->n_thread,
+        .f32_activations = !strcmp(o->activations, "f32"),
+        .kv = kv,
+        .max_context = (int)o->context + 1,
+        .max_seqs = 1,
+        .mtp = 0,
+        .no_prefix_cache = true,
+        .ram_tier_bytes = -1,
+    };
+    QN_TRY(qn_engine_open(&s->engine, &options, e));
+    s->format = main_format(s->model);
+out:
+    return rc;
+}
+
+/* The ids of a text file, or of a JSON array of ids when it starts with '['. */
+static int read_ids(struct qn_ids *ids, const char *folder, const char *path, int64_t max_tokens,
+                    struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_buf text = QN_BUF_INIT(MAX_TEXT_BYTES);
+    struct qn_tokenizer *tokenizer = NULL;
+    struct qn_arena *arena = qn_arena_create((size_t)8 << 30);
+    struct qn_json *array;
+    QN_TRY(strcmp(path, "-") ? qn_buf_read_file(&text, path, e)
+                             : qn_buf_read_stream(&text, stdin, "stdin", e));
+    if (text.n_byte && text.data[0] == '[' &&
+        !qn_json_parse(&array, arena, text.data, text.n_byte, path, NULL)) {
+        for (size_t i = 0; i < array->n; i++) {
+            int64_t id;
+            QN_FAIL_IF(!qn_json_int(array->items[i], &id) || id < 0 || id > INT32_MAX, e, QN_INVAL,
+                       "%s: item %zu is not a token id", path, i);
+            QN_TRY(qn_ids_push(ids, (int32_t)id));
+        }
+    } else {
+        QN_TRY(qn_tokenizer_open(&tokenizer, folder, e));
+        QN_TRY(qn_tokenizer_encode(tokenizer, qn_buf_str(&text), text.n_byte, NULL, ids, e));
+    }
+    if (max_tokens && ids->n > (size_t)max_tokens) ids->n = (size_t)max_tokens;
+    QN_FAIL_IF(ids->n < 2, e, QN_INVAL, "%s: %zu tokens are too few to evaluate", path, ids->n);
+out:
+    qn_tokenizer_free(tokenizer);
+    qn_arena_free(arena);
+    qn_buf_free(&text);
+    return rc;
+}
+
+static void show_progress(size_t done, size_t total)
+{
+    fprintf(stderr, "\reval: %zu of %zu tokens", done, total);
+    if (done == total) fputc('\n', stderr);
+}
+
+/* What happens to the tested model's rows of a chunk. */
+struct chunk {
+    struct qn_divergence *divergence;
+    const int32_t *ids; /* of the chunk */
+    int n, vocab;
+    const float *reference_rows; /* [n, V] of a second model, or NULL */
+    struct qn_reference *stored; /* or NULL */
+    FILE *out;                   /* rows are stored there, or NULL */
+    int k;
+    struct qn_err *e;
+};
+
+/* Rows of the reference model, kept for the chunk. */
+struct kept_rows {
+    float *to; /* [context, V] */
+    size_t vocab;
+};
+
+static int keep_rows(void *user, int first, int n_row, const float *logits)
+{
+    struct kept_rows *keep = user;
+    memcpy(keep->to + (size_t)first * keep->vocab, logits, (size_t)n_row * keep->vocab * sizeof(float));
+    return QN_OK;
+}
+
+static int take_rows(void *user, int first, int n_row, const float *logits)
+{
+    struct chunk *c = user;
+    for (int i = 0; i < n_row; i++) {
+        const float *row = logits + (size_t)i * (size_t)c->vocab;
+        int at = first + i, target = at + 1 < c->n ? c->ids[at + 1] : -1;
+        if (c->out) {
+            int rc = qn_reference_put(c->out, c->k, row, c->vocab);
+            if (rc) return qn_err_set(c->e, rc, __FILE__, __LINE__, "cannot write the reference");
+        } else if (c->stored) {
+            struct qn_top_row top;
+            int rc = qn_reference_next(c->stored, &top, c->e);
+            if (rc) return rc;
+            qn_divergence_add_top(c->divergence, &top, row, c->vocab, target);
+        } else {
+            const float *reference =
+                c->reference_rows ? c->reference_rows + (size_t)at * (size_t)c->vocab : row;
+            qn_divergence_add(c->divergence, reference, row, c->vocab, target);
+        }
+    }
+    return QN_OK;
+}
+
+static int run_chunks(struct chunk *c, struct side *tested, struct side *reference, const struct qn_ids *ids,
+                      int context, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct kept_rows keep = {NULL, (size_t)c->vocab};
+    if (reference) {
+        keep.to = try_malloc((size_t)context * keep.vocab, sizeof(float));
+        QN_FAIL_IF(!keep.to, e, QN_NOMEM, "no memory for %d rows of %d logits; use a smaller --context",
+                   context, c->vocab);
+        c->reference_rows = keep.to;
+    }
+    for (size_t at = 0; at < ids->n; at += (size_t)context) {
+        c->ids = ids->data + at;
+        c->n = (int)QN_MIN((size_t)context, ids->n - at);
+        if (reference) QN_TRY(qn_engine_logits(reference->engine, c->ids, c->n, false, keep_rows, &keep, e));
+        QN_TRY(qn_engine_logits(tested->engine, c->ids, c->n, false, take_rows, c, e));
+        show_progress(at + (size_t)c->n, ids->n);
+    }
+out:
+    free(keep.to);
+    return rc;
+}
+
+static const struct qn_opt *option_table(struct options *o, size_t *n)
+{
+    static struct qn_opt table[10];
+    size_t k = 0;
+    table[k++] =
+        (struct qn_opt){"reference",   0,     QN_OPT_STR,
+                        &o->reference, "REF", "checkpoint folder, or file from eval reference (kld)"};
+    table[k++] = (struct qn_opt){"out", 'o', QN_OPT_STR, &o->out, "FILE", "where to store (reference)"};
+    table[k++] = (struct qn_opt){.name = "top",
+                                 .type = QN_OPT_INT,
+                                 .out = &o->k,
+                                 .arg = "K",
+                                 .help = "tokens kept by position (reference; 64)",
+                                 .min = 1,
+                                 .max = 4096};
+    table[k++] = (struct qn_opt){.name = "context",
+                                 .letter = 'c',
+                                 .type = QN_OPT_INT,
+                                 .out = &o->context,
+                                 .arg = "N",
+                                 .help = "tokens of a chunk (512)",
+                                 .min = 2,
+                                 .max = 1 << 20};
+    table[k++] = (struct qn_opt){.name = "max-tokens",
+                                 .type = QN_OPT_INT,
+                                 .out = &o->max_tokens,
+                                 .arg = "N",
+                                 .help = "stop after that many (0: all)",
+                                 .min = 0,
+                                 .max = INT32_MAX};
+    table[k++] = (struct qn_opt){.name = "threads",
+                                 .letter = 't',
+                                 .type = QN_OPT_INT,
+                                 .out = &o->n_thread,
+                                 .arg = "N",
+                                 .help = "CPU workers (all cores)",
+                                 .min = 0,
+                                 .max = 4096};
+    table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->device, "NAME", "cpu or ref (cpu)"};
+    table[k++] = (struct qn_opt){"activations",   0,      QN_OPT_STR,
+                                 &o->activations, "TYPE", "f32 or bf16 (bf16; ref: f32)"};
+    table[k++] =
+        (struct qn_opt){"kv-cache-dtype", 0,      QN_OPT_STR,
+                        &o->kv,           "TYPE", "f32, bf16, fp8_e4m3, fp8_e5m2 (follows the activations)"};
+    table[k++] = (struct qn_opt){"json", 0, QN_OPT_FLAG, &o->json, NULL, "one line of JSON: a receipt"};
+    *n = k;
+    return table;
+}
+
+static void print_string(struct qn_buf *b, const char *key, const char *value)
+{
+    qn_buf_printf(b, "\"%s\": ", key);
+    qn_json_write_str(b, value, strlen(value), false);
+    qn_buf_puts(b, ", ");
+}
+
+static void print_number(struct qn_buf *b, const char *key, double x)
+{
+    if (isfinite(x))
+        qn_buf_printf(b, "\"%s\": %.9g, ", key, x);
+    else
+        qn_buf_printf(b, "\"%s\": null, ", key);
+}
+
+struct receipt {
+    const char *model, *format, *reference, *reference_format, *text;
+    const struct options *o;
+    const struct qn_divergence_summary *s;
+    uint64_t text_hash;
+};
+
+static void print_receipt(const struct receipt *r)
+{
+    const struct qn_divergence_summary *s = r->s;
+    struct qn_buf b = QN_BUF_INIT(1 << 16);
+    if (r->o->json) {
+        qn_buf_putc(&b, '{');
+        print_string(&b, "model", r->model);
+        print_string(&b, "format", r->format);
+        if (r->reference) {
+            print_string(&b, "reference", r->reference);
+            print_string(&b, "reference_format", r->reference_format);
+        }
+        print_string(&b, "text", r->text);
+        qn_buf_printf(&b,
+                      "\"text_hash\": \"%016" PRIx64 "\", \"version\": \"%s\", \"device\": \"%s\", "
+                      "\"context\": %" PRId64 ", \"n_tokens\": %zu, ",
+                      r->text_hash, QN_VERSION, r->o->device, r->o->context, s->n);
+        if (r->reference) {
+            print_number(&b, "mean_kld", s->mean);
+            print_number(&b, "mean_kld_error", s->mean_error);
+            print_number(&b, "median_kld", s->median);
+            print_number(&b, "p95_kld", s->p95);
+            print_number(&b, "p99_kld", s->p99);
+            print_number(&b, "max_kld", s->max);
+            print_number(&b, "top1", s->top1);
+            print_number(&b, "top1_error", s->top1_error);
+            print_number(&b, "ppl_reference", s->ppl_ref);
+        }
+        print_number(&b, "ppl_error", s->ppl_error);
+        print_number(&b, "ppl", s->ppl);
+        b.n_byte -= 2;
+        b.data[b.n_byte] = 0;
+        qn_buf_putc(&b, '}');
+    } else {
+        qn_buf_printf(&b, "model        %s (%s)\n", r->model, r->format);
+        if (r->reference) qn_buf_printf(&b, "reference    %s (%s)\n", r->reference, r->reference_format);
+        qn_buf_printf(&b, "text         %s, %zu positions in chunks of %" PRId64 "\n", r->text, s->n,
+                      r->o->context);
+        qn_buf_printf(&b, "perplexity   %.4f +- %.4f\n", s->ppl, s->ppl_error);
+        if (r->reference) {
+            if (isfinite(s->ppl_ref)) qn_buf_printf(&b, "reference's  %.4f\n", s->ppl_ref);
+            qn_buf_printf(&b, "KL           mean %.6f +- %.6f, median %.6f, P95 %.6f, P99 %.6f, max %.6f\n",
+                          s->mean, s->mean_error, s->median, s->p95, s->p99, s->max);
+            qn_buf_printf(&b, "same top-1   %.3f %% +- %.3f %%", 100 * s->top1, 100 * s->top1_error);
+        } else {
+            b.n_byte--;
+            b.data[b.n_byte] = 0;
+        }
+    }
+    puts(qn_buf_str(&b));
+    qn_buf_free(&b);
+}
+
+/* One body for the three: they differ in what the rows are held against. */
+enum task { PPL, KLD, REFERENCE };
+
+static int run_task(enum task task, const char *name, const struct qn_opt_usage *usage, int argc, char **argv)
+{
+    struct options o = {"", "cpu", "", "", "", .context = 512, .k = 64};
+    const char *args[2];
+    int n_arg, rc;
+    size_t n_opt;
+    struct qn_err e = {0};
+    const struct qn_opt *table = option_table(&o, &n_opt);
+    rc = qn_opt_parse(table, n_opt, usage, argc, argv, args, 2, &n_arg, &e);
+    if (rc) return qn_cli_usage_failed(name, rc, &e);
+    bool needs_text = !(task == KLD && n_arg == 1 && qn_is_reference(o.reference));
+    if (n_arg < (needs_text ? 2 : 1) || (task == KLD && !o.reference[0]) ||
+        (task == REFERENCE && !o.out[0])) {
+        qn_opt_help(stderr, table, n_opt, usage);
+        return 2;
+    }
+
+    struct side tested = {0}, reference = {0};
+    struct qn_reference *stored = NULL;
+    struct qn_ids ids = QN_IDS_INIT((size_t)1 << 28);
+    struct qn_divergence divergence = {0};
+    struct chunk c = {.divergence = &divergence, .e = &e, .k = (int)o.k};
+    char *part = NULL;
+    struct receipt r = {.o = &o, .text = needs_text ? args[1] : "the reference's text"};
+    if (task == KLD && qn_is_reference(o.reference)) {
+        QN_TRY(qn_reference_open(&stored, o.reference, &e));
+        const struct qn_reference_header *h = qn_reference_header(stored);
+        o.context = h->context;
+        QN_TRY(qn_ids_append(&ids, qn_reference_ids(stored), h->n_ids));
+        r.reference = h->model;
+        r.reference_format = h->format;
+    } else {
+        QN_TRY(read_ids(&ids, args[0], args[1], o.max_tokens, &e));
+    }
+    r.text_hash = qn_hash_bytes(0, ids.data, ids.n * sizeof *ids.data);
+    QN_TRY(open_side(&tested, args[0], &o, &e));
+    c.vocab = qn_model_config(tested.model)->vocab;
+    if (task == KLD && !stored) {
+        QN_TRY(open_side(&reference, o.reference, &o, &e));
+        r.reference = qn_model_name(reference.model);
+        r.reference_format = reference.format;
+    }
+    int vocab_ref = stored        ? (int)qn_reference_header(stored)->vocab
+                    : task == KLD ? qn_model_config(reference.model)->vocab
+                                  : c.vocab;
+    QN_FAIL_IF(vocab_ref != c.vocab, &e, QN_INVAL, "vocabularies differ: %s has %d rows, the reference %d",
+               args[0], c.vocab, vocab_ref);
+    for (size_t i = 0; i < ids.n; i++)
+        QN_FAIL_IF(ids.data[i] >= c.vocab, &e, QN_INVAL,
+                   "token id %d at %zu is not in the model's vocabulary of %d", ids.data[i], i, c.vocab);
+    c.stored = stored;
+    if (task == REFERENCE) {
+        struct qn_reference_header h = {.fingerprint = qn_model_fingerprint(tested.model),
+                                        .text_hash = r.text_hash,
+                                        .vocab = (uint32_t)c.vocab,
+                                        .k = (uint32_t)QN_MIN(o.k, c.vocab),
+                                        .context = (uint32_t)o.context,
+                                        .n_ids = (uint32_t)ids.n};
+        memcpy(h.magic, QN_REFERENCE_MAGIC, 8);
+        snprintf(h.model, sizeof h.model, "%s", qn_model_name(tested.model));
+        snprintf(h.format, sizeof h.format, "%s", tested.format);
+        c.k = (int)h.k;
+        part = xasprintf("%s.part", o.out);
+        c.out = fopen(part, "wb");
+        QN_FAIL_IF(!c.out || qn_reference_begin(c.out, &h, ids.data), &e, QN_IO, "cannot write %s", part);
+    }
+    QN_TRY(run_chunks(&c, &tested, reference.engine ? &reference : NULL, &ids, (int)o.context, &e));
+    if (task == REFERENCE) {
+        bool ok = !fclose(c.out);
+        c.out = NULL;
+        QN_FAIL_IF(!ok || rename(part, o.out), &e, QN_IO, "cannot write %s", o.out);
+        printf("%s: %zu positions, the %d most likely of each\n", o.out, ids.n, c.k);
+    } else {
+        struct qn_divergence_summary summary;
+        qn_divergence_summary(&divergence, &summary);
+        r.model = qn_model_name(tested.model);
+        r.format = tested.format;
+        r.s = &summary;
+        print_receipt(&r);
+    }
+out:
+    if (c.out) fclose(c.out);
+    if (rc && part) remove(part);
+    free(part);
+    qn_divergence_free(&divergence);
+    qn_reference_close(stored);
+    qn_ids_free(&ids);
+    close_side(&tested);
+    close_side(&reference);
+    return rc ? qn_cli_failed(name, &e) : 0;
+}
+
+int qn_eval_ppl(int argc, char **argv)
+{
+    static const struct qn_opt_usage usage = {"quern eval ppl MODEL FILE [options]",
+                                              "Perplexity of a text (or a JSON array of token ids).",
+                                              "quern eval ppl models/mini docs/architecture.md"};
+    return run_task(PPL, "eval ppl", &usage, argc, argv);
+}
+
+int qn_eval_kld(int argc, char **argv)
+{
+    static const struct qn_opt_usage usage = {
+        "quern eval kld MODEL --reference REF [FILE] [options]",
+        "Divergence of MODEL's next-token distributions from REF's over a text. REF is a checkpoint folder, "
+        "or a\n"
+        "file stored by eval reference (then its own text is used).",
+        "quern eval kld mini-nvfp4 --reference models/mini docs/architecture.md --json"};
+    return run_task(KLD, "eval kld", &usage, argc, argv);
+}
+
+int qn_eval_reference(int argc, char **argv)
+{
+    static const struct qn_opt_usage usage = {
+        "quern eval reference MODEL FILE --out REF [options]",
+        "Stores the top of MODEL's distributions over a text, to compare other formats with later, anywhere.",
+        "quern eval reference models/mini docs/architecture.md --out mini.qnref --top 64"};
+    return run_task(REFERENCE, "eval reference", &usage, argc, argv);
+}

@@ -14,8 +14,6 @@ struct qn_cmd {
 
 extern const struct qn_cmd qn_cmd_tokenize;
 extern const struct qn_cmd qn_cmd_parse;
-extern const struct qn_cmd qn_cmd_inspect;
-extern const struct qn_cmd qn_cmd_plan;
 extern const struct qn_cmd qn_cmd_synth;
 extern const struct qn_cmd qn_cmd_version;
 

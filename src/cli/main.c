@@ -6,8 +6,6 @@
 static const struct qn_cmd *const commands[] = {
     &qn_cmd_tokenize,
     &qn_cmd_parse,
-    &qn_cmd_inspect,
-    &qn_cmd_plan,
     &qn_cmd_synth,
     &qn_cmd_version,
 };

@@ -1,0 +1,482 @@
+/* Packing of linear layers for the cpu back end, and the choice of kernel.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "backend/cpu/pack_impl.h"
+#include "base/mem.h"
+
+/* BF16 of the E4M3 codes 0..127 (exact), split into bytes for table look-ups. */
+const uint8_t pack_fp8_high[128] = {
+    0x00, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c,
+    0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d,
+    0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e,
+    0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f,
+    0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40,
+    0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x7f,
+};
+const uint8_t pack_fp8_low[128] = {
+    0x00, 0x00, 0x80, 0xc0, 0x00, 0x20, 0x40, 0x60, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xc0,
+};
+
+static const uint16_t e2m1_table[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                        0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+
+static float scale_value(const struct qn_tensor *t, size_t i)
+{
+    uint16_t half;
+    float x;
+    const unsigned char *p = t->data;
+    switch (t->dtype) {
+    case QN_F32:
+        memcpy(&x, p + i * 4, 4);
+        return x;
+    case QN_BF16:
+        memcpy(&half, p + i * 2, 2);
+        return qn_bf16_to_f32(half);
+    case QN_F16:
+        memcpy(&half, p + i * 2, 2);
+        return qn_f16_to_f32(half);
+    case QN_F8_E4M3:
+        return qn_e4m3_to_f32(p[i]);
+    default:
+        return NAN;
+    }
+}
+
+static uint32_t word_at(const struct qn_tensor *t, size_t i)
+{
+    uint32_t w;
+    memcpy(&w, (const unsigned char *)t->data + i * 4, 4);
+    return w;
+}
+
+/* How the format is packed. */
+static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err *e)
+{
+    int rc = QN_OK;
+    p->scale2 = 1;
+    p->unit_bytes = 64;
+    p->unit_pairs = 1;
+    switch (l->format) {
+    case QN_FMT_F32:
+    case QN_FMT_F16:
+        p->kind = PACK_F32;
+        p->unit_bytes = 128;
+        p->expands = p->isa == QN_ISA_AVX512BF16;
+        if (p->expands) p->isa = QN_ISA_AVX512;
+        break;
+    case QN_FMT_BF16:
+        p->kind = PACK_BF16;
+        break;
+    case QN_FMT_FP8_BLOCK:
+    case QN_FMT_FP8_TENSOR:
+    case QN_FMT_FP8_CHANNEL:
+        p->kind = PACK_FP8;
+        p->unit_pairs = 2;
+        if (l->format == QN_FMT_FP8_BLOCK) {
+            p->scale = PACK_F32S;
+            p->group = 128;
+        } else if (l->format == QN_FMT_FP8_TENSOR) {
+            p->scale2 = scale_value(&l->scale, 0);
+        }
+        break;
+    case QN_FMT_INT8_CHANNEL:
+        p->kind = PACK_INT8;
+        p->unit_pairs = 2;
+        break;
+    case QN_FMT_NVFP4:
+        p->kind = PACK_NIB4;
+        p->unit_pairs = 4;
+        p->scale = PACK_E4M3;
+        p->group = 16;
+        p->scale2 = l->scale2;
+        break;
+    case QN_FMT_INT4_AWQ:
+    case QN_FMT_INT4_GPTQ:
+    case QN_FMT_INT4_CT:
+        p->kind = PACK_NIB4;
+        p->unit_pairs = 4;
+        p->scale = l->scale.dtype == QN_F16 ? PACK_F16 : l->scale.dtype == QN_BF16 ? PACK_BF16S : PACK_F32S;
+        p->group = l->group ? l->group : l->n_in;
+        QN_FAIL_IF(p->group % 32 || l->n_in % p->group, e, QN_UNSUPPORTED,
+                   "%s: groups of %d do not suit %d inputs (cpu needs multiples of 32)", l->name, p->group,
+                   l->n_in);
+        for (int k = 0; l->g_idx.n_dim && k < l->n_in; k++)
+            QN_FAIL_IF(word_at(&l->g_idx, (size_t)k) != (uint32_t)(k / p->group), e, QN_UNSUPPORTED,
+                       "%s: act-order (g_idx is not in order) is not served by cpu; use --device ref, or "
+                       "quantise without "
+                       "desc_act",
+                       l->g_idx.name);
+        break;
+    default:
+        QN_FAIL(e, QN_UNSUPPORTED, "%s: format %s is not served by cpu", l->name, qn_format_name(l->format));
+    }
+    if (p->group) p->n_group = (int)QN_CEIL_DIV(l->n_in, p->group);
+out:
+    return rc;
+}
+
+static int scale_bytes(enum pack_scale s)
+{
+    return s == PACK_E4M3 ? 16 : s == PACK_F16 || s == PACK_BF16S ? 32 : s == PACK_F32S ? 64 : 0;
+}
+
+/* The code of output n at every k: raw bytes, E4M3, int8, or 4-bit codes. */
+static void row_codes(const struct qn_linear *l, int n, unsigned char *out)
+{
+    static const int awq_place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    size_t K = (size_t)l->n_in, N = (size_t)l->n_out, row = (size_t)n;
+    const unsigned char *w = l->weight.data;
+    switch (l->format) {
+    case QN_FMT_NVFP4:
+        for (size_t k = 0; k + 1 < K; k += 2) {
+            unsigned char b = w[row * (K / 2) + k / 2];
+            out[k] = b & 15;
+            out[k + 1] = b >> 4;
+        }
+        break;
+    case QN_FMT_INT4_AWQ:
+        for (size_t k = 0; k < K; k++)
+            out[k] = word_at(&l->weight, k * (N / 8) + row / 8) >> 4 * awq_place[row & 7] & 15;
+        break;
+    case QN_FMT_INT4_GPTQ:
+        for (size_t k = 0; k < K; k += 8) {
+            uint32_t word = word_at(&l->weight, k / 8 * N + row);
+            for (size_t i = 0; i < 8; i++) out[k + i] = word >> 4 * i & 15;
+        }
+        break;
+    case QN_FMT_INT4_CT:
+        for (size_t k = 0; k < K; k += 8) {
+            uint32_t word = word_at(&l->weight, row * (K / 8) + k / 8);
+            for (size_t i = 0; i < 8; i++) out[k + i] = word >> 4 * i & 15;
+        }
+        break;
+    default:
+        memcpy(out, w + row * K, K);
+    }
+}
+
+/* z of output n in group g, for the integer formats. */
+static int zero_of(const struct qn_linear *l, int n, int g)
+{
+    static const int awq_place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    size_t at = (size_t)g * ((size_t)l->n_out / 8) + (size_t)n / 8;
+    if (!l->zeros.n_dim || l->format == QN_FMT_INT4_CT) return 8;
+    int shift = l->format == QN_FMT_INT4_AWQ ? awq_place[n & 7] : n & 7;
+    return (int)(word_at(&l->zeros, at) >> 4 * shift & 15) + l->zero_offset;
+}
+
+static size_t scale_index(const struct qn_linear *l, int n, int g)
+{
+    switch (l->format) {
+    case QN_FMT_FP8_BLOCK:
+        return (size_t)n / 128 * QN_CEIL_DIV((size_t)l->n_in, 128) + (size_t)g;
+    case QN_FMT_NVFP4:
+        return (size_t)n * ((size_t)l->n_in / 16) + (size_t)g;
+    case QN_FMT_INT4_CT:
+        return (size_t)n * ((size_t)l->n_in / (size_t)l->group) + (size_t)g;
+    default: /* AWQ, GPTQ */
+        return (size_t)g * (size_t)l->n_out + (size_t)n;
+    }
+}
+
+/* Where unit u of a tile's codes starts. */
+static unsigned char *unit_at(struct qn_packed *p, int tile, int u)
+{
+    int block = tile / 2, n_in_block = QN_MIN(2, p->n_tile - block * 2);
+    size_t first = (size_t)block * 2 * (size_t)p->n_unit;
+    return p->codes + (first + (size_t)u * (size_t)n_in_block + (size_t)(tile % 2)) * (size_t)p->unit_bytes;
+}
+
+static size_t group_at(const struct qn_packed *p, int tile, int g)
+{
+    int block = tile / 2, n_in_block = QN_MIN(2, p->n_tile - block * 2);
+    return (size_t)block * 2 * (size_t)p->n_group + (size_t)g * (size_t)n_in_block + (size_t)(tile % 2);
+}
+
+static void pack_lane_plain(struct qn_packed *p, const struct qn_linear *l, int tile, int lane)
+{
+    size_t K = (size_t)p->n_in, row = ((size_t)tile * QN_TILE + (size_t)lane) * K;
+    const unsigned char *w = l->weight.data;
+    for (int u = 0; u < p->n_unit; u++) {
+        unsigned char *to = unit_at(p, tile, u);
+        for (size_t i = 0; i < 2; i++) {
+            size_t k = (size_t)u * 2 + i;
+            if (k >= K) continue;
+            if (p->kind == PACK_BF16) {
+                memcpy(to + (lane * 2 + (int)i) * 2, w + (row + k) * 2, 2);
+            } else {
+                float x = scale_value(&l->weight, row + k);
+                memcpy(to + i * 64 + (size_t)lane * 4, &x, 4);
+            }
+        }
+    }
+}
+
+static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsigned char *codes)
+{
+    bool interleaved = p->kind == PACK_FP8 && p->isa == QN_ISA_AVX512BF16;
+    int unit_k = p->unit_pairs * 2;
+    for (int u = 0; u < p->n_unit; u++) {
+        unsigned char *to = unit_at(p, tile, u);
+        for (int i = 0; i < unit_k && u * unit_k + i < p->n_in; i++) {
+            int pair = i / 2, word = lane * 2 + i % 2;
+            unsigned char code = codes[u * unit_k + i];
+            if (p->kind == PACK_NIB4) {
+                /* nibble `pair` of word `word` */
+                to[word * 2 + pair / 2] ^= (unsigned char)(code << 4 * (pair & 1));
+            } else if (interleaved) {
+                to[word / 8 * 16 + pair * 8 + word % 8] = code;
+            } else {
+                to[pair * 32 + word] = code;
+            }
+        }
+    }
+}
+
+static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn_err *e)
+{
+    int rc = QN_OK;
+    bool is_channel = l->format == QN_FMT_FP8_CHANNEL || l->format == QN_FMT_INT8_CHANNEL;
+    QN_FAIL_IF(!isfinite(p->scale2), e, QN_FORMAT, "%s: the scale of the tensor is not finite", l->name);
+    for (int n = 0; n < p->n_out; n++) {
+        int tile = n / QN_TILE, lane = n % QN_TILE;
+        if (is_channel) {
+            p->out_scale[n] = scale_value(&l->scale, (size_t)n);
+            QN_FAIL_IF(!isfinite(p->out_scale[n]), e, QN_FORMAT, "%s: scale %d is not finite", l->name, n);
+        }
+        for (int g = 0; g < p->n_group; g++) {
+            size_t from = scale_index(l, n, g), to = group_at(p, tile, g) * QN_TILE + (size_t)lane;
+            float x = scale_value(&l->scale, from);
+            QN_FAIL_IF(!isfinite(x), e, QN_FORMAT, "%s: the scale of output %d, group %d is not finite",
+                       l->name, n, g);
+            if (p->scale == PACK_F32S)
+                memcpy(p->scales + to * 4, &x, 4);
+            else
+                memcpy(p->scales + to * qn_dtype_bytes(l->scale.dtype),
+                       (const unsigned char *)l->scale.data + from * qn_dtype_bytes(l->scale.dtype),
+                       qn_dtype_bytes(l->scale.dtype));
+            if (p->zeros) p->zeros[to] = (signed char)(8 - zero_of(l, n, g));
+        }
+    }
+out:
+    return rc;
+}
+
+static bool zeros_vary(const struct qn_packed *p, const struct qn_linear *l)
+{
+    if (p->kind != PACK_NIB4 || l->format == QN_FMT_NVFP4) return false;
+    for (int n = 0; n < p->n_out; n++)
+        for (int g = 0; g < p->n_group; g++)
+            if (zero_of(l, n, g) != 8) return true;
+    return false;
+}
+
+int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
+                   struct qn_err *e)
+{
+    int rc = QN_OK;
+    unsigned char *codes = NULL;
+    struct qn_packed *p = xcalloc(1, sizeof *p);
+    p->n_out = l->n_out;
+    p->n_in = l->n_in;
+    p->act = act;
+    p->isa = act == QN_ACT_F32 && isa == QN_ISA_AVX512BF16 ? QN_ISA_AVX512 : isa;
+    QN_TRY(choose(p, l, e));
+    p->n_tile = (int)QN_CEIL_DIV(p->n_out, QN_TILE);
+    p->n_block = (int)QN_CEIL_DIV(p->n_tile, 2);
+    p->n_unit = (int)QN_CEIL_DIV(p->n_in, p->unit_pairs * 2);
+    for (int i = 0; i < 32; i++)
+        p->table[i] = l->format == QN_FMT_NVFP4 ? e2m1_table[i & 15] : qn_f32_to_bf16((float)((i & 15) - 8));
+
+    /* one region: codes, scales, zeros, scales of outputs */
+    size_t tiles = (size_t)p->n_tile, groups = tiles * (size_t)p->n_group;
+    size_t code_bytes = tiles * (size_t)p->n_unit * (size_t)p->unit_bytes;
+    size_t group_bytes = groups * (size_t)scale_bytes(p->scale);
+    bool has_zeros = zeros_vary(p, l);
+    bool is_channel = l->format == QN_FMT_FP8_CHANNEL || l->format == QN_FMT_INT8_CHANNEL;
+    size_t zero_bytes = has_zeros ? groups * QN_TILE : 0, out_bytes = is_channel ? tiles * QN_TILE * 4 : 0;
+    p->bytes =
+        QN_ROUND_UP(code_bytes, 64) + QN_ROUND_UP(group_bytes, 64) + QN_ROUND_UP(zero_bytes, 64) + out_bytes;
+    bool is_large = p->bytes >= (size_t)1 << 20;
+    p->region_bytes = is_large ? p->bytes : 0;
+    p->region =
+        is_large ? qn_region_alloc(p->bytes) : aligned_alloc(64, QN_ROUND_UP(QN_MAX(p->bytes, 64), 64));
+    QN_FAIL_IF(!p->region, e, QN_NOMEM, "%s: no memory for %zu bytes of packed weights", l->name, p->bytes);
+    if (!is_large) memset(p->region, 0, QN_ROUND_UP(QN_MAX(p->bytes, 64), 64));
+    p->codes = p->region;
+    p->scales = p->codes + QN_ROUND_UP(code_bytes, 64);
+    p->zeros = has_zeros ? (signed char *)p->scales + QN_ROUND_UP(group_bytes, 64) : NULL;
+    p->out_scale =
+        is_channel ? (float *)(p->scales + QN_ROUND_UP(group_bytes, 64) + QN_ROUND_UP(zero_bytes, 64)) : NULL;
+
+    if (p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4)
+        memset(p->codes, 0x88, code_bytes); /* code 8 is zero: padding */
+    codes = xmalloc((size_t)p->n_in + 8);
+    for (int n = 0; n < p->n_out; n++) {
+        if (p->kind == PACK_BF16 || p->kind == PACK_F32) {
+            pack_lane_plain(p, l, n / QN_TILE, n % QN_TILE);
+            continue;
+        }
+        row_codes(l, n, codes);
+        if (p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4)
+            for (int k = 0; k < p->n_in; k++) codes[k] ^= 8; /* codes are exchanged into the 8s */
+        pack_lane_codes(p, n / QN_TILE, n % QN_TILE, codes);
+    }
+    QN_TRY(pack_scales(p, l, e));
+    *out = p;
+    p = NULL;
+out:
+    free(codes);
+    qn_packed_free(p);
+    return rc;
+}
+
+void qn_packed_free(struct qn_packed *p)
+{
+    if (!p) return;
+    if (p->region_bytes)
+        qn_region_free(p->region, p->region_bytes);
+    else
+        free(p->region);
+    free(p);
+}
+
+size_t qn_packed_bytes(const struct qn_packed *p)
+{
+    return p->bytes;
+}
+
+int qn_packed_n_tile(const struct qn_packed *p)
+{
+    return p->n_block;
+}
+
+/* The weight of output n at k. */
+static float weight_at(const struct qn_packed *p, int n, int k)
+{
+    int tile = n / QN_TILE, lane = n % QN_TILE, unit_k = p->unit_pairs * 2, u = k / unit_k, i = k % unit_k;
+    const unsigned char *from = unit_at((struct qn_packed *)p, tile, u);
+    int pair = i / 2, word = lane * 2 + i % 2;
+    float x;
+    uint16_t half;
+    if (p->kind == PACK_F32) {
+        memcpy(&x, from + (size_t)i * 64 + (size_t)lane * 4, 4);
+        return x;
+    }
+    if (p->kind == PACK_BF16) {
+        memcpy(&half, from + word * 2, 2);
+        return qn_bf16_to_f32(half);
+    }
+    if (p->kind == PACK_NIB4) {
+        memcpy(&half, from + word * 2, 2);
+        x = qn_bf16_to_f32(p->table[half >> 4 * pair & 15]);
+    } else {
+        bool interleaved = p->kind == PACK_FP8 && p->isa == QN_ISA_AVX512BF16;
+        unsigned char code = from[interleaved ? word / 8 * 16 + pair * 8 + word % 8 : pair * 32 + word];
+        x = p->kind == PACK_FP8 ? qn_e4m3_to_f32(code) : (float)(signed char)code;
+    }
+    float factor = p->out_scale ? p->out_scale[n] : p->scale2;
+    if (p->group) {
+        size_t at = group_at(p, tile, k / p->group) * QN_TILE + (size_t)lane;
+        float scale;
+        memcpy(&half, p->scales + at * 2, 2);
+        if (p->scale == PACK_E4M3)
+            scale = qn_e4m3_to_f32(p->scales[at]);
+        else if (p->scale == PACK_F16)
+            scale = qn_f16_to_f32(half);
+        else if (p->scale == PACK_BF16S)
+            scale = qn_bf16_to_f32(half);
+        else
+            memcpy(&scale, p->scales + at * 4, 4);
+        if (p->zeros) x += p->zeros[at];
+        x *= scale;
+    }
+    return x * factor;
+}
+
+void qn_packed_row(const struct qn_packed *p, int row, float *out)
+{
+    for (int k = 0; k < p->n_in; k++) out[k] = weight_at(p, row, k);
+}
+
+size_t qn_packed_act_bytes(int n_in, int n_row, enum qn_act act)
+{
+    (void)act;
+    return pack_act_row_bytes(n_in) * (size_t)n_row;
+}
+
+void qn_packed_act(enum qn_isa isa, enum qn_act act, const float *x, int n_in, int n_row, void *to)
+{
+    bool is_pairs = isa == QN_ISA_AVX512BF16 && act == QN_ACT_BF16;
+    size_t n = pack_act_values(n_in);
+    for (int r = 0; r < n_row; r++, x += n_in) {
+        unsigned char *row = (unsigned char *)to + (size_t)r * pack_act_row_bytes(n_in);
+        float *sums = (float *)(row + n * 4);
+        uint16_t *half = (uint16_t *)row;
+        float *full = (float *)row;
+        for (int k = 0; k < n_in; k += 32) {
+            float sum = 0;
+            int end = QN_MIN(k + 32, n_in);
+            for (int i = k; i < end; i++) {
+                float v = x[i];
+                if (act == QN_ACT_BF16) {
+                    uint16_t b = qn_f32_to_bf16(v);
+                    v = qn_bf16_to_f32(b);
+                    if (is_pairs) half[i] = b;
+                }
+                if (!is_pairs) full[i] = v;
+                sum += v;
+            }
+            sums[k / 32] = sum;
+        }
+        for (size_t i = (size_t)n_in; i < n; i++) {
+            if (is_pairs)
+                half[i] = 0;
+            else
+                full[i] = 0;
+        }
+    }
+}
+
+/* BF16 pairs as floats, for float weights beside BF16 ones. */
+static void *expand_rows(const unsigned char *act, int n_in, int n_row)
+{
+    size_t row_bytes = pack_act_row_bytes(n_in), n = pack_act_values(n_in);
+    unsigned char *out = aligned_alloc(64, row_bytes * (size_t)n_row);
+    QN_CHECK(out);
+    for (int r = 0; r < n_row; r++) {
+        const uint16_t *from = (const uint16_t *)(act + (size_t)r * row_bytes);
+        float *to = (float *)(out + (size_t)r * row_bytes);
+        for (size_t i = 0; i < n; i++) to[i] = qn_bf16_to_f32(from[i]);
+    }
+    return out;
+}
+
+void qn_packed_run(const struct qn_packed *p, const void *act, int n_row, float *y, int ldy, int first_tile,
+                   int end_tile)
+{
+    static void (*const run[QN_N_ISA])(const struct pack_job *) = {
+        [QN_ISA_SCALAR] = pack_run_scalar,
+#if defined(__x86_64__)
+        [QN_ISA_AVX2] = pack_run_avx2,
+        [QN_ISA_AVX512] = pack_run_avx512,
+        [QN_ISA_AVX512BF16] = pack_run_avx512bf16,
+#endif
+    };
+    struct pack_job j = {.p = p, .act = act, .n_row = n_row, .ldy = ldy, .y = y};
+    QN_CHECK(run[p->isa]);
+    void *expanded = NULL;
+    if (p->expands) j.act = expanded = expand_rows(act, p->n_in, n_row);
+    for (j.block = first_tile; j.block < end_tile; j.block++) run[p->isa](&j);
+    free(expanded);
+}

@@ -7,6 +7,7 @@ static const struct qn_cmd *const commands[] = {
     &qn_cmd_tokenize,
     &qn_cmd_parse,
     &qn_cmd_synth,
+    &qn_cmd_render,
     &qn_cmd_version,
 };
 

@@ -16,6 +16,8 @@ extern const struct qn_cmd qn_cmd_tokenize;
 extern const struct qn_cmd qn_cmd_parse;
 extern const struct qn_cmd qn_cmd_synth;
 extern const struct qn_cmd qn_cmd_render;
+extern const struct qn_cmd qn_cmd_eval;
+extern const struct qn_cmd qn_cmd_bench;
 extern const struct qn_cmd qn_cmd_version;
 
 /* Prints "quern NAME: text" and gives the exit code: 0 after --help (QN_CANCELED), 2 for usage, else 1. */

@@ -8,6 +8,8 @@ static const struct qn_cmd *const commands[] = {
     &qn_cmd_parse,
     &qn_cmd_synth,
     &qn_cmd_render,
+    &qn_cmd_eval,
+    &qn_cmd_bench,
     &qn_cmd_version,
 };
 

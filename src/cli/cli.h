@@ -14,6 +14,9 @@ struct qn_cmd {
 
 extern const struct qn_cmd qn_cmd_tokenize;
 extern const struct qn_cmd qn_cmd_parse;
+extern const struct qn_cmd qn_cmd_inspect;
+extern const struct qn_cmd qn_cmd_plan;
+extern const struct qn_cmd qn_cmd_quantize;
 extern const struct qn_cmd qn_cmd_synth;
 extern const struct qn_cmd qn_cmd_render;
 extern const struct qn_cmd qn_cmd_eval;

@@ -6,6 +6,9 @@
 static const struct qn_cmd *const commands[] = {
     &qn_cmd_tokenize,
     &qn_cmd_parse,
+    &qn_cmd_inspect,
+    &qn_cmd_plan,
+    &qn_cmd_quantize,
     &qn_cmd_synth,
     &qn_cmd_render,
     &qn_cmd_eval,

@@ -741,6 +741,11 @@ bool qn_model_tensor_is_ignored(const struct qn_model *m, int i)
     return m->use[i] == IGNORED;
 }
 
+const struct qn_names *qn_model_names(const struct qn_model *m)
+{
+    return &m->names;
+}
+
 int qn_model_n_files(const struct qn_model *m)
 {
     return m->n_file;

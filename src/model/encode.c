@@ -9,6 +9,19 @@
 
 #define BLOCK_ROWS 128
 
+/* The searches are the whole cost, so they are made for wider vectors too and chosen when the program starts.
+ * The result is the same: no contraction, sums in fixed lanes. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O3,no-trapping-math,no-math-errno")
+#endif
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_THREAD__) &&      \
+    !defined(__SANITIZE_ADDRESS__)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
 static const struct qn_store stores[] = {
     {"bf16", QN_FMT_BF16, false, "", "no quantisation"},
     {"nvfp4", QN_FMT_NVFP4, false, "modelopt", "4-bit float, scale per 16, ModelOpt names"},
@@ -117,19 +130,19 @@ int qn_encode_declare(const struct qn_store *s, const char *stem, int n_out, int
 /* --- arithmetic: plain loops the compiler can make vectors of; no library calls inside --- */
 
 /* nearest integer, ties to even, |x| < 2^22 */
-static inline float nearest(float x)
+INLINE float nearest(float x)
 {
     return (x + 12582912.0f) - 12582912.0f;
 }
 
-static inline float clamp(float x, float lo, float hi)
+INLINE float clamp(float x, float lo, float hi)
 {
     x = x < lo ? lo : x;
     return x > hi ? hi : x;
 }
 
 /* nearest E2M1 value, ties to the even code, saturating at 6 */
-static inline float round_e2m1(float x)
+INLINE float round_e2m1(float x)
 {
     float a = fabsf(x);
     a = a > 6.0f ? 6.0f : a;
@@ -139,7 +152,7 @@ static inline float round_e2m1(float x)
 }
 
 /* nearest E4M3 value, saturating at 448 */
-static inline float round_e4m3(float x)
+INLINE float round_e4m3(float x)
 {
     union {
         float f;
@@ -151,7 +164,7 @@ static inline float round_e4m3(float x)
     return a < 0x1p-6f ? low : v.f;
 }
 
-static float largest(const float *w, size_t n)
+INLINE float largest(const float *w, size_t n)
 {
     float m = 0;
     for (size_t i = 0; i < n; i++) {
@@ -188,26 +201,26 @@ static bool all_finite(const float *w, size_t n)
         return sum;                                                                                          \
     } while (0)
 
-static float error_e2m1(const float *w, int n, float s)
+INLINE float error_e2m1(const float *w, int n, float s)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, round_e2m1(x * inv) * s);
 }
 
-static float error_e4m3(const float *w, int n, float s)
+INLINE float error_e4m3(const float *w, int n, float s)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, round_e4m3(x * inv) * s);
 }
 
-static float error_int(const float *w, int n, float s, float lo, float hi)
+INLINE float error_int(const float *w, int n, float s, float lo, float hi)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, clamp(nearest(x * inv), lo, hi) * s);
 }
 
 /* code = clamp(round(w / s) + z, 0, 15), value = (code - z) * s */
-static float error_zero(const float *w, int n, float s, float z)
+INLINE float error_zero(const float *w, int n, float s, float z)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, (clamp(nearest(x * inv) + z, 0.0f, 15.0f) - z) * s);
@@ -228,7 +241,7 @@ static float round_f16(float x)
 
 /* E4M3 scale code of one NVFP4 block. The candidates reach from a clipped maximum to one that maps the
  * largest weight to 4 instead of 6. */
-static uint8_t nvfp4_scale(const float *w, float whole, bool search)
+CLONES static uint8_t nvfp4_scale(const float *w, float whole, bool search)
 {
     float amax = largest(w, 16);
     if (amax == 0) return 0;
@@ -249,7 +262,7 @@ static uint8_t nvfp4_scale(const float *w, float whole, bool search)
 
 /* The scale of a run of E4M3 weights: an eighth of a binade can shift which weights fall on which side of a
  * power of two. `rounded` is BF16 for published layouts. */
-static float fp8_scale(const float *w, int n, int stride, int n_row, bool search, bool rounded)
+CLONES static float fp8_scale(const float *w, int n, int stride, int n_row, bool search, bool rounded)
 {
     float amax = 0;
     for (int r = 0; r < n_row; r++) amax = fmaxf(amax, largest(w + (size_t)r * (size_t)stride, (size_t)n));
@@ -270,8 +283,8 @@ static float fp8_scale(const float *w, int n, int stride, int n_row, bool search
 }
 
 /* Symmetric integers in lo..hi: shrinks the range step by step, then fits the scale to the codes chosen. */
-static float int_scale(const float *w, int n, float lo, float hi, int n_step, float step, bool search,
-                       float (*rounded)(float))
+CLONES static float int_scale(const float *w, int n, float lo, float hi, int n_step, float step, bool search,
+                              float (*rounded)(float))
 {
     float amax = largest(w, (size_t)n);
     if (amax == 0) return rounded(1.0f);
@@ -295,7 +308,7 @@ static float int_scale(const float *w, int n, float lo, float hi, int n_step, fl
     return fit > 0 && error_int(w, n, fit, lo, hi) < least ? fit : best;
 }
 
-static float zero_scale(const float *w, int n, bool search, int *zero)
+CLONES static float zero_scale(const float *w, int n, bool search, int *zero)
 {
     float lo = 0, hi = 0;
     for (int i = 0; i < n; i++) {

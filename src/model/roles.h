@@ -16,6 +16,7 @@ struct qn_names {
     char head[96]; /* "lm_head" */
 };
 extern const struct qn_names qn_names_published;
+const struct qn_names *qn_model_names(const struct qn_model *m); /* as found when opened */
 
 bool qn_role_is_global(enum qn_role role); /* EMBED, HEAD, MTP_FC: one a model */
 bool qn_role_is_expert(enum qn_role role);

@@ -1,0 +1,191 @@
+/* quern plan: the exact byte sum of a model in memory, and what fits beside it.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <strings.h>
+
+#include "backend/backend.h"
+#include "base/json.h"
+#include "cli/cli.h"
+#include "model/plan.h"
+
+#define ROWS_DEFAULT 512 /* rows of a step */
+
+static uint64_t machine_memory(void)
+{
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    unsigned long long kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return (uint64_t)kib * 1024;
+}
+
+struct numbers {
+    struct qn_tally tally;
+    struct qn_plan_in in;
+    struct qn_plan plan;
+    struct qn_device_sizes sizes;
+    const char *kv;
+    int plan_rc;
+    char why[240];
+};
+
+static const int contexts[] = {4096, 16384, 32768, 65536, 131072, 262144, 1048576};
+
+static void print_text(const struct qn_model *m, const struct numbers *n)
+{
+    char a[24], b[24], c[24];
+    const struct qn_config *cfg = qn_model_config(m);
+    printf("%s\n", qn_model_name(m));
+    printf("memory         %14" PRIu64 "  %s\n", n->in.memory, qn_bytes_text(n->in.memory, a));
+    printf("weights        %14" PRIu64 "  %s\n", n->in.weight_bytes, qn_bytes_text(n->in.weight_bytes, a));
+    for (int p = 0; p < QN_N_PART; p++)
+        if (n->tally.part[p].bytes)
+            printf("  %-13s%14" PRIu64 "\n", qn_part_name((enum qn_part)p), n->tally.part[p].bytes);
+    printf("scratch        %14" PRIu64 "  %s\n", n->in.workspace_bytes,
+           qn_bytes_text(n->in.workspace_bytes, a));
+    printf("page           %14zu  %d tokens, %zu bytes a token (%s)\n", n->in.page_bytes, n->in.page_tok,
+           n->in.page_bytes / (size_t)n->in.page_tok, n->kv);
+    printf("state slot     %14zu  a sequence or a snapshot; as much as %.0f tokens of KV\n", n->in.slot_bytes,
+           (double)n->in.slot_bytes / ((double)n->in.page_bytes / n->in.page_tok));
+    printf("lane           %14zu  a running sequence\n\n", n->in.lane_bytes);
+    if (n->plan_rc) {
+        printf("does not fit: %s\n", n->why);
+    } else {
+        printf("plan: %d sequences of %d tokens\n", n->plan.users, n->plan.context);
+        printf("  pages  %8d  %14" PRIu64 "  %s (%d tokens)\n", n->plan.n_page, n->plan.page_bytes,
+               qn_bytes_text(n->plan.page_bytes, a), n->plan.n_page * n->in.page_tok);
+        printf("  slots  %8d  %14" PRIu64 "  %s\n", n->plan.n_slot, n->plan.slot_bytes,
+               qn_bytes_text(n->plan.slot_bytes, b));
+        printf("  lanes  %8d  %14" PRIu64 "  %s\n", n->plan.n_lane, n->plan.lane_bytes,
+               qn_bytes_text(n->plan.lane_bytes, c));
+        printf("  total            %14" PRIu64 "  %s\n", n->plan.total_bytes,
+               qn_bytes_text(n->plan.total_bytes, a));
+    }
+    printf("\nsequences that fit, by context\n");
+    for (size_t i = 0; i < QN_COUNT(contexts); i++)
+        if (contexts[i] <= cfg->max_context)
+            printf("  %8d tokens  %5d  (%s each)\n", contexts[i], qn_plan_users(&n->in, contexts[i]),
+                   qn_bytes_text(qn_plan_user_bytes(&n->in, contexts[i]), a));
+}
+
+static void print_json(const struct qn_model *m, const struct numbers *n)
+{
+    struct qn_buf b = QN_BUF_INIT(1 << 20);
+    qn_buf_puts(&b, "{\"model\":");
+    qn_json_write_str(&b, qn_model_name(m), strlen(qn_model_name(m)), false);
+    qn_buf_printf(&b, ",\"memory_bytes\":%" PRIu64 ",\"weights\":{\"bytes\":%" PRIu64 ",\"parts\":{",
+                  n->in.memory, n->in.weight_bytes);
+    bool first = true;
+    for (int p = 0; p < QN_N_PART; p++) {
+        if (!n->tally.part[p].bytes) continue;
+        qn_buf_printf(&b, "%s\"%s\":%" PRIu64, first ? "" : ",", qn_part_name((enum qn_part)p),
+                      n->tally.part[p].bytes);
+        first = false;
+    }
+    qn_buf_printf(&b,
+                  "}},\"workspace_bytes\":%" PRIu64 ",\"kv\":\"%s\",\"page_bytes\":%zu,\"page_tokens\":%d,"
+                  "\"slot_bytes\":%zu,\"lane_bytes\":%zu,\"fits\":%s",
+                  n->in.workspace_bytes, n->kv, n->in.page_bytes, n->in.page_tok, n->in.slot_bytes,
+                  n->in.lane_bytes, n->plan_rc ? "false" : "true");
+    if (n->plan_rc) {
+        qn_buf_puts(&b, ",\"reason\":");
+        qn_json_write_str(&b, n->why, strlen(n->why), false);
+    } else {
+        qn_buf_printf(
+            &b,
+            ",\"users\":%d,\"context\":%d,\"pages\":%d,\"slots\":%d,\"lanes\":%d,\"pages_bytes\":%" PRIu64
+            ",\"slots_bytes\":%" PRIu64 ",\"lanes_bytes\":%" PRIu64 ",\"total_bytes\":%" PRIu64,
+            n->plan.users, n->plan.context, n->plan.n_page, n->plan.n_slot, n->plan.n_lane,
+            n->plan.page_bytes, n->plan.slot_bytes, n->plan.lane_bytes, n->plan.total_bytes);
+    }
+    qn_buf_puts(&b, ",\"fit\":[");
+    first = true;
+    for (size_t i = 0; i < QN_COUNT(contexts); i++) {
+        if (contexts[i] > qn_model_config(m)->max_context) continue;
+        qn_buf_printf(&b, "%s{\"context\":%d,\"users\":%d,\"user_bytes\":%" PRIu64 "}", first ? "" : ",",
+                      contexts[i], qn_plan_users(&n->in, contexts[i]),
+                      qn_plan_user_bytes(&n->in, contexts[i]));
+        first = false;
+    }
+    qn_buf_puts(&b, "]}");
+    puts(qn_buf_str(&b));
+    qn_buf_free(&b);
+}
+
+static int find_kv(const char *name, enum qn_kv *out)
+{
+    for (int t = 0; t < QN_N_KV; t++)
+        if (!strcasecmp(name, qn_kv_name((enum qn_kv)t))) {
+            *out = (enum qn_kv)t;
+            return QN_OK;
+        }
+    return QN_INVAL;
+}
+
+static int run(int argc, char **argv)
+{
+    int64_t memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
+    bool json = false, mtp = true;
+    const char *kv = "bf16";
+    const struct qn_opt table[] = {
+        {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
+        {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (what the machine has available)", NULL,
+         NULL, 0, 0},
+        {"context", 'c', QN_OPT_INT, &context, "N", "tokens of a sequence (the most that fit)", NULL,
+         "max-model-len,context-length", 1, 1 << 24},
+        {"users", 'u', QN_OPT_INT, &users, "N", "sequences at once (the most that fit)", NULL, "max-num-seqs",
+         1, 4096},
+        {"kv", 0, QN_OPT_STR, &kv, "TYPE", "of the KV cache: f32 bf16 e4m3 e5m2 (bf16)", NULL,
+         "kv-cache-dtype", 0, 0},
+        {"rows", 0, QN_OPT_INT, &rows, "N", "rows of a step (512)", NULL, NULL, 1, 65536},
+        {"mtp", 0, QN_OPT_FLAG, &mtp, NULL, "with the MTP block (yes, when the files have it)", NULL, NULL, 0,
+         0},
+    };
+    static const struct qn_opt_usage usage = {
+        "quern plan MODEL [options]",
+        "Sums the bytes of weights, state and KV cache, and says how many sequences of which length fit.",
+        "quern plan models/Qwen3.5-27B --memory 32G --context 65536"};
+    struct qn_err e = {0};
+    const char *args[1];
+    struct qn_model *m;
+    struct numbers n = {0};
+    struct qn_device_options o = {0};
+    int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, &e);
+    if (rc) return qn_cli_usage_failed("plan", rc, &e);
+    if (n_arg != 1) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder");
+    if (!rc && find_kv(kv, &o.kv))
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.20s: f32, bf16, e4m3 or e5m2", kv);
+    if (rc) return qn_cli_usage_failed("plan", rc, &e);
+    rc = qn_model_open(&m, args[0], &e);
+    if (rc) return qn_cli_failed("plan", &e);
+
+    qn_tally_model(m, &n.tally);
+    o.config = qn_model_config(m);
+    o.has_mtp = mtp && qn_model_has_mtp(m);
+    o.max_rows = (int)rows;
+    o.max_logits = (int)QN_MIN(rows, (int64_t)(users ? users : 8) * (1 + QN_MAX_DRAFT));
+    qn_device_sizes(&o, &n.sizes);
+    n.kv = qn_kv_name(o.kv);
+    if (!o.has_mtp) n.tally.part[QN_PART_MTP].bytes = 0;
+    n.in = (struct qn_plan_in){.memory = memory ? (uint64_t)memory : machine_memory(),
+                               .weight_bytes = n.tally.text_bytes + (o.has_mtp ? n.tally.mtp_bytes : 0),
+                               .workspace_bytes = n.sizes.workspace_bytes,
+                               .page_bytes = n.sizes.page_bytes,
+                               .slot_bytes = n.sizes.slot_bytes,
+                               .lane_bytes = n.sizes.lane_bytes,
+                               .page_tok = QN_PAGE,
+                               .max_context = o.config->max_context,
+                               .context = (int)context,
+                               .users = (int)users};
+    n.plan_rc = qn_plan_make(&n.in, &n.plan, &e);
+    if (n.plan_rc) snprintf(n.why, sizeof n.why, "%s", e.text);
+    if (json)
+        print_json(m, &n);
+    else
+        print_text(m, &n);
+    qn_model_close(m);
+    return n.plan_rc ? 1 : 0;
+}
+
+const struct qn_cmd qn_cmd_plan = {"plan", "sum the memory a model needs and what fits beside it", run};

@@ -717,13 +717,6 @@ out:
     return rc;
 }
 
-/* \w as far as it matters beside an added token. */
-static bool is_word_char(uint32_t cp)
-{
-    enum qn_char_class k = qn_utf8_class(cp);
-    return k == QN_CHAR_LETTER || k == QN_CHAR_MARK || k == QN_CHAR_NUMBER || cp == '_';
-}
-
 static size_t char_before(const uint8_t *s, size_t at)
 {
     do at--;
@@ -747,8 +740,8 @@ static bool adjust_match(const struct added *a, const uint8_t *s, size_t n, size
     size_t len;
     if (a->is_word) {
         size_t before = *from ? char_before(s, *from) : 0;
-        if (*from && qn_utf8_next(s + before, n - before, &cp) > 0 && is_word_char(cp)) return false;
-        if (*to < n && qn_utf8_next(s + *to, n - *to, &cp) > 0 && is_word_char(cp)) return false;
+        if (*from && qn_utf8_next(s + before, n - before, &cp) > 0 && qn_utf8_is_word(cp)) return false;
+        if (*to < n && qn_utf8_next(s + *to, n - *to, &cp) > 0 && qn_utf8_is_word(cp)) return false;
     }
     while (a->strips_left && *from > done) {
         size_t before = char_before(s, *from);

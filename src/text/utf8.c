@@ -156,6 +156,17 @@ uint32_t qn_utf8_stand_in(uint32_t cp)
     return o ? o->stand_in : cp;
 }
 
+bool qn_utf8_is_word(uint32_t cp)
+{
+    const struct qn_class_override *o = find_override(cp);
+    const char *category = o ? o->category : utf8proc_category_string((utf8proc_int32_t)cp);
+    return strchr("LM", category[0]) || !strcmp(category, "Nd") || !strcmp(category, "Nl") ||
+           !strcmp(category, "Pc") || cp == 0x200c || cp == 0x200d ||
+           /* letters in circles and squares */
+           (cp >= 0x24b6 && cp <= 0x24e9) || (cp >= 0x1f130 && cp <= 0x1f149) ||
+           (cp >= 0x1f150 && cp <= 0x1f169) || (cp >= 0x1f170 && cp <= 0x1f189);
+}
+
 static bool is_white(uint32_t cp)
 {
     return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||

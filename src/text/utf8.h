@@ -41,6 +41,9 @@ enum qn_char_class qn_utf8_class(uint32_t cp);
 #define QN_UTF8_CLASS_BITS 7
 const uint8_t *qn_utf8_class_table(void);
 
+/* \w: alphabetic, marks, decimal digits, connectors, joiners. */
+bool qn_utf8_is_word(uint32_t cp);
+
 /* A code point of the same general category and UTF-8 length that older Unicode tables know: cp itself unless
  * it was assigned lately. For regular expressions over text with new characters. */
 uint32_t qn_utf8_stand_in(uint32_t cp);

@@ -18,6 +18,7 @@ import argparse
 import json
 import pathlib
 import struct
+import unicodedata
 import zlib
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, decoders, trainers
@@ -125,22 +126,58 @@ def encode(tok, texts):
     return [e.ids for e in tok.encode_batch(texts, add_special_tokens=False)]
 
 
-CONTEXTS = ["%", "a%b", " %% 1", "e\u0301%\u0316'%s", "!%\n%"]
 BLOCK = 0x4000
+ID_CONTEXTS = ["%", "a%b", " %% 1"]
+# ids hardly show where pieces end, because rare characters take part in no merge: so the pieces are hashed too
+PIECE_CONTEXTS = ["a%b", " %%1 %", "!%\n%'s%\t"]
+NFC_CONTEXTS = ["x\u0301%\u0316y", "\u1100%\u11a8", "a%\u0301\u0345\u0334"]
 
 
-def code_point_hashes(tok, contexts):
-    """One number a block of code points and context: the CRC over the ids of each code point's text in turn."""
+def block_hashes(contexts, hash_texts):
+    """One number a block of code points and context: the CRC over what each code point's text in turn gives."""
     out = {}
     for context in contexts:
         out[context] = []
         for first in range(0, 0x110000, BLOCK):
-            texts = [context.replace("%", chr(c)) for c in range(first, first + BLOCK) if not 0xD800 <= c < 0xE000]
-            h = 0
-            for ids in encode(tok, texts):
-                h = crc(ids, h)
-            out[context].append(h)
+            cps = [c for c in range(first, first + BLOCK) if not 0xD800 <= c < 0xE000]
+            out[context].append(hash_texts([context.replace("%", chr(c)) for c in cps]))
     return out
+
+
+def id_hashes(tok, contexts):
+    def hash_texts(texts):
+        h = 0
+        for ids in encode(tok, texts):
+            h = crc(ids, h)
+        return h
+
+    return block_hashes(contexts, hash_texts)
+
+
+def piece_hashes(tok, contexts):
+    """Over the pieces' lengths in bytes (the pieces are spelled in the byte alphabet)."""
+    def hash_texts(texts):
+        h = 0
+        for text in texts:
+            h = crc([len(piece) for piece, _ in tok.pre_tokenizer.pre_tokenize_str(text)], h)
+        return h
+
+    return block_hashes(contexts, hash_texts)
+
+
+def nfc_hashes(contexts):
+    nfc = normalizers.NFC().normalize_str
+
+    def hash_texts(texts):
+        h = 0
+        for text in texts:
+            h = zlib.crc32(nfc(text).encode(), h)
+        return h
+
+    def hash_decomposed(texts):
+        return hash_texts([unicodedata.normalize("NFD", text) + "\u0316\u0301" for text in texts])
+
+    return {**block_hashes(contexts, hash_texts), "decomposed": block_hashes(["%"], hash_decomposed)["%"]}
 
 
 def mixed_hashes(tok):
@@ -185,7 +222,7 @@ def golden(tok):
     return {
         "cases": cases(tok),
         "decodings": decodings(tok, tok.get_vocab_size()),
-        "code_points": code_point_hashes(tok, CONTEXTS),
+        "ids": id_hashes(tok, ID_CONTEXTS),
         "mixed": mixed_hashes(tok),
     }
 
@@ -268,7 +305,7 @@ def variant_hashes():
         for ids in encode(tok, CASES + SNIPPETS):
             h = crc(ids, h)
         out.append({"name": name, "top": top, "model": model, "cases": h, "mixed": mixed_hashes(tok)[:4],
-                    "code_points": code_point_hashes(tok, ["a%b"])["a%b"] if name in ("cased", "several") else []})
+                    "pieces": piece_hashes(tok, PIECE_CONTEXTS[1:]) if "pre_tokenizer" in top else {}})
     return out
 
 
@@ -291,7 +328,10 @@ def main():
     args = parser.parse_args()
     if args.train:
         train()
-    small = golden(read(HERE / "small"))
+    tok = read(HERE / "small")
+    small = golden(tok)
+    small["pieces"] = piece_hashes(tok, PIECE_CONTEXTS)
+    small["nfc"] = nfc_hashes(NFC_CONTEXTS)
     small["variants"] = variant_hashes()
     write(HERE / "small.json", small)
     if args.big:

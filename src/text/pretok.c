@@ -285,17 +285,52 @@ out:
 
 /* ---- open ---- */
 
+/* Copies the pattern, with scripts spelled \p{sc:NAME}: PCRE2 takes \p{NAME} of a script for its extensions,
+ * the reference library for the script itself. */
+static void spell_scripts(const char *pattern, size_t n, struct qn_buf *out)
+{
+    for (size_t i = 0; i < n;) {
+        size_t name = i + 3, end;
+        bool is_property =
+            n - i > 3 && pattern[i] == '\\' && (pattern[i + 1] | 32) == 'p' && pattern[i + 2] == '{';
+        if (!is_property) {
+            size_t len = pattern[i] == '\\' && i + 1 < n ? 2 : 1;
+            qn_buf_append(out, pattern + i, len);
+            i += len;
+            continue;
+        }
+        name += pattern[name] == '^';
+        for (end = name; end < n && end - name < 40 && pattern[end] != '}';) end++;
+        qn_buf_append(out, pattern + i, name - i);
+        char probe[64];
+        int error;
+        PCRE2_SIZE offset;
+        snprintf(probe, sizeof probe, "\\p{sc:%.*s}", (int)(end - name), pattern + name);
+        pcre2_code *code = end - name < 3 ? NULL
+                                          : pcre2_compile((PCRE2_SPTR)probe, PCRE2_ZERO_TERMINATED, PCRE2_UTF,
+                                                          &error, &offset, NULL);
+        if (code) qn_buf_puts(out, "sc:");
+        pcre2_code_free(code);
+        qn_buf_append(out, pattern + name, end - name);
+        i = end;
+    }
+}
+
 static int add_stage(struct qn_pretok *p, const char *pattern, size_t n, struct qn_err *e)
 {
     int rc = QN_OK, error;
     PCRE2_SIZE offset;
+    pcre2_compile_context *context = NULL;
+    struct qn_buf spelled = QN_BUF_INIT((size_t)1 << 20);
     QN_FAIL_IF(p->n_stage == MAX_STAGES, e, QN_UNSUPPORTED, "pre_tokenizer has more than %d splits",
                MAX_STAGES);
-    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    spell_scripts(pattern, n, &spelled);
+    QN_FAIL_IF(spelled.failed, e, QN_TOOBIG, "pre_tokenizer: the split pattern is too long");
+    context = pcre2_compile_context_create(NULL);
     if (context) pcre2_set_parens_nest_limit(context, 100);
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                                     &error, &offset, context);
-    pcre2_compile_context_free(context);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)qn_buf_str(&spelled), spelled.n_byte,
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, context);
     if (!code) {
         char why[120] = "";
         pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
@@ -305,6 +340,8 @@ static int add_stage(struct qn_pretok *p, const char *pattern, size_t n, struct 
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* when it cannot, the interpreter runs */
     p->stages[p->n_stage++] = code;
 out:
+    pcre2_compile_context_free(context);
+    qn_buf_free(&spelled);
     return rc;
 }
 
@@ -367,7 +404,9 @@ static int add_one(struct qn_pretok *p, const struct qn_json *spec, bool *is_byt
         QN_TRY(add_split(p, spec, e));
     } else if (!strcmp(type, "Digits")) {
         QN_TRY(qn_json_get_bool(spec, "individual_digits", false, &flag, e));
-        QN_TRY(add_stage(p, flag ? "\\p{N}" : "\\p{N}+", flag ? 5 : 6, e));
+        /* the reference library asks its compiler's library here, whose numbers are Unicode 17 */
+        static const char numbers[] = "[\\p{N}\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}]+";
+        QN_TRY(add_stage(p, numbers, sizeof numbers - 1 - flag, e));
     } else if (!strcmp(type, "ByteLevel")) {
         *is_byte_level = true;
         QN_TRY(qn_json_get_bool(spec, "add_prefix_space", true, &flag, e));

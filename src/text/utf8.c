@@ -152,6 +152,7 @@ static bool is_inert(uint32_t cp)
 uint32_t qn_utf8_stand_in(uint32_t cp)
 {
     if (cp < qn_class_overrides[0].first) return cp;
+    if (cp == 0x180e) return 0x200b; /* both Cf; PCRE2's \s still has the former */
     const struct qn_class_override *o = find_override(cp);
     return o ? o->stand_in : cp;
 }

@@ -5,9 +5,11 @@
 #include "support/test.h"
 
 #include <unistd.h>
+#include <utf8proc.h>
 
 #include "base/json.h"
 #include "text/detok.h"
+#include "text/pretok.h"
 #include "text/utf8.h"
 
 #define GOLDEN QN_TEST_DIR "/golden/tokenizer/"
@@ -28,14 +30,22 @@ static void make_crc_table(void)
     }
 }
 
-static uint32_t crc(uint32_t start, const struct qn_ids *ids)
+static uint32_t crc_bytes(uint32_t start, const void *bytes, size_t n)
 {
     uint32_t c = ~start;
+    const unsigned char *s = bytes;
+    for (size_t i = 0; i < n; i++) c = crc_table[(c ^ s[i]) & 255] ^ c >> 8;
+    return ~c;
+}
+
+static uint32_t crc(uint32_t start, const struct qn_ids *ids)
+{
     for (size_t i = 0; i < ids->n; i++) {
         uint32_t id = (uint32_t)ids->data[i];
-        for (int k = 0; k < 32; k += 8) c = crc_table[(c ^ id >> k) & 255] ^ c >> 8;
+        unsigned char le[4] = {id & 255, id >> 8 & 255, id >> 16 & 255, id >> 24};
+        start = crc_bytes(start, le, 4);
     }
-    return ~c;
+    return start;
 }
 
 struct rng {
@@ -202,10 +212,61 @@ static void check_decodings(const struct qn_tokenizer *t, const struct qn_json *
     }
 }
 
-/* "%" of context becomes the code point. */
-static void check_code_points(const struct qn_tokenizer *t, const char *context, const struct qn_json *hashes)
+/* What a text gives, as a CRC chained over texts. */
+typedef uint32_t hash_fn(void *subject, const struct qn_buf *text, uint32_t start);
+
+static uint32_t hash_ids(void *subject, const struct qn_buf *text, uint32_t start)
 {
     struct qn_ids ids = QN_IDS_INIT(1 << 20);
+    encode(subject, text->data, text->n_byte, &ids);
+    start = crc(start, &ids);
+    qn_ids_free(&ids);
+    return start;
+}
+
+static uint32_t hash_pieces(void *subject, const struct qn_buf *text, uint32_t start)
+{
+    struct qn_ids lengths = QN_IDS_INIT(1 << 20);
+    struct qn_pretok_cursor cursor;
+    assert_int_equal(qn_pretok_begin(&cursor, subject, text->data, text->n_byte, NULL), QN_OK);
+    while (cursor.pos < text->n_byte) {
+        size_t from = cursor.pos;
+        qn_ids_push(&lengths, (int32_t)(qn_pretok_next(&cursor) - from));
+    }
+    qn_pretok_end(&cursor);
+    start = crc(start, &lengths);
+    qn_ids_free(&lengths);
+    return start;
+}
+
+static uint32_t hash_nfc(void *subject, const struct qn_buf *text, uint32_t start)
+{
+    (void)subject;
+    struct qn_buf out = QN_BUF_INIT(1 << 20);
+    assert_int_equal(qn_utf8_nfc(text->data, text->n_byte, NULL, &out, NULL), QN_OK);
+    start = crc_bytes(start, out.data, out.n_byte);
+    qn_buf_free(&out);
+    return start;
+}
+
+static uint32_t hash_decomposed_nfc(void *subject, const struct qn_buf *text, uint32_t start)
+{
+    utf8proc_uint8_t *nfd;
+    struct qn_buf marked = QN_BUF_INIT(1 << 10);
+    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text->data, (utf8proc_ssize_t)text->n_byte,
+                                      &nfd, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+    assert_true(n >= 0);
+    qn_buf_append(&marked, nfd, (size_t)n);
+    qn_buf_puts(&marked, "\xcc\x96\xcc\x81");
+    start = hash_nfc(subject, &marked, start);
+    free(nfd);
+    qn_buf_free(&marked);
+    return start;
+}
+
+/* Every code point in place of each "%" of a context; hashes: one a block. */
+static void check_blocks(const char *context, const struct qn_json *hashes, hash_fn *hash, void *subject)
+{
     struct qn_buf text = QN_BUF_INIT(1 << 10);
     int n_wrong = 0;
     assert_int_equal(hashes->n, 0x110000 / BLOCK);
@@ -220,16 +281,33 @@ static void check_code_points(const struct qn_tokenizer *t, const char *context,
                 else
                     qn_buf_putc(&text, *c);
             }
-            encode(t, text.data, text.n_byte, &ids);
-            h = crc(h, &ids);
+            h = hash(subject, &text, h);
         }
         if (h == item_int(hashes, first / BLOCK)) continue;
         print_message("code points U+%04X-U+%04X in '%s' differ\n", first, first + BLOCK - 1, context);
         n_wrong++;
     }
-    qn_ids_free(&ids);
     qn_buf_free(&text);
     assert_int_equal(n_wrong, 0);
+}
+
+static void check_contexts(const struct qn_json *contexts, size_t n_least, hash_fn *hash, void *subject)
+{
+    assert_true(contexts->n >= n_least);
+    for (size_t i = 0; i < contexts->n; i++) {
+        bool is_nfd = !strcmp(contexts->keys[i].text, "decomposed");
+        check_blocks(is_nfd ? "%" : contexts->keys[i].text, contexts->items[i],
+                     is_nfd ? hash_decomposed_nfc : hash, subject);
+    }
+}
+
+static void check_pieces(const struct qn_json *spec, const struct qn_json *contexts, size_t n_least)
+{
+    struct qn_pretok *p;
+    struct qn_err e = {0};
+    if (qn_pretok_open(&p, spec, &e)) fail_msg("%s", e.text);
+    check_contexts(contexts, n_least, hash_pieces, p);
+    qn_pretok_free(p);
 }
 
 static void check_round_trip(const struct qn_tokenizer *t, const struct qn_ids *ids,
@@ -284,10 +362,7 @@ static void check_golden(const char *folder, const char *name)
     check_cases(t, qn_json_get(golden, "cases"), true);
     check_decodings(t, qn_json_get(golden, "decodings"));
     check_mixed(t, qn_json_get(golden, "mixed"), true);
-    const struct qn_json *code_points = qn_json_get(golden, "code_points");
-    assert_true(code_points->n >= 5);
-    for (size_t i = 0; i < code_points->n; i++)
-        check_code_points(t, code_points->keys[i].text, code_points->items[i]);
+    check_contexts(qn_json_get(golden, "ids"), 3, hash_ids, t);
     qn_tokenizer_free(t);
 }
 
@@ -295,6 +370,16 @@ static void test_small(void **state)
 {
     (void)state;
     check_golden(GOLDEN "small", "small.json");
+}
+
+static void test_code_points(void **state)
+{
+    (void)state;
+    struct qn_json *golden = read_golden("small.json"), *root;
+    struct qn_err e = {0};
+    if (qn_json_read_file(&root, arena, GOLDEN "small/tokenizer.json", 1 << 20, &e)) fail_msg("%s", e.text);
+    check_pieces(qn_json_get(root, "pre_tokenizer"), qn_json_get(golden, "pieces"), 3);
+    check_contexts(qn_json_get(golden, "nfc"), 4, hash_nfc, NULL);
 }
 
 static void test_big(void **state)
@@ -358,8 +443,8 @@ static void test_variants(void **state)
         assert_true(qn_json_int(qn_json_get(v, "cases"), &want));
         assert_int_equal(check_cases(t, &cases, false), want);
         check_mixed(t, qn_json_get(v, "mixed"), false);
-        const struct qn_json *code_points = qn_json_get(v, "code_points");
-        if (code_points->n) check_code_points(t, "a%b", code_points);
+        const struct qn_json *spec = qn_json_get(qn_json_get(v, "top"), "pre_tokenizer");
+        if (spec) check_pieces(spec, qn_json_get(v, "pieces"), 2);
         qn_tokenizer_free(t);
     }
 }
@@ -385,6 +470,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small),
+        cmocka_unit_test(test_code_points),
         cmocka_unit_test(test_variants),
         cmocka_unit_test(test_big),
     };

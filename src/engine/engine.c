@@ -10,11 +10,13 @@
 #include "base/mem.h"
 #include "engine/flight.h"
 #include "engine/sched.h"
+#include "model/plan.h"
 
 #define DEFAULT_STUCK_S  120
 #define DEFAULT_QUEUE    1024
 #define DEFAULT_ITL_MS   100
 #define DEFAULT_GAP      64
+#define DEFAULT_STEP     512
 #define TICK_US          100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
 #define LONG_AGO_US      30000000
 #define MAX_FLAWED_INPUT 4096 /* stop tokens, biases, closing tokens */
@@ -450,6 +452,15 @@ static size_t available_memory(void)
 
 #define MIB(x) ((double)(x) / (1024.0 * 1024.0))
 
+static void set_rows(struct qn_device_options *d, int max_seqs, int step_tokens, bool has_drafts)
+{
+    int per_seq = has_drafts ? 1 + QN_MAX_DRAFT : 1;
+    d->max_seqs = d->n_lane = max_seqs;
+    d->max_rows = step_tokens + max_seqs * per_seq;
+    d->max_logits =
+        QN_MAX(max_seqs * per_seq, max_seqs + 64); /* at least a chunk of rows that are all kept */
+}
+
 /* Decides the sizes of the pools: exact sums over what the runner says a page, a slot, a lane take. */
 static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weight_bytes, struct qn_err *e)
 {
@@ -462,48 +473,45 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
                e, QN_INVAL, "negative size in the engine's options");
     QN_FAIL_IF(o->mtp < -1 || o->mtp > QN_MAX_DRAFT, e, QN_INVAL, "draft depth %d: 0 to %d, or automatic",
                o->mtp, QN_MAX_DRAFT);
-    int step_tokens = o->step_tokens ? o->step_tokens : 512;
+    int step_tokens = o->step_tokens ? o->step_tokens : DEFAULT_STEP;
     int max_context = g->config.max_context;
     if (o->max_context && o->max_context < max_context) max_context = o->max_context;
     d->config = &g->config;
     d->n_thread = o->n_thread;
     d->act = o->f32_activations ? QN_ACT_F32 : QN_ACT_BF16;
     d->kv = o->kv >= 0 ? (enum qn_kv)o->kv : o->f32_activations ? QN_KV_F32 : QN_KV_BF16;
-    d->max_seqs = max_seqs;
-    d->n_lane = max_seqs;
-    d->max_rows = step_tokens + max_seqs * (QN_MAX_DRAFT + 2);
-    d->max_logits = QN_MAX(max_seqs * (o->mtp == 0 ? 1 : 1 + QN_MAX_DRAFT), max_seqs + 64);
+    set_rows(d, max_seqs, step_tokens, o->mtp != 0);
     d->max_context = max_context;
     d->has_mtp = fo->with_mtp;
     d->n_tok = o->n_tok;
     d->n_page = o->n_page ? o->n_page : 1;
     d->n_slot = o->n_slot ? o->n_slot : 1;
-    const struct qn_runner *runner = g->options.runner;
+    const struct qn_runner *runner = o->runner;
     struct qn_device_sizes size;
     runner->sizes(o->runner_user, d, &size);
     if (!o->n_page || !o->n_slot) {
-        size_t have = o->memory_bytes > 0 ? (size_t)o->memory_bytes : available_memory() / 10 * 9;
-        size_t fixed =
-            weight_bytes + size.workspace_bytes + (size_t)max_seqs * (size.lane_bytes + size.slot_bytes);
-        size_t least = fixed + size.slot_bytes + 4 * size.page_bytes;
-        QN_FAIL_IF(
-            have < least, e, QN_NOMEM,
-            "%.0f MiB are needed for weights (%.0f MiB), %d sequences and a context of 256 tokens, %.0f MiB "
-            "are there; fewer sequences or a smaller model fit",
-            MIB(least), MIB(weight_bytes), max_seqs, MIB(have));
-        size_t left = have - fixed;
-        if (o->memory_bytes <= 0) left /= 2; /* the machine is not ours alone */
-        size_t page_per_context = (size_t)QN_CEIL_DIV(max_context, QN_PAGE) + 2;
-        if (!o->n_slot) {
-            size_t n_snapshot = left / 4 / size.slot_bytes;
-            d->n_slot = max_seqs + (int)QN_CLAMP(n_snapshot, 1, (size_t)4 * (size_t)max_seqs + 16);
-        }
-        size_t state = (size_t)(d->n_slot - max_seqs) * size.slot_bytes;
-        left = left > state ? left - state : 0;
-        if (!o->n_page) {
-            size_t most = page_per_context * (size_t)QN_MAX(max_seqs, 4);
-            d->n_page = (int)QN_CLAMP(left / size.page_bytes, 4, QN_MIN(most, (size_t)1 << 24));
-        }
+        /* a page of slack, as a resumed prefix may need a copy of its last one */
+        struct qn_plan_in in = {
+            .memory = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : available_memory() / 5 * 4,
+            .weight_bytes = weight_bytes,
+            .workspace_bytes = size.workspace_bytes + size.page_bytes,
+            .page_bytes = size.page_bytes,
+            .slot_bytes = size.slot_bytes,
+            .lane_bytes = size.lane_bytes,
+            .page_tok = QN_PAGE,
+            .max_context = g->config.max_context,
+            .context = o->max_context ? max_context : 0,
+            .users = o->max_seqs,
+        };
+        struct qn_plan planned;
+        QN_TRY(qn_plan_make(&in, &planned, e));
+        max_seqs = planned.users;
+        max_context = planned.context;
+        /* what a cache of that size cannot use is left to the machine */
+        int64_t most = (int64_t)(max_context / QN_PAGE + 2) * QN_MAX(4 * max_seqs, 16);
+        if (!o->n_page) d->n_page = (int)QN_MIN((int64_t)planned.n_page + 1, most);
+        if (!o->n_slot) d->n_slot = QN_MAX(planned.n_slot, max_seqs);
+        set_rows(d, max_seqs, step_tokens, o->mtp != 0);
     }
     QN_FAIL_IF(d->n_slot < max_seqs, e, QN_NOMEM,
                "%d state slots for %d sequences: give %d, or --max-seqs %d", d->n_slot, max_seqs, max_seqs,
@@ -527,6 +535,7 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     g->info.n_thread = o->n_thread;
     g->info.mtp = o->mtp;
     g->info.isa = "";
+    g->info.kv = qn_kv_name(d->kv);
     g->info.kv_bytes = (size_t)d->n_page * size.page_bytes;
     g->info.state_bytes = (size_t)d->n_slot * size.slot_bytes + (size_t)d->n_lane * size.lane_bytes;
     g->info.workspace_bytes = size.workspace_bytes;
@@ -544,15 +553,25 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     g->mail = qn_mail_create();
     g->cancel_all.kind = LETTER_CANCEL_ALL;
     g->quit.kind = LETTER_QUIT;
-    QN_FAIL_IF(!o->runner || !o->config, e, QN_UNSUPPORTED,
-               "the engine runs on a runner with a configuration");
-    g->config = *o->config;
+    if (!o->runner) g->options.runner = &qn_runner_forward;
+    QN_FAIL_IF(!o->runner && (!o->model || !o->backend), e, QN_INVAL,
+               "the engine needs a model and a backend");
+    QN_FAIL_IF(!o->model && !o->config, e, QN_INVAL, "the engine needs a model or its configuration");
+    g->config = o->config ? *o->config : *qn_model_config(o->model);
+    size_t weight_bytes = 0;
+    if (o->model) {
+        struct qn_tally tally;
+        qn_tally_model(o->model, &tally);
+        weight_bytes = tally.text_bytes + (o->mtp != 0 ? tally.mtp_bytes : 0);
+    }
     struct qn_forward_options fo = {.backend = o->backend,
-                                    .with_mtp = o->mtp != 0 && g->config.n_mtp > 0,
+                                    .with_mtp = o->mtp != 0 &&
+                                                (o->model ? qn_model_has_mtp(o->model) : g->config.n_mtp > 0),
                                     .progress = o->progress,
                                     .progress_user = o->progress_user};
-    QN_TRY(plan(g, &fo, 0, e));
+    QN_TRY(plan(g, &fo, weight_bytes, e));
     qn_cache_init(&g->cache, g->info.n_page, g->info.n_slot, g->info.max_seqs, &g->chores);
+    if (o->model) g->cache.fingerprint = qn_model_fingerprint(o->model);
     g->cache.is_off = o->no_prefix_cache;
     QN_TRY(qn_rank_open(&g->rank, g->options.runner, o->runner_user, o->model, &fo, g->mail, e));
     g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;

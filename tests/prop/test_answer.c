@@ -1,9 +1,9 @@
 /* One answer: the tokens of a request do not depend on depth, batch, chunks, cache, preemption.
  *
- * Requests are made from a growing pool of histories (so that prefixes are shared, continued and left), answered
- * by a plain engine (one at a time, no cache, no drafts, one chunk) and by engines of every other kind, beside
- * neighbours. The scripted backend turns every mistake in the books into other tokens; each fault of its list
- * is planted once to see that this test finds it.
+ * Requests are made from a growing pool of histories (so that prefixes are shared, continued and left),
+ * answered by a plain engine (one at a time, no cache, no drafts, one chunk) and by engines of every other
+ * kind, beside neighbours. The scripted backend turns every mistake in the books into other tokens; each
+ * fault of its list is planted once to see that this test finds it.
  *
  * QUERN_COMBINATIONS: requests to compare (default 3000); QUERN_SEED: where the random numbers start.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -13,6 +13,8 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "model/checkpoint.h"
+#include "model/synth.h"
 #include "support/ask.h"
 #include "support/backend_fake.h"
 
@@ -46,6 +48,8 @@ struct bench {
     struct history pool[MAX_HISTORY];
     int n_pool;
     struct qn_fake plain_fake, fake;
+    const struct qn_model *model; /* NULL: the scripted backend */
+    const char *backend;
     struct qn_engine *plain, *tried;
     int n_compared, n_cached, n_preempted, n_wrong;
     char kind[160];
@@ -137,6 +141,17 @@ static struct qn_engine *open_engine(struct qn_fake *fake, const struct qn_engin
     return g;
 }
 
+/* On a real model instead of the scripted one. */
+static void use_model(const struct bench *b, struct qn_engine_options *o, int n_thread)
+{
+    if (!b->model) return;
+    o->config = NULL;
+    o->runner = NULL;
+    o->model = b->model;
+    o->backend = qn_backend_get(b->backend);
+    o->n_thread = n_thread;
+}
+
 /* An engine of a random kind. */
 static void open_tried(struct bench *b, enum qn_fake_fault fault)
 {
@@ -149,6 +164,7 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     qn_fake_init(&b->fake, &fo);
     struct qn_engine_options o;
     qn_fake_engine_options(&b->fake, &o);
+    use_model(b, &o, 1 + roll(d, 2));
     o.mtp = depths[roll(d, (int)QN_COUNT(depths))];
     o.step_tokens = steps[roll(d, (int)QN_COUNT(steps))];
     o.max_seqs = 1 + roll(d, MAX_WAVE);
@@ -159,8 +175,8 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     static const int times[] = {1, 2, 10};
     o.n_page = n_most * times[roll(d, 3)];
     o.n_slot = o.max_seqs + (roll(d, 3) ? 20 : roll(d, 3));
-    snprintf(b->kind, sizeof b->kind, "mtp %d step %d seqs %d gap %d cache %d pages %d slots %d accept %d", o.mtp,
-             o.step_tokens, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page, o.n_slot,
+    snprintf(b->kind, sizeof b->kind, "mtp %d step %d seqs %d gap %d cache %d pages %d slots %d accept %d",
+             o.mtp, o.step_tokens, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page, o.n_slot,
              fo.accept_percent);
     b->tried = open_engine(&b->fake, &o);
 }
@@ -222,14 +238,17 @@ static void close_tried(struct bench *b, bool is_sound)
     qn_engine_close(b->tried);
 }
 
-static void bench_open(struct bench *b, uint64_t seed)
+static void bench_open(struct bench *b, uint64_t seed, const struct qn_model *model, const char *backend)
 {
     memset(b, 0, sizeof *b);
     b->dice.seed = seed;
+    b->model = model;
+    b->backend = backend;
     struct qn_fake_options fo = {.max_context = MAX_TOKENS + 100};
     struct qn_engine_options o;
     qn_fake_init(&b->plain_fake, &fo);
     qn_fake_engine_options(&b->plain_fake, &o);
+    use_model(b, &o, 1);
     o.mtp = 0;
     o.max_seqs = 1;
     o.step_tokens = 1024;
@@ -249,25 +268,68 @@ static uint64_t start_seed(void)
     return s ? strtoull(s, NULL, 10) : 20261123;
 }
 
+static int wanted(int least)
+{
+    const char *s = getenv("QUERN_COMBINATIONS");
+    return s ? QN_MAX(atoi(s) * least / 3000, 8) : least;
+}
+
+static void compare(struct bench *b, int n)
+{
+    print_message("seed %llu\n", (unsigned long long)b->dice.seed);
+    while (b->n_compared < n) {
+        open_tried(b, QN_FAKE_OK);
+        for (int i = 0; i < 24 && b->n_compared < n; i++) run_wave(b, true);
+        close_tried(b, true);
+    }
+    print_message("%d requests compared, %d of them with a cached prefix, %d preemptions, %d differ\n",
+                  b->n_compared, b->n_cached, b->n_preempted, b->n_wrong);
+    assert_int_equal(b->n_wrong, 0);
+    assert_true(b->n_cached > n / 20);
+}
+
 static void test_one_answer(void **state)
 {
     (void)state;
-    const char *wanted = getenv("QUERN_COMBINATIONS");
-    int n = wanted ? atoi(wanted) : 3000;
     struct bench b;
-    bench_open(&b, start_seed());
-    print_message("seed %llu\n", (unsigned long long)b.dice.seed);
-    while (b.n_compared < n) {
-        open_tried(&b, QN_FAKE_OK);
-        for (int i = 0; i < 24 && b.n_compared < n; i++) run_wave(&b, true);
-        close_tried(&b, true);
-    }
-    print_message("%d requests compared, %d of them with a cached prefix, %d preemptions, %d differ\n",
-                  b.n_compared, b.n_cached, b.n_preempted, b.n_wrong);
-    assert_int_equal(b.n_wrong, 0);
-    assert_true(b.n_cached > n / 10);
+    bench_open(&b, start_seed(), NULL, NULL);
+    compare(&b, wanted(3000));
     assert_true(b.n_preempted > 0);
     bench_close(&b);
+}
+
+/* Tokens and log-probabilities to the bit, on small synthetic models. */
+static void test_one_answer_model(void **state)
+{
+    (void)state;
+    static const char *const shapes[] = {"tiny:layers=4,mtp=1", "tiny-moe:layers=4,mtp=1"};
+    static const char *const backends[] = {"ref", "cpu"};
+    char folder[] = "/tmp/quern-answer-XXXXXX", path[80], line[120];
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < QN_COUNT(shapes); i++) {
+        struct qn_shape shape;
+        struct qn_err e = {0};
+        struct qn_model *m;
+        snprintf(path, sizeof path, "%s/%zu", folder, i);
+        if (qn_shape_find(&shape, shapes[i], &e)) fail_msg("%s", e.text);
+        struct qn_synth synth = {
+            .shape = &shape, .store = qn_store_find("bf16"), .seed = 5, .n_thread = 1, .is_quiet = true};
+        if (qn_synth_write(&synth, path, &e) || qn_model_open(&m, path, &e)) fail_msg("%s", e.text);
+        for (size_t k = 0; k < QN_COUNT(backends); k++) {
+            if (!qn_backend_get(backends[k])) {
+                print_message("%s: not built\n", backends[k]);
+                continue;
+            }
+            struct bench b;
+            print_message("%s on %s\n", shapes[i], backends[k]);
+            bench_open(&b, start_seed() + i * 2 + k, m, backends[k]);
+            compare(&b, wanted(100));
+            bench_close(&b);
+        }
+        qn_model_close(m);
+    }
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    if (system(line)) print_message("%s is left\n", folder);
 }
 
 /* Each planted fault has to be found within the number of requests that the test above makes. */
@@ -285,7 +347,7 @@ static void test_finds_planted_faults(void **state)
     };
     for (int fault = QN_FAKE_OK + 1; fault < QN_FAKE_N_FAULT; fault++) {
         struct bench b;
-        bench_open(&b, start_seed());
+        bench_open(&b, start_seed(), NULL, NULL);
         while (b.n_compared < 3000 && !b.n_wrong) {
             open_tried(&b, (enum qn_fake_fault)fault);
             for (int i = 0; i < 24 && !b.n_wrong; i++) run_wave(&b, false);
@@ -301,6 +363,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_answer),
+        cmocka_unit_test(test_one_answer_model),
         cmocka_unit_test(test_finds_planted_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -95,7 +95,7 @@ out:
     return rc;
 }
 
-static int read_int(struct qn_exchange *x, const struct qn_json *body, const char *key, int64_t low,
+int qn_ask_read_int(struct qn_exchange *x, const struct qn_json *body, const char *key, int64_t low,
                     int64_t high, int64_t *out, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -248,23 +248,23 @@ int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct q
         a->sample.top_k = 1;
     }
     if (!qn_json_is_null(qn_json_get(body, "top_k"))) {
-        QN_TRY(read_int(x, body, "top_k", -1, INT32_MAX, &top_k, e));
+        QN_TRY(qn_ask_read_int(x, body, "top_k", -1, INT32_MAX, &top_k, e));
         a->sample.top_k = (int)QN_MAX(top_k, 0);
     }
     /* the newer name wins */
-    QN_TRY(read_int(x, body, "max_tokens", 1, INT64_MAX, &a->max_new, e));
-    QN_TRY(read_int(x, body, "max_completion_tokens", 1, INT64_MAX, &a->max_new, e));
-    QN_TRY(read_int(x, body, "min_tokens", 0, INT32_MAX, &a->min_new, e));
-    QN_TRY(read_int(x, body, "n", 1, QN_API_MAX_N, &n, e));
+    QN_TRY(qn_ask_read_int(x, body, "max_tokens", 1, INT64_MAX, &a->max_new, e));
+    QN_TRY(qn_ask_read_int(x, body, "max_completion_tokens", 1, INT64_MAX, &a->max_new, e));
+    QN_TRY(qn_ask_read_int(x, body, "min_tokens", 0, INT32_MAX, &a->min_new, e));
+    QN_TRY(qn_ask_read_int(x, body, "n", 1, QN_API_MAX_N, &n, e));
     a->n = (int)n;
     if (!qn_json_is_null(qn_json_get(body, "seed"))) {
-        QN_TRY(read_int(x, body, "seed", INT64_MIN, INT64_MAX, &seed, e));
+        QN_TRY(qn_ask_read_int(x, body, "seed", INT64_MIN, INT64_MAX, &seed, e));
         if (seed != -1) {
             a->sample.seed = (uint64_t)seed;
             a->has_seed = true;
         }
     }
-    QN_TRY(read_int(x, body, "priority", INT64_MIN, INT64_MAX, &priority, e));
+    QN_TRY(qn_ask_read_int(x, body, "priority", INT64_MIN, INT64_MAX, &priority, e));
     a->priority = priority > 0 ? QN_PRIORITY_LOW : QN_PRIORITY_NORMAL;
     x->param = "ignore_eos";
     QN_TRY(qn_json_get_bool(body, "ignore_eos", false, &a->ignore_eos, e));
@@ -284,7 +284,7 @@ int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct q
     QN_TRY(qn_json_get_str(body, "cache_salt", NULL, &salt, e));
     if (salt && *salt) a->salt = qn_hash_str(salt) | 1;
     int64_t prompt_top = -1;
-    QN_TRY(read_int(x, body, "prompt_logprobs", 0, QN_MAX_TOP, &prompt_top, e));
+    QN_TRY(qn_ask_read_int(x, body, "prompt_logprobs", 0, QN_MAX_TOP, &prompt_top, e));
     a->prompt_top = (int)prompt_top;
     QN_TRY(read_bias(a, x, body, e));
     QN_TRY(read_stop_ids(a, x, body, e));
@@ -519,7 +519,7 @@ bool qn_api_refuse_length(struct qn_exchange *x, const struct qn_ask *a, int n_p
     return true;
 }
 
-void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialect *dialect)
+void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialect *dialect, void *state)
 {
     struct qn_err e = {0};
     struct qn_prompt prompt = {0};
@@ -546,6 +546,7 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
     if (qn_api_refuse_length(x, a, prompt.n_tok)) goto out;
     struct qn_stream *s = qn_stream_create(x, a, dialect, 1);
     s->rendered = prompt;
+    s->state = state;
     s->tools = tools;
     s->prompts[0] =
         (struct qn_stream_prompt){prompt.ids, prompt.n_tok, prompt.is_thinking, prompt.thinking_budget};

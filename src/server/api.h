@@ -75,6 +75,9 @@ void qn_ask_init(struct qn_ask *a, struct qn_exchange *x);
 int qn_ask_read_model(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e);
 int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
                          struct qn_err *e);
+/* An integer within limits; absent or null leaves *out. */
+int qn_ask_read_int(struct qn_exchange *x, const struct qn_json *body, const char *key, int64_t low,
+                    int64_t high, int64_t *out, struct qn_err *e);
 int qn_ask_read_stops(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, const char *key,
                       struct qn_err *e);
 int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *choice,
@@ -87,6 +90,11 @@ struct qn_stream_prompt;
 int qn_api_read_chat(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e);
 int qn_api_read_completion(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
                            struct qn_stream_prompt **prompts, int *n_prompt, struct qn_err *e);
+int qn_api_read_messages(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, bool is_count,
+                         struct qn_err *e);
+struct qn_responses_state;
+int qn_api_read_responses(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
+                          struct qn_responses_state **state, struct qn_err *e);
 /* Compiles what the output must obey: tool choice and form. tools may be NULL. */
 struct qn_toolset;
 int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
@@ -94,7 +102,7 @@ int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_to
 
 struct qn_dialect;
 /* Renders, checks the length, compiles constraints, submits, answers (also with errors). */
-void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialect *dialect);
+void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialect *dialect, void *state);
 
 /* Renders for count_tokens, /tokenize, /apply-template: the same prompt qn_api_chat would run. */
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e);

@@ -446,7 +446,7 @@ void qn_api_chat_completions(struct qn_exchange *x)
         qn_http_fail(x, &e);
         return;
     }
-    qn_api_chat(x, &a, &chat_dialect);
+    qn_api_chat(x, &a, &chat_dialect, NULL);
 }
 
 /* ------------------------------------------------------------------ completions */

@@ -63,12 +63,19 @@ void qn_stops_end(struct qn_stops *st, struct qn_buf *out)
 
 /* ------------------------------------------------------------------ events */
 
+static bool is_told(const struct qn_stream *s)
+{
+    return s->ask.is_stream || s->dialect->collects;
+}
+
 static void deliver(struct qn_choice *c, enum qn_parse_kind kind, int index, const char *text, size_t n)
 {
     struct qn_stream *s = c->stream;
     struct qn_parse_event event = {kind, index, text, n};
     qn_parsed_add(&c->parsed, &event);
-    if (s->ask.is_stream && !s->is_failed) s->dialect->event(s, c, &event);
+    if (!is_told(s) || s->is_failed) return;
+    s->dialect->event(s, c, &event);
+    if (!s->ask.is_stream) qn_buf_clear(&s->out);
 }
 
 /* reasoning_format none: the tags stay in the content. */
@@ -114,7 +121,7 @@ static void begin(struct qn_stream *s)
 {
     if (s->has_begun) return;
     s->has_begun = true;
-    if (s->ask.is_stream) s->dialect->begin(s);
+    if (is_told(s)) s->dialect->begin(s);
 }
 
 /* Feeds text; true once a stop string has ended the choice. */
@@ -214,7 +221,7 @@ static void finish_choice(struct qn_choice *c)
 {
     struct qn_stream *s = c->stream;
     close_choice(c, c->finish);
-    if (s->ask.is_stream && !s->is_failed) s->dialect->finish(s, c);
+    if (is_told(s) && !s->is_failed) s->dialect->finish(s, c);
 }
 
 static void take_token(struct qn_choice *c, const struct qn_step_token *t)
@@ -504,6 +511,7 @@ static void destroy(void *owned)
         free(c->lps);
         free(c->prompt_lps);
     }
+    if (s->state && s->dialect->free_state) s->dialect->free_state(s->state);
     free(s->choices);
     qn_toolset_free(s->tools);
     qn_prompt_free(&s->rendered);

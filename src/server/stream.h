@@ -15,7 +15,8 @@ struct qn_choice;
 
 /* How a dialect answers. Streaming functions append events to s->out; whole writes the body. */
 struct qn_dialect {
-    bool is_raw;                         /* completions: no parser, text as it is */
+    bool is_raw;   /* completions: no parser, text as it is */
+    bool collects; /* begin, event and finish are called for whole answers too; s->out is dropped */
     const char *id_prefix, *call_prefix; /* of the answer's id, of call ids */
     void (*begin)(struct qn_stream *s);  /* once, before the first output or ping */
     void (*event)(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *event);
@@ -26,6 +27,7 @@ struct qn_dialect {
     void (*fail)(struct qn_stream *s, int status, const char *text);
     void (*ping)(struct qn_stream *s);
     void (*whole)(struct qn_stream *s, struct qn_buf *out);
+    void (*free_state)(void *state); /* or NULL */
 };
 
 /* A prompt; of several choices. */

@@ -12,6 +12,7 @@ struct qn_cmd {
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit code */
 };
 
+extern const struct qn_cmd qn_cmd_serve;
 extern const struct qn_cmd qn_cmd_tokenize;
 extern const struct qn_cmd qn_cmd_parse;
 extern const struct qn_cmd qn_cmd_inspect;

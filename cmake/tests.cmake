@@ -11,6 +11,10 @@ if(support)
   set(support_lib qn_support)
 endif()
 
+# The server over the scripted backend, for tests/e2e.
+add_executable(quern-fake ${CMAKE_SOURCE_DIR}/tests/fake/quern_fake.c)
+target_link_libraries(quern-fake PRIVATE qn_support quern_all)
+
 function(quern_test path prefix label timeout)
   get_filename_component(stem ${path} NAME_WE)
   string(REGEX REPLACE "^test_" "" stem ${stem})

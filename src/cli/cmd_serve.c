@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "backend/backend.h"
-#include "backend/registry.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/cli.h"
@@ -76,7 +75,8 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         INT("port", port, "PORT", "port; 0: a free one", .env = "QUERN_PORT", .letter = 'p', .min = 0,
             .max = 65535),
         STR("host", host, "HOST", "address to listen on", .env = "QUERN_HOST"),
-        STR("device", device, "NAME", "cpu, ref or cuda", .env = "QUERN_DEVICE"),
+        STR("device", device, "NAME", "cpu, ref or cuda; the fastest of this build by default",
+            .env = "QUERN_DEVICE"),
         STR("mtp", mtp, "DEPTH", "draft depth: auto, off, 1 to 8", .env = "QUERN_MTP"),
         INT("threads", threads, "N", "CPU workers; 0: one a physical core", .env = "QUERN_THREADS",
             .letter = 't', .min = 0, .max = 1024),
@@ -414,7 +414,7 @@ static void print_table(const struct qn_server_options *o, const struct wish *w,
         i->max_seqs, i->n_page, QN_PAGE, i->n_slot);
     row("compute", "%s%s%s, %d threads, %d prefill tokens a step", device, i->isa && *i->isa ? " " : "",
         i->isa ? i->isa : "", i->n_thread, i->step_tokens);
-    row("KV cache", "%s; prefix cache %s", i->kv, w->no_prefix_cache ? "off" : "on");
+    row("KV cache", "%s; prefix cache %s", i->kv ? i->kv : "none", w->no_prefix_cache ? "off" : "on");
     if (!i->has_mtp)
         row("speculation", "off: the checkpoint has no MTP head");
     else if (i->mtp < 0)
@@ -463,17 +463,15 @@ static char *base_name(const char *path)
     return xstrndup(path + from, n - from);
 }
 
-static int choose_backend(const char *device, const struct qn_backend **out, struct qn_err *e)
+static int choose_backend(const char **device, const struct qn_backend **out, struct qn_err *e)
 {
     int rc = QN_OK;
-    if (!strcmp(device, "cpu"))
-        *out = qn_cpu_backend();
-    else if (!strcmp(device, "ref"))
-        *out = qn_ref_backend();
-    else if (!strcmp(device, "cuda"))
-        QN_FAIL(e, QN_UNSUPPORTED, "--device cuda: this build has no CUDA; use cpu");
-    else
-        QN_FAIL(e, QN_INVAL, "--device %s: must be cpu, ref or cuda", device);
+    static const char *const by_speed[] = {"cuda", "cpu", "ref"};
+    bool is_asked = *device;
+    for (size_t i = 0; i < QN_COUNT(by_speed) && !is_asked && !*out; i++)
+        *out = qn_backend_get(*device = by_speed[i]);
+    if (is_asked) *out = qn_backend_get(*device);
+    QN_FAIL_IF(!*out, e, QN_UNSUPPORTED, "--device %s: this build has cpu and ref only", *device);
 out:
     return rc;
 }
@@ -484,7 +482,6 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     struct qn_err e = {0};
     struct wish w = {
         .host = "127.0.0.1",
-        .device = "cpu",
         .port = 8080,
         .drain = 30,
         .kv = "auto",
@@ -548,7 +545,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     status = 1;
     const struct qn_backend *backend = NULL;
     if (!fake) {
-        QN_TRY(choose_backend(w.device, &backend, &e));
+        QN_TRY(choose_backend(&w.device, &backend, &e));
         QN_TRY(qn_model_open(&model, w.model, &e));
     }
     QN_TRY(qn_text_open(&text, w.model, &(struct qn_text_opt){.template_path = w.template}, &e));

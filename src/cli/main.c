@@ -4,6 +4,7 @@
 
 /* In the order a user meets them. */
 static const struct qn_cmd *const commands[] = {
+    &qn_cmd_serve,
     &qn_cmd_tokenize,
     &qn_cmd_parse,
     &qn_cmd_inspect,

@@ -114,7 +114,7 @@ void qn_api_metrics(struct qn_exchange *x)
         qn_buf_printf(&out,
                       "\",engine=\"0\",block_size=\"%d\",num_gpu_blocks=\"%d\",cache_dtype=\"%s\","
                       "enable_prefix_caching=\"True\"} 1\n",
-                      QN_PAGE, info->n_page, info->kv);
+                      QN_PAGE, info->n_page, info->kv ? info->kv : "");
     }
     qn_http_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
 }

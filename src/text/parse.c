@@ -141,12 +141,20 @@ static void emit(struct qn_parse *p, enum qn_parse_kind kind, int index, const c
     qn_buf_putc(&p->queue, 0);
 }
 
+/* A call begins: whitespace before it is no content, and no stop string goes on behind it. */
+static void leave_content(struct qn_parse *p)
+{
+    qn_buf_clear(&p->blanks);
+    if (p->tail.n_byte) out_event(p, QN_PARSE_CONTENT, 0, p->tail.data, p->tail.n_byte);
+    qn_buf_clear(&p->tail);
+}
+
 /* The held call is real. */
 static void release_held(struct qn_parse *p)
 {
     if (!p->is_held) return;
     p->is_held = false;
-    qn_buf_clear(&p->blanks);
+    leave_content(p);
     for (size_t at = 0; at < p->queue.n_byte;) {
         struct queued head;
         memcpy(&head, p->queue.data + at, sizeof head);
@@ -453,7 +461,7 @@ static void begin_call(struct qn_parse *p, size_t start, const char *name, size_
         p->is_held = true;
         p->held_at = start;
     } else {
-        qn_buf_clear(&p->blanks);
+        leave_content(p);
     }
     if (p->state == REASONING) p->reasoning_end = input_byte(p, p->base + start);
     p->at_start = p->skip_newlines = false;

@@ -285,6 +285,9 @@ static void test_stop_strings(void **state)
     expect_run(run, CALL("") "\nok END", "C:ok  f{} =tool_calls stop 0 at 56");
     run.think = true;
     expect_run(run, "END\n\nabcd</think>\n\nfine END", "R:END\n\nabcd C:fine  =stop stop 0 at 27");
+    run.think = false;
+    /* the beginning of a stop string before a call is content */
+    expect_run(run, "EN\n" CALL("") "D", "C:EN\nD f{} =tool_calls");
     struct parse_run plain = {.stops = stops, .n_stop = 2};
     expect_run(plain, "a\n\nb", "C:a =stop stop 1 at 3");
 }

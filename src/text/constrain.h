@@ -20,7 +20,7 @@ enum qn_content_form {
 };
 
 struct qn_constrain {
-    bool starts_in_reasoning; /* the rendered prompt ends in an open think block */
+    bool starts_in_reasoning;       /* the rendered prompt ends in an open think block */
     const struct qn_toolset *tools; /* NULL or empty: no calls */
     enum qn_choice choice;
     const char *name;           /* NAMED */

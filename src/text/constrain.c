@@ -1,0 +1,344 @@
+/* From a request's constraints to a grammar.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "text/constrain.h"
+
+#include "text/gbnf.h"
+#include "text/regex.h"
+#include "text/schema.h"
+
+#define MAX_KEY 64 /* characters of a parameter name that is not declared */
+
+struct tool {
+    const struct qn_tool *tool;
+    qn_term body; /* from behind "<function=NAME>\n" to "</tool_call>" */
+    bool is_allowed;
+};
+
+struct maker {
+    const struct qn_constrain *c;
+    struct qn_terms *t;
+    struct qn_buf *report;
+    struct tool *tools; /* [n_tool] */
+    int n_tool;
+    qn_term calls;         /* behind "<tool_call>": the rest of one call of an allowed tool */
+};
+
+static const char TOOL_OPEN[] = "<tool_call>";
+
+/* A name the format can spell. */
+static bool is_spellable(const char *s, size_t n)
+{
+    if (!n || (unsigned char)s[0] <= ' ' || (unsigned char)s[n - 1] <= ' ') return false;
+    for (size_t i = 0; i < n; i++)
+        if (s[i] == '>' || s[i] == '\n' || !s[i]) return false;
+    return true;
+}
+
+static qn_term opener(struct qn_terms *t, const char *tag, const char *name, size_t n)
+{
+    struct qn_buf text = QN_BUF_INIT(1 << 20);
+    qn_buf_puts(&text, tag);
+    qn_buf_append(&text, name, n);
+    qn_buf_puts(&text, ">\n");
+    qn_term out = qn_term_lit(t, qn_buf_str(&text), text.n_byte);
+    qn_buf_free(&text);
+    return out;
+}
+
+/* The opener of a parameter that is not declared. */
+static qn_term other_key(struct qn_terms *t, const struct qn_term_member *members, int n)
+{
+    uint64_t set[4] = {~(uint64_t)0 << 33, ~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0};
+    set[0] &= ~((uint64_t)1 << '<' | (uint64_t)1 << '>');
+    set[1] &= ~((uint64_t)1 << 63); /* DEL */
+    set[2] = set[3] = 0;            /* names outside ASCII may hold blanks the parser trims */
+    qn_term name = qn_term_repeat(t, qn_term_class(t, set), 1, MAX_KEY),
+            *declared = xcalloc((size_t)n + 1, sizeof *declared);
+    for (int i = 0; i < n; i++) declared[i] = members[i].key;
+    name = qn_term_seq3(t, qn_term_str(t, "<parameter="), name, qn_term_str(t, ">\n"));
+    name = qn_term_and(t, name, qn_term_not(t, qn_term_alts(t, declared, (size_t)n)), false);
+    free(declared);
+    return name;
+}
+
+/* An argument's text; what cannot be compiled is free text unless the tool is strict. */
+static int argument(qn_term *out, bool *is_tagged, struct qn_schema *s, const struct qn_json *schema,
+                    bool strict, const char *where, struct maker *m, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_err why = {0};
+    rc = qn_schema_argument(out, is_tagged, s, schema, &why);
+    if (rc && !strict && rc != QN_TOOBIG) {
+        if (m->report) qn_buf_printf(m->report, "%s: an argument is left free: %s\n", where, why.text);
+        *out = QN_TERM_EMPTY;
+        rc = QN_OK;
+    }
+    QN_FAIL_IF(rc, e, rc, "%s", why.text);
+out:
+    return rc;
+}
+
+static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char where[96];
+    snprintf(where, sizeof where, "tool '%.64s'", tool->name);
+    struct qn_schema *s = qn_schema_create(m->t, tool->parameters, tool->is_strict, where, m->report);
+    const struct qn_json *flat = NULL;
+    struct qn_term_member *members = NULL;
+    if (tool->parameters) {
+        struct qn_err why = {0};
+        rc = qn_schema_flatten(&flat, s, tool->parameters, &why);
+        if (rc && !tool->is_strict) {
+            if (m->report) qn_buf_printf(m->report, "%s: the schema is not used: %s\n", where, why.text);
+            rc = QN_OK;
+            flat = NULL;
+        }
+        QN_FAIL_IF(rc, e, rc, "%s", why.text);
+    }
+    const struct qn_json *properties = qn_json_get(flat, "properties"),
+                         *required = qn_json_get(flat, "required");
+    size_t n = qn_json_is(properties, QN_JSON_OBJECT) ? properties->n : 0;
+    members = xcalloc(n + 1, sizeof *members);
+    struct qn_term_object object = {.members = members, .separator = QN_TERM_EPS, .is_call = true};
+    for (size_t i = 0; i < n; i++) {
+        const char *key = properties->keys[i].text;
+        size_t n_key = properties->keys[i].n;
+        if (!is_spellable(key, n_key)) continue;
+        struct qn_term_member *member = &members[object.n_member++];
+        member->key = opener(m->t, "<parameter=", key, n_key);
+        member->name = key;
+        member->n_name = n_key;
+        for (size_t k = 0; qn_json_is(required, QN_JSON_ARRAY) && k < required->n; k++)
+            member->is_required |= qn_json_is_str(required->items[k], key);
+        QN_TRY(argument(&member->value, &member->is_tagged, s, properties->items[i], tool->is_strict, where,
+                        m, e));
+    }
+    const struct qn_json *more = qn_json_get(flat, "additionalProperties");
+    if (!tool->is_strict && !(qn_json_is(more, QN_JSON_BOOL) && !more->truth)) {
+        object.more = other_key(m->t, members, object.n_member);
+        QN_TRY(argument(&object.more_value, &object.more_tagged, s, more, false, where, m, e));
+    }
+    object.end = qn_term_str(m->t, "</function>\n</tool_call>");
+    *out = qn_term_object(m->t, &object);
+out:
+    free(members);
+    qn_schema_free(s);
+    return rc;
+}
+
+static int make_tools(struct maker *m, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_constrain *c = m->c;
+    int n = c->tools ? c->tools->n_tool : 0, n_allowed = 0;
+    qn_term *each = xcalloc((size_t)n + 1, sizeof *each);
+    m->tools = xcalloc((size_t)n + 1, sizeof *m->tools);
+    QN_FAIL_IF(!n && (c->choice == QN_CHOICE_REQUIRED || c->choice == QN_CHOICE_NAMED), e, QN_INVAL,
+               "tool_choice asks for a call, but the request has no tools");
+    QN_FAIL_IF(
+        c->choice == QN_CHOICE_NAMED && (!c->name || qn_toolset_find(c->tools, c->name, strlen(c->name)) < 0),
+        e, QN_INVAL, "tool_choice names '%.100s', which is not among the tools", c->name ? c->name : "");
+    for (int i = 0; c->choice != QN_CHOICE_NONE && i < n; i++) {
+        const struct qn_tool *tool = &c->tools->tools[i];
+        if (qn_toolset_find(c->tools, tool->name, tool->n_name) != i ||
+            !is_spellable(tool->name, tool->n_name))
+            continue;
+        struct tool *made = &m->tools[m->n_tool++];
+        *made = (struct tool){.tool = tool, .is_allowed = !c->n_allowed};
+        for (int k = 0; k < c->n_allowed; k++) made->is_allowed |= !strcmp(c->allowed[k], tool->name);
+        if (c->choice == QN_CHOICE_NAMED) made->is_allowed = !strcmp(c->name, tool->name);
+        if (!made->is_allowed) continue;
+        QN_TRY(tool_body(&made->body, m, tool, e));
+        n_allowed++;
+        each[i] = qn_term_seq(m->t, opener(m->t, "\n<function=", tool->name, tool->n_name), made->body);
+    }
+    QN_FAIL_IF(c->choice >= QN_CHOICE_REQUIRED && !n_allowed, e, QN_INVAL,
+               "tool_choice asks for a call, but no allowed tool is among the tools");
+    m->calls = qn_term_alts(m->t, each, (size_t)n);
+out:
+    free(each);
+    return rc;
+}
+
+/* The constrained form of content, EMPTY for free text. */
+static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_constrain *c = m->c;
+    struct qn_schema *s = NULL;
+    *out = QN_TERM_EMPTY;
+    switch (c->form) {
+    case QN_CONTENT_FREE:
+    case QN_CONTENT_TAGS:
+        break;
+    case QN_CONTENT_JSON_OBJECT:
+        s = qn_schema_create(m->t, NULL, false, "response_format", m->report);
+        *out = qn_schema_any_object(s);
+        break;
+    case QN_CONTENT_JSON_SCHEMA:
+        s = qn_schema_create(m->t, c->schema, c->is_strict, "response_format", m->report);
+        QN_TRY(qn_schema_term(out, s, c->schema, e));
+        break;
+    case QN_CONTENT_REGEX:
+        QN_TRY(qn_regex_term(out, m->t, c->text, strlen(c->text), true, false, "regex", e));
+        break;
+    case QN_CONTENT_CHOICE:
+        QN_FAIL_IF(!qn_json_is(c->schema, QN_JSON_ARRAY) || !c->schema->n, e, QN_INVAL,
+                   "'choice' must be an array of strings that is not empty");
+        for (size_t i = 0; i < c->schema->n; i++) {
+            const struct qn_json *v = c->schema->items[i];
+            QN_FAIL_IF(!qn_json_is(v, QN_JSON_STRING) || !v->n, e, QN_INVAL,
+                       "choice[%zu] must be a string that is not empty", i);
+            *out = qn_term_alt(m->t, *out, qn_term_lit(m->t, v->text, v->n));
+        }
+        break;
+    case QN_CONTENT_GRAMMAR:
+        QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), e));
+        break;
+    }
+    QN_FAIL_IF(*out == QN_TERM_EMPTY && c->form != QN_CONTENT_FREE && c->form != QN_CONTENT_TAGS, e, QN_INVAL,
+               "nothing can satisfy the requested format");
+out:
+    qn_schema_free(s);
+    return rc;
+}
+
+/* Free text with triggers: calls (in mode auto), structural tags; `content` is what comes behind them. */
+static int make_text(qn_term *out, struct maker *m, qn_term content, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_constrain *c = m->c;
+    const struct qn_json *structures = NULL, *triggers = NULL;
+    const char **words = NULL;
+    qn_term *next = NULL;
+    struct qn_schema *s = NULL;
+    if (c->form == QN_CONTENT_TAGS) {
+        structures = qn_json_get(c->schema, "structures");
+        triggers = qn_json_get(c->schema, "triggers");
+        QN_FAIL_IF(!qn_json_is(structures, QN_JSON_ARRAY) || !qn_json_is(triggers, QN_JSON_ARRAY), e,
+                   QN_UNSUPPORTED,
+                   "structural tags need 'structures' [{begin, schema, end}] and 'triggers'; other forms are "
+                   "not supported");
+    }
+    size_t n_trigger = triggers ? triggers->n : 0, n = 0;
+    words = xcalloc(n_trigger + 2, sizeof *words);
+    next = xcalloc(n_trigger + 2, sizeof *next);
+    if (c->tools && c->tools->n_tool) {
+        words[n] = TOOL_OPEN;
+        next[n++] = qn_term_seq(m->t, m->calls, c->single_call ? QN_TERM_EPS : content);
+    }
+    if (triggers) s = qn_schema_create(m->t, c->schema, c->is_strict, "structural_tag", m->report);
+    for (size_t i = 0; i < n_trigger; i++) {
+        const struct qn_json *word = triggers->items[i];
+        QN_FAIL_IF(!qn_json_is(word, QN_JSON_STRING) || !word->n, e, QN_INVAL,
+                   "structural tags: triggers[%zu] must be a string", i);
+        qn_term all = QN_TERM_EMPTY;
+        for (size_t k = 0; k < structures->n; k++) {
+            const struct qn_json *begin = qn_json_get(structures->items[k], "begin"),
+                                 *end = qn_json_get(structures->items[k], "end");
+            qn_term body;
+            QN_FAIL_IF(!qn_json_is(begin, QN_JSON_STRING) || !qn_json_is(end, QN_JSON_STRING), e, QN_INVAL,
+                       "structural tags: structures[%zu] needs strings 'begin' and 'end'", k);
+            if (begin->n < word->n || memcmp(begin->text, word->text, word->n)) continue;
+            QN_TRY(qn_schema_term(&body, s, qn_json_get(structures->items[k], "schema"), e));
+            body = qn_term_seq3(m->t, body, qn_term_lit(m->t, end->text, end->n), content);
+            all = qn_term_alt(
+                m->t, all,
+                qn_term_seq(m->t, qn_term_lit(m->t, begin->text + word->n, begin->n - word->n), body));
+        }
+        words[n] = word->text;
+        next[n++] = all;
+    }
+    *out = qn_term_trigger(m->t, words, next, (int)n, true);
+out:
+    free(words);
+    free(next);
+    qn_schema_free(s);
+    return rc;
+}
+
+/* Thinking: free up to its end, or up to a call that forgets to end it. */
+static qn_term make_thinking(struct maker *m, qn_term content, qn_term after_call, bool may_end)
+{
+    static const char close[] = "</think>", other_close[] = "\n</thinking>\n";
+    size_t n = 0, size = (size_t)m->n_tool + 2;
+    const char **words = xcalloc(size, sizeof *words);
+    char **made = xcalloc(size, sizeof *made);
+    qn_term *next = xcalloc(size, sizeof *next);
+    words[n] = close;
+    next[n++] = content;
+    words[n] = other_close;
+    next[n++] = content;
+    for (int i = 0; i < m->n_tool; i++) {
+        const struct tool *tool = &m->tools[i];
+        made[i] = xasprintf("<tool_call>\n<function=%s>", tool->tool->name);
+        words[n] = made[i];
+        next[n++] = tool->is_allowed ? qn_term_seq3(m->t, qn_term_str(m->t, "\n"), tool->body, after_call)
+                                     : QN_TERM_EMPTY;
+    }
+    qn_term out = qn_term_trigger(m->t, words, next, (int)n, may_end);
+    for (int i = 0; i < m->n_tool; i++) free(made[i]);
+    free(made);
+    free(words);
+    free(next);
+    return out;
+}
+
+static int make(qn_term *out, struct maker *m, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_constrain *c = m->c;
+    struct qn_terms *t = m->t;
+    qn_term form, content = QN_TERM_EMPTY, after_call;
+    QN_TRY(make_tools(m, e));
+    QN_TRY(make_form(&form, m, e));
+    bool is_forced = c->choice == QN_CHOICE_REQUIRED || c->choice == QN_CHOICE_NAMED;
+    bool single = c->single_call || c->choice == QN_CHOICE_NAMED;
+    qn_term newlines = qn_term_repeat(t, qn_term_str(t, "\n"), 0, 2);
+    if (is_forced || form != QN_TERM_EMPTY) {
+        /* calls, the form, or either */
+        qn_term open = qn_term_str(t, TOOL_OPEN);
+        after_call = QN_TERM_EPS;
+        if (!single) {
+            after_call = qn_term_rule_new(t);
+            qn_term more = qn_term_seq3(t, qn_term_str(t, "\n"), open, qn_term_seq(t, m->calls, after_call));
+            qn_term_rule_set(t, after_call, qn_term_alt(t, QN_TERM_EPS, more));
+        }
+        qn_term calls = qn_term_seq3(t, open, m->calls, after_call);
+        content = is_forced ? calls : qn_term_alt(t, form, calls);
+        content = qn_term_seq(t, newlines, content);
+    } else {
+        qn_term rule = qn_term_rule_new(t);
+        QN_TRY(make_text(&content, m, rule, e));
+        qn_term_rule_set(t, rule, content);
+        after_call = single ? QN_TERM_EPS : rule;
+    }
+    bool is_free = !is_forced && form == QN_TERM_EMPTY;
+    *out = c->starts_in_reasoning ? make_thinking(m, content, after_call, is_free) : content;
+out:
+    return rc;
+}
+
+int qn_constrain_compile(struct qn_grammar **out, const struct qn_constrain *c, struct qn_buf *report,
+                         struct qn_err *e)
+{
+    int rc = QN_OK;
+    bool has_tools = c->tools && c->tools->n_tool;
+    struct maker m = {.c = c, .report = report};
+    if (!has_tools && c->form == QN_CONTENT_FREE && c->choice < QN_CHOICE_REQUIRED) {
+        *out = NULL;
+        return QN_OK;
+    }
+    qn_term start;
+    m.t = qn_terms_create(QN_GRAMMAR_MAX_TERMS);
+    QN_TRY(make(&start, &m, e));
+    QN_TRY(qn_terms_seal(m.t, e));
+    QN_FAIL_IF(start == QN_TERM_EMPTY, e, QN_INVAL, "nothing can satisfy the constraints of the request");
+    *out = qn_grammar_create(m.t, start);
+    m.t = NULL;
+out:
+    free(m.tools);
+    qn_terms_free(m.t);
+    return rc;
+}

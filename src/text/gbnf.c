@@ -1,0 +1,262 @@
+/* Grammar text as terms.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "text/gbnf.h"
+
+#include "base/buf.h"
+#include "base/mem.h"
+#include "text/grammar.h"
+#include "text/regex.h"
+
+struct rule {
+    const char *name;
+    size_t n;
+    qn_term term;
+    bool is_defined;
+};
+
+struct parser {
+    struct qn_terms *t;
+    const char *text, *s, *end;
+    struct rule *rules;
+    int n_rule, depth;
+    struct qn_err *e;
+};
+
+static const char what[] = "grammar";
+
+static int line_of(const struct parser *p)
+{
+    int line = 1;
+    for (const char *c = p->text; c < p->s; c++) line += *c == '\n';
+    return line;
+}
+
+static void blanks(struct parser *p)
+{
+    while (p->s < p->end) {
+        if (*p->s == '#')
+            while (p->s < p->end && *p->s != '\n') p->s++;
+        else if (*p->s == ' ' || *p->s == '\t' || *p->s == '\r' || *p->s == '\n')
+            p->s++;
+        else
+            break;
+    }
+}
+
+static size_t name_len(const struct parser *p)
+{
+    size_t n = 0;
+    while (p->s + n < p->end && (((p->s[n] | 32) >= 'a' && (p->s[n] | 32) <= 'z') || p->s[n] == '-' ||
+                                 p->s[n] == '_' || (n && p->s[n] >= '0' && p->s[n] <= '9')))
+        n++;
+    return n;
+}
+
+/* Does a rule's head stand here? */
+static bool at_head(const struct parser *p)
+{
+    struct parser look = *p;
+    size_t n = name_len(&look);
+    if (!n) return false;
+    look.s += n;
+    blanks(&look);
+    return look.end - look.s >= 3 && !memcmp(look.s, "::=", 3);
+}
+
+static int rule_of(struct parser *p, const char *name, size_t n, struct rule **out)
+{
+    int rc = QN_OK, i = 0;
+    struct qn_err *e = p->e;
+    while (i < p->n_rule && (p->rules[i].n != n || memcmp(p->rules[i].name, name, n))) i++;
+    if (i == p->n_rule) {
+        QN_FAIL_IF(p->n_rule == QN_GBNF_MAX_RULES, e, QN_TOOBIG, "grammar: more than %d rules",
+                   QN_GBNF_MAX_RULES);
+        p->rules[p->n_rule++] = (struct rule){name, n, qn_term_rule_new(p->t), false};
+    }
+    *out = &p->rules[i];
+out:
+    return rc;
+}
+
+static int alternatives(struct parser *p, qn_term *out);
+
+static int literal(struct parser *p, qn_term *out)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    qn_term list[1];
+    *out = QN_TERM_EPS;
+    p->s++;
+    /* characters are gathered and joined from the right */
+    struct qn_buf plain = QN_BUF_INIT(QN_GRAMMAR_MAX_TEXT);
+    while (p->s < p->end && *p->s != '"') {
+        QN_FAIL_IF(*p->s == '\n', e, QN_INVAL, "grammar line %d: a literal lacks its closing quote",
+                   line_of(p));
+        if (*p->s != '\\') {
+            qn_buf_putc(&plain, *p->s++);
+            continue;
+        }
+        struct qn_charset set = {.n = 0};
+        p->s++;
+        QN_TRY(qn_charset_escape(&set, &p->s, p->end, what, e));
+        QN_FAIL_IF(set.n != 1 || set.ranges[0].lo != set.ranges[0].hi, e, QN_INVAL,
+                   "grammar line %d: a class inside a literal", line_of(p));
+        uint32_t c = set.ranges[0].lo;
+        unsigned char utf8[4];
+        int n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+        for (int i = n - 1; i > 0; i--, c >>= 6) utf8[i] = (unsigned char)(0x80 | (c & 63));
+        utf8[0] = (unsigned char)(n == 1 ? c : (n == 2 ? 0xc0 : n == 3 ? 0xe0 : 0xf0) | c);
+        qn_buf_append(&plain, utf8, (size_t)n);
+    }
+    QN_FAIL_IF(p->s >= p->end, e, QN_INVAL, "grammar line %d: a literal lacks its closing quote", line_of(p));
+    p->s++;
+    list[0] = qn_term_lit(p->t, qn_buf_str(&plain), plain.n_byte);
+    *out = list[0];
+out:
+    qn_buf_free(&plain);
+    return rc;
+}
+
+static int element(struct parser *p, qn_term *out)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    struct qn_charset set = {.n = 0};
+    struct rule *rule;
+    size_t n;
+    if (*p->s == '"') {
+        QN_TRY(literal(p, out));
+    } else if (*p->s == '[') {
+        p->s++;
+        QN_TRY(qn_charset_parse(&set, &p->s, p->end, what, e));
+        *out = qn_charset_term(p->t, &set, false);
+    } else if (*p->s == '.') {
+        p->s++;
+        qn_charset_invert(&set);
+        *out = qn_charset_term(p->t, &set, false);
+    } else if (*p->s == '(') {
+        p->s++;
+        p->depth++;
+        QN_TRY(alternatives(p, out));
+        p->depth--;
+        QN_FAIL_IF(p->s >= p->end || *p->s != ')', e, QN_INVAL, "grammar line %d: a group lacks its ')'",
+                   line_of(p));
+        p->s++;
+    } else if ((n = name_len(p))) {
+        QN_TRY(rule_of(p, p->s, n, &rule));
+        p->s += n;
+        *out = rule->term;
+    } else {
+        QN_FAIL(e, QN_INVAL, "grammar line %d: '%c' is not expected here", line_of(p), *p->s);
+    }
+out:
+    return rc;
+}
+
+static uint32_t count(struct parser *p)
+{
+    uint32_t n = 0;
+    while (p->s < p->end && *p->s >= '0' && *p->s <= '9' && n <= QN_REGEX_MAX_REPEAT)
+        n = n * 10 + (uint32_t)(*p->s++ - '0');
+    return n;
+}
+
+static int repeated(struct parser *p, qn_term *out)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    QN_TRY(element(p, out));
+    for (;;) {
+        while (p->s < p->end && (*p->s == ' ' || *p->s == '\t')) p->s++;
+        if (p->s >= p->end || !strchr("*+?{", *p->s)) break;
+        char c = *p->s++;
+        uint32_t min = c == '+', max = c == '?' ? 1 : QN_TERM_MANY;
+        if (c == '{') {
+            min = max = count(p);
+            if (p->s < p->end && *p->s == ',') {
+                p->s++;
+                max = p->s < p->end && *p->s != '}' ? count(p) : QN_TERM_MANY;
+            }
+            QN_FAIL_IF(p->s >= p->end || *p->s != '}' || min > max, e, QN_INVAL,
+                       "grammar line %d: a bad repetition", line_of(p));
+            QN_FAIL_IF(min > QN_REGEX_MAX_REPEAT || (max != QN_TERM_MANY && max > QN_REGEX_MAX_REPEAT), e,
+                       QN_TOOBIG, "grammar line %d: a repetition counts over %d", line_of(p),
+                       QN_REGEX_MAX_REPEAT);
+            p->s++;
+        }
+        *out = qn_term_repeat(p->t, *out, min, max);
+    }
+out:
+    return rc;
+}
+
+static int sequence(struct parser *p, qn_term *out)
+{
+    int rc = QN_OK;
+    qn_term *list = NULL;
+    size_t n = 0, cap = 0;
+    for (blanks(p); p->s < p->end && *p->s != '|' && *p->s != ')' && !at_head(p); blanks(p)) {
+        if (n == cap) list = xreallocarray(list, cap = cap ? 2 * cap : 16, sizeof *list);
+        QN_TRY(repeated(p, &list[n]));
+        n++;
+    }
+    *out = QN_TERM_EPS;
+    while (n > 0) *out = qn_term_seq(p->t, list[--n], *out);
+out:
+    free(list);
+    return rc;
+}
+
+static int alternatives(struct parser *p, qn_term *out)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    *out = QN_TERM_EMPTY;
+    QN_FAIL_IF(p->depth > QN_GRAMMAR_MAX_DEPTH, e, QN_TOOBIG, "grammar line %d: groups nest deeper than %d",
+               line_of(p), QN_GRAMMAR_MAX_DEPTH);
+    for (;;) {
+        qn_term one;
+        QN_TRY(sequence(p, &one));
+        *out = qn_term_alt(p->t, *out, one);
+        if (p->s >= p->end || *p->s != '|') break;
+        p->s++;
+    }
+out:
+    return rc;
+}
+
+int qn_gbnf_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct parser p = {.t = t, .text = text, .s = text, .end = text + n, .e = e};
+    p.rules = xcalloc(QN_GBNF_MAX_RULES, sizeof *p.rules);
+    struct rule *root = NULL;
+    QN_FAIL_IF(n > QN_GRAMMAR_MAX_TEXT, e, QN_TOOBIG, "grammar: longer than %u bytes", QN_GRAMMAR_MAX_TEXT);
+    for (blanks(&p); p.s < p.end; blanks(&p)) {
+        QN_FAIL_IF(!at_head(&p), e, QN_INVAL, "grammar line %d: a rule must begin with 'name ::='",
+                   line_of(&p));
+        struct rule *rule;
+        size_t n_name = name_len(&p);
+        qn_term body;
+        QN_TRY(rule_of(&p, p.s, n_name, &rule));
+        QN_FAIL_IF(rule->is_defined, e, QN_INVAL, "grammar line %d: rule '%.*s' is defined twice",
+                   line_of(&p), (int)n_name, p.s);
+        rule->is_defined = true;
+        if (n_name == 4 && !memcmp(p.s, "root", 4)) root = rule;
+        p.s += n_name;
+        blanks(&p);
+        p.s += 3;
+        QN_TRY(alternatives(&p, &body));
+        QN_FAIL_IF(p.s < p.end && *p.s == ')', e, QN_INVAL, "grammar line %d: a ')' without its '('",
+                   line_of(&p));
+        qn_term_rule_set(t, rule->term, body);
+    }
+    QN_FAIL_IF(!root, e, QN_INVAL, "grammar: there is no rule 'root'");
+    for (int i = 0; i < p.n_rule; i++)
+        QN_FAIL_IF(!p.rules[i].is_defined, e, QN_INVAL, "grammar: rule '%.*s' is used but not defined",
+                   (int)QN_MIN(p.rules[i].n, 64), p.rules[i].name);
+    *out = root->term;
+out:
+    free(p.rules);
+    return rc;
+}

@@ -1,0 +1,111 @@
+/* Grammar states: terms (term.h) behind the engine's narrow view.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "text/grammar.h"
+
+#include <stdatomic.h>
+
+#include "base/mem.h"
+#include "text/term.h"
+
+struct qn_grammar {
+    atomic_int n_ref;
+    uint64_t serial;
+    struct qn_terms *terms;
+    qn_term start;
+};
+
+_Static_assert(QN_GSTATE_DEAD == QN_TERM_EMPTY && QN_GSTATE_END == QN_TERM_EPS, "states are terms");
+
+struct qn_grammar *qn_grammar_create(struct qn_terms *t, qn_term start)
+{
+    static atomic_uint_fast64_t next_serial = 1;
+    struct qn_grammar *g = xcalloc(1, sizeof *g);
+    atomic_init(&g->n_ref, 1);
+    g->serial = atomic_fetch_add(&next_serial, 1);
+    g->terms = t;
+    g->start = start;
+    return g;
+}
+
+struct qn_terms *qn_grammar_algebra(const struct qn_grammar *g)
+{
+    return g->terms;
+}
+
+struct qn_grammar *qn_grammar_acquire(struct qn_grammar *g)
+{
+    atomic_fetch_add(&g->n_ref, 1);
+    return g;
+}
+
+void qn_grammar_release(struct qn_grammar *g)
+{
+    if (!g || atomic_fetch_sub(&g->n_ref, 1) != 1) return;
+    qn_terms_free(g->terms);
+    free(g);
+}
+
+qn_gstate qn_grammar_start(const struct qn_grammar *g)
+{
+    return g->start;
+}
+
+qn_gstate qn_grammar_advance(struct qn_grammar *g, qn_gstate state, const char *bytes, size_t n)
+{
+    for (size_t i = 0; i < n && state != QN_GSTATE_DEAD; i++)
+        state = qn_term_next(g->terms, state, (unsigned char)bytes[i]);
+    return state;
+}
+
+bool qn_grammar_may_end(const struct qn_grammar *g, qn_gstate state)
+{
+    return qn_term_nullable(g->terms, state);
+}
+
+bool qn_grammar_must_end(struct qn_grammar *g, qn_gstate state)
+{
+    if (!qn_term_nullable(g->terms, state)) return false;
+    if (state == QN_GSTATE_END) return true;
+    const qn_term *row = qn_term_row(g->terms, state);
+    for (int b = 0; b < 256; b++)
+        if (row[b] != QN_TERM_EMPTY) return false;
+    return true;
+}
+
+bool qn_grammar_is_free(const struct qn_grammar *g, qn_gstate state)
+{
+    return qn_term_is_free(g->terms, state);
+}
+
+size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, size_t cap)
+{
+    size_t n = 0;
+    while (n < cap && state != QN_GSTATE_DEAD && !qn_term_nullable(g->terms, state)) {
+        const qn_term *row = qn_term_row(g->terms, state);
+        int only = -1;
+        for (int b = 0; b < 256; b++) {
+            if (row[b] == QN_TERM_EMPTY) continue;
+            if (only >= 0) return n;
+            only = b;
+        }
+        if (only < 0) break;
+        bytes[n++] = (char)only;
+        state = row[only];
+    }
+    return n;
+}
+
+int qn_grammar_failed(const struct qn_grammar *g)
+{
+    return qn_terms_failed(g->terms);
+}
+
+uint64_t qn_grammar_serial(const struct qn_grammar *g)
+{
+    return g->serial;
+}
+
+size_t qn_grammar_terms(const struct qn_grammar *g)
+{
+    return qn_terms_count(g->terms);
+}

@@ -1,0 +1,415 @@
+/* Token masks.
+ *
+ * The trie in preorder: node i has byte[i], its subtree is [i, next[i]), and the tokens that end in the
+ * subtree are order[first[i]] .. order[first[next[i]] - 1] (tokens sorted by their bytes). Node 0 is the
+ * root. SPDX-License-Identifier: Apache-2.0 */
+#include "text/mask.h"
+
+#include "base/hash.h"
+#include "base/mem.h"
+#include "text/term.h"
+
+#define MIN_SUBTREE 32 /* tokens below a node from which on its bytes are known */
+#define MAX_LOOPS   48 /* byte sets whose tokens are known */
+#define LOOP_BYTES  64 /* a state that loops on this many bytes is worth a set */
+#define NO_SET      UINT32_MAX
+
+struct set {
+    uint64_t bits[4];
+};
+
+/* Tokens made of the bytes of a set only, and the nodes where the first other byte is. */
+struct loop {
+    struct set set;
+    uint64_t *bits;
+    uint32_t *edges; /* nodes, grouped by byte */
+    uint32_t start[257];
+};
+
+struct entry {
+    uint64_t serial;
+    qn_gstate state;
+    int n_allowed;
+};
+
+struct qn_mask {
+    int n_vocab, max_len;
+    size_t n_word;
+    char *text;             /* all bytes */
+    uint32_t *offset, *len; /* [n_vocab]; len 0: no text */
+    uint8_t *kind;
+    int *ends; /* end tokens [n_end] */
+    int n_end;
+    uint32_t *order; /* text tokens sorted by bytes [n_order] */
+    uint32_t n_order;
+    /* nodes [n_node + 1] */
+    uint32_t n_node, cap_node;
+    uint8_t *byte;
+    uint32_t *next, *first, *set_of;
+    struct set *sets;
+    uint32_t n_set, cap_set;
+    struct loop loops[MAX_LOOPS];
+    int n_loop;
+    /* cache: a ring of masks */
+    struct entry *entries;
+    uint64_t *cached;
+    uint32_t n_entry, at_entry;
+    struct qn_map places; /* (grammar, state) -> entry + 1 */
+    struct qn_mask_stats stats;
+    qn_gstate *stack; /* of a walk, by depth [max_len + 2] */
+    uint32_t *path;
+};
+
+static bool has_bit(const struct set *s, unsigned char b)
+{
+    return s->bits[b >> 6] >> (b & 63) & 1;
+}
+
+/* --- the trie --- */
+
+static const struct qn_mask *sorting; /* qsort has no context; creation is serialised by its caller */
+
+static int by_bytes(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    uint32_t n = QN_MIN(sorting->len[x], sorting->len[y]);
+    int order = memcmp(sorting->text + sorting->offset[x], sorting->text + sorting->offset[y], n);
+    if (order) return order;
+    if (sorting->len[x] != sorting->len[y]) return sorting->len[x] < sorting->len[y] ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+static uint32_t add_node(struct qn_mask *m, unsigned char b, uint32_t first)
+{
+    if (m->n_node + 1 >= m->cap_node) {
+        m->cap_node = m->cap_node ? 2 * m->cap_node : 1024;
+        m->byte = xreallocarray(m->byte, m->cap_node, sizeof *m->byte);
+        m->next = xreallocarray(m->next, m->cap_node, sizeof *m->next);
+        m->first = xreallocarray(m->first, m->cap_node, sizeof *m->first);
+        m->set_of = xreallocarray(m->set_of, m->cap_node, sizeof *m->set_of);
+    }
+    m->byte[m->n_node] = b;
+    m->first[m->n_node] = first;
+    m->set_of[m->n_node] = NO_SET;
+    return m->n_node++;
+}
+
+struct open {
+    uint32_t node;
+    struct set below; /* bytes of the subtree, the node's own not included */
+};
+
+static void close_node(struct qn_mask *m, struct open *stack, int depth, uint32_t n_token)
+{
+    struct open *o = &stack[depth];
+    m->next[o->node] = m->n_node;
+    if (n_token - m->first[o->node] >= MIN_SUBTREE) {
+        if (m->n_set == m->cap_set) {
+            m->cap_set = m->cap_set ? 2 * m->cap_set : 256;
+            m->sets = xreallocarray(m->sets, m->cap_set, sizeof *m->sets);
+        }
+        m->set_of[o->node] = m->n_set;
+        m->sets[m->n_set++] = o->below;
+    }
+    if (!depth) return;
+    for (int w = 0; w < 4; w++) stack[depth - 1].below.bits[w] |= o->below.bits[w];
+    unsigned char b = m->byte[o->node];
+    stack[depth - 1].below.bits[b >> 6] |= (uint64_t)1 << (b & 63);
+}
+
+static void build_trie(struct qn_mask *m)
+{
+    struct open *stack = xcalloc((size_t)m->max_len + 2, sizeof *stack);
+    int depth = 0;
+    stack[0].node = add_node(m, 0, 0);
+    const char *path = "";
+    for (uint32_t i = 0; i < m->n_order; i++) {
+        const char *text = m->text + m->offset[m->order[i]];
+        int len = (int)m->len[m->order[i]], common = 0;
+        while (common < depth && common < len && path[common] == text[common]) common++;
+        for (; depth > common; depth--) close_node(m, stack, depth, i);
+        for (; depth < len; depth++) {
+            stack[depth + 1] = (struct open){.node = add_node(m, (unsigned char)text[depth], i)};
+        }
+        path = text;
+    }
+    for (; depth >= 0; depth--) close_node(m, stack, depth, m->n_order);
+    m->first[m->n_node] = m->n_order; /* sentinel: add_node keeps room for one more */
+    free(stack);
+}
+
+int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_mask *m = xcalloc(1, sizeof *m);
+    size_t n_byte = 0, at = 0, n;
+    QN_FAIL_IF(vocab->n_vocab <= 0 || vocab->n_vocab > 1 << 24, e, QN_INVAL, "a vocabulary of %d tokens",
+               vocab->n_vocab);
+    m->n_vocab = vocab->n_vocab;
+    m->n_word = ((size_t)m->n_vocab + 63) / 64;
+    m->offset = xcalloc((size_t)m->n_vocab, sizeof *m->offset);
+    m->len = xcalloc((size_t)m->n_vocab, sizeof *m->len);
+    m->kind = xcalloc((size_t)m->n_vocab, 1);
+    m->ends = xcalloc((size_t)m->n_vocab, sizeof *m->ends);
+    m->order = xcalloc((size_t)m->n_vocab, sizeof *m->order);
+    for (int id = 0; id < m->n_vocab; id++) {
+        int kind = QN_TOKEN_TEXT;
+        const char *bytes = vocab->bytes(vocab->ctx, id, &n, &kind);
+        n_byte += bytes && kind == QN_TOKEN_TEXT ? n : 0;
+    }
+    QN_FAIL_IF(n_byte > UINT32_MAX / 2, e, QN_TOOBIG, "a vocabulary of %zu bytes", n_byte);
+    m->text = xmalloc(n_byte + 1);
+    for (int id = 0; id < m->n_vocab; id++) {
+        int kind = QN_TOKEN_TEXT;
+        const char *bytes = vocab->bytes(vocab->ctx, id, &n, &kind);
+        m->kind[id] = (uint8_t)kind;
+        if (kind == QN_TOKEN_END) m->ends[m->n_end++] = id;
+        if (!bytes || !n || kind != QN_TOKEN_TEXT) continue;
+        memcpy(m->text + at, bytes, n);
+        m->offset[id] = (uint32_t)at;
+        m->len[id] = (uint32_t)n;
+        m->max_len = QN_MAX(m->max_len, (int)n);
+        m->order[m->n_order++] = (uint32_t)id;
+        at += n;
+    }
+    sorting = m;
+    qsort(m->order, m->n_order, sizeof *m->order, by_bytes);
+    build_trie(m);
+    size_t cache = vocab->cache_bytes ? vocab->cache_bytes : (size_t)64 << 20;
+    m->n_entry = (uint32_t)QN_CLAMP(cache / (m->n_word * 8), 4, 65536);
+    m->entries = xcalloc(m->n_entry, sizeof *m->entries);
+    m->cached = xcalloc(m->n_entry * m->n_word, sizeof *m->cached);
+    m->stack = xcalloc((size_t)m->max_len + 2, sizeof *m->stack);
+    m->path = xcalloc((size_t)m->max_len + 2, sizeof *m->path);
+    m->stats.trie_bytes = (size_t)m->cap_node * 13 + m->cap_set * sizeof(struct set) + n_byte;
+    m->stats.cache_bytes = m->n_entry * m->n_word * 8;
+    *out = m;
+    m = NULL;
+out:
+    qn_mask_free(m);
+    return rc;
+}
+
+void qn_mask_free(struct qn_mask *m)
+{
+    if (!m) return;
+    for (int i = 0; i < m->n_loop; i++) {
+        free(m->loops[i].bits);
+        free(m->loops[i].edges);
+    }
+    free(m->text);
+    free(m->offset);
+    free(m->len);
+    free(m->kind);
+    free(m->ends);
+    free(m->order);
+    free(m->byte);
+    free(m->next);
+    free(m->first);
+    free(m->set_of);
+    free(m->sets);
+    free(m->entries);
+    free(m->cached);
+    free(m->stack);
+    free(m->path);
+    qn_map_free(&m->places);
+    free(m);
+}
+
+size_t qn_mask_words(const struct qn_mask *m)
+{
+    return m->n_word;
+}
+
+/* --- masks --- */
+
+static void set_tokens(const struct qn_mask *m, uint64_t *bits, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++) bits[m->order[i] >> 6] |= (uint64_t)1 << (m->order[i] & 63);
+}
+
+/* Tokens that end at the node itself: they come first in its range. */
+static uint32_t own_end(const struct qn_mask *m, uint32_t node)
+{
+    return node + 1 < m->next[node] ? m->first[node + 1] : m->first[m->next[node]];
+}
+
+static bool covers(const uint64_t *loop, const struct set *s)
+{
+    return !((s->bits[0] & ~loop[0]) | (s->bits[1] & ~loop[1]) | (s->bits[2] & ~loop[2]) |
+             (s->bits[3] & ~loop[3]));
+}
+
+/* The subtree of `top`, whose own byte has led to `state`. */
+static void walk(struct qn_mask *m, struct qn_terms *t, uint32_t top, qn_gstate state, uint64_t *bits)
+{
+    uint32_t end = m->next[top];
+    int depth = 0;
+    uint32_t *path = m->path;
+    path[0] = top;
+    m->stack[0] = state;
+    for (uint32_t i = top; i < end;) {
+        /* state of node i is stack[depth] */
+        set_tokens(m, bits, m->first[i], own_end(m, i));
+        m->stats.n_node++;
+        bool is_whole =
+            m->set_of[i] != NO_SET && covers(qn_term_loop(t, m->stack[depth]), &m->sets[m->set_of[i]]);
+        if (is_whole) set_tokens(m, bits, m->first[i], m->first[m->next[i]]);
+        uint32_t child = is_whole ? m->next[i] : i + 1;
+        path[depth] = i;
+        /* the next live node in preorder */
+        for (;;) {
+            if (child >= end) return;
+            while (depth >= 0 && child >= m->next[path[depth]]) depth--;
+            qn_term next = qn_term_next(t, m->stack[depth], m->byte[child]);
+            if (next != QN_TERM_EMPTY) {
+                m->stack[++depth] = next;
+                i = child;
+                break;
+            }
+            child = m->next[child];
+        }
+    }
+}
+
+static struct loop *loop_of(struct qn_mask *m, const uint64_t *set)
+{
+    for (int i = 0; i < m->n_loop; i++)
+        if (!memcmp(m->loops[i].set.bits, set, sizeof(struct set))) return &m->loops[i];
+    if (m->n_loop == MAX_LOOPS) return NULL;
+    struct loop *l = &m->loops[m->n_loop++];
+    memcpy(l->set.bits, set, sizeof l->set);
+    l->bits = xcalloc(m->n_word, sizeof *l->bits);
+    uint32_t count[256] = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 1; i < m->n_node;) {
+            unsigned char b = m->byte[i];
+            if (has_bit(&l->set, b)) {
+                if (!pass) set_tokens(m, l->bits, m->first[i], own_end(m, i));
+                i++;
+                continue;
+            }
+            if (pass) l->edges[l->start[b] + count[b]] = i;
+            count[b]++;
+            i = m->next[i];
+        }
+        if (pass) break;
+        uint32_t total = 0;
+        for (int b = 0; b < 256; b++) {
+            l->start[b] = total;
+            total += count[b];
+            count[b] = 0;
+        }
+        l->start[256] = total;
+        l->edges = xcalloc(total + 1, sizeof *l->edges);
+    }
+    return l;
+}
+
+static int n_bits(const uint64_t *words, size_t n)
+{
+    int count = 0;
+    for (size_t i = 0; i < n; i++) count += __builtin_popcountll(words[i]);
+    return count;
+}
+
+static void compute(struct qn_mask *m, struct qn_terms *t, qn_gstate state, uint64_t *bits)
+{
+    uint64_t set[4];
+    memcpy(set, qn_term_loop(t, state), sizeof set);
+    struct loop *l = n_bits(set, 4) >= LOOP_BYTES ? loop_of(m, set) : NULL;
+    if (l)
+        memcpy(bits, l->bits, m->n_word * sizeof *bits);
+    else
+        memset(bits, 0, m->n_word * sizeof *bits);
+    if (!l) {
+        for (uint32_t i = 1; i < m->n_node; i = m->next[i]) {
+            qn_term next = qn_term_next(t, state, m->byte[i]);
+            if (next != QN_TERM_EMPTY) walk(m, t, i, next, bits);
+        }
+        return;
+    }
+    for (int b = 0; b < 256; b++) {
+        if (l->start[b] == l->start[b + 1]) continue;
+        qn_term next = qn_term_next(t, state, (unsigned char)b);
+        if (next == QN_TERM_EMPTY) continue;
+        for (uint32_t k = l->start[b]; k < l->start[b + 1]; k++) walk(m, t, l->edges[k], next, bits);
+    }
+}
+
+int qn_mask_fill(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, uint64_t *bits)
+{
+    struct qn_terms *t = qn_grammar_algebra(g);
+    m->stats.n_fill++;
+    if (state == QN_GSTATE_DEAD || qn_grammar_failed(g)) {
+        memset(bits, 0, m->n_word * sizeof *bits);
+        return 0;
+    }
+    state = qn_term_saturate(t, state, (uint32_t)m->max_len);
+    uint64_t serial = qn_grammar_serial(g), place, key = qn_mix64(serial ^ (uint64_t)state << 32) | 1;
+    if (qn_map_get(&m->places, key, &place)) {
+        struct entry *hit = &m->entries[place - 1];
+        if (hit->serial == serial && hit->state == state) {
+            m->stats.n_hit++;
+            memcpy(bits, m->cached + (place - 1) * m->n_word, m->n_word * sizeof *bits);
+            return hit->n_allowed;
+        }
+    }
+    compute(m, t, state, bits);
+    if (qn_term_nullable(t, state))
+        for (int i = 0; i < m->n_end; i++) bits[m->ends[i] >> 6] |= (uint64_t)1 << (m->ends[i] & 63);
+    if (qn_grammar_failed(g)) {
+        memset(bits, 0, m->n_word * sizeof *bits);
+        return 0;
+    }
+    struct entry *entry = &m->entries[m->at_entry];
+    if (entry->serial) qn_map_remove(&m->places, qn_mix64(entry->serial ^ (uint64_t)entry->state << 32) | 1);
+    *entry = (struct entry){serial, state, n_bits(bits, m->n_word)};
+    memcpy(m->cached + m->at_entry * m->n_word, bits, m->n_word * sizeof *bits);
+    qn_map_put(&m->places, key, m->at_entry + 1);
+    m->at_entry = (m->at_entry + 1) % m->n_entry;
+    return entry->n_allowed;
+}
+
+qn_gstate qn_mask_advance(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, int token)
+{
+    if (token < 0 || token >= m->n_vocab || state == QN_GSTATE_DEAD) return QN_GSTATE_DEAD;
+    if (m->kind[token] == QN_TOKEN_END) return qn_grammar_may_end(g, state) ? QN_GSTATE_END : QN_GSTATE_DEAD;
+    if (!m->len[token]) return qn_grammar_is_free(g, state) ? state : QN_GSTATE_DEAD;
+    return qn_grammar_advance(g, state, m->text + m->offset[token], m->len[token]);
+}
+
+bool qn_mask_allows(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, int token)
+{
+    if (token >= 0 && token < m->n_vocab && !m->len[token] && m->kind[token] != QN_TOKEN_END) return false;
+    return qn_mask_advance(m, g, state, token) != QN_GSTATE_DEAD;
+}
+
+int qn_mask_forced(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state)
+{
+    char bytes[64];
+    if (state == QN_GSTATE_END || qn_grammar_must_end(g, state)) return m->n_end == 1 ? m->ends[0] : -1;
+    size_t n = qn_grammar_forced(g, state, bytes, sizeof bytes);
+    if (!n) return -1;
+    /* forced only when one token spells the beginning: the first byte has no shorter token than the whole */
+    int found = -1;
+    uint32_t node = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t child = node + 1, end = m->next[node];
+        while (child < end && m->byte[child] != (unsigned char)bytes[i]) child = m->next[child];
+        if (child >= end) break;
+        node = child;
+        if (own_end(m, node) > m->first[node]) {
+            if (found >= 0 || own_end(m, node) > m->first[node] + 1) return -1;
+            found = (int)m->order[m->first[node]];
+        }
+        /* longer tokens that agree so far and then leave the known bytes are a choice, too */
+        if (i + 1 == n && m->next[node] > node + 1) return -1;
+    }
+    return found;
+}
+
+struct qn_mask_stats qn_mask_stats(const struct qn_mask *m)
+{
+    return m->stats;
+}

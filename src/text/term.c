@@ -1,0 +1,889 @@
+/* Terms and derivatives.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "text/term.h"
+
+#include "base/hash.h"
+#include "base/mem.h"
+#include "text/freetext.h"
+
+#define MAX_ROWS      16384 /* remembered rows of derivatives, 1 KiB each; then they are dropped */
+#define MAX_ALIVE     4096  /* states looked at to see whether an intersection is empty */
+#define MAX_POOL      (1u << 24)
+#define MAX_CONTEXTS  4096
+#define MAX_RECURSION 1000
+#define UNKNOWN       UINT32_MAX
+
+enum kind {
+    EMPTY,
+    EPS,
+    ANY,
+    CLASS,   /* a: set */
+    LIT,     /* a: pool offset, b: bytes */
+    SEQ,     /* a, b */
+    ALT,     /* a: list offset, b: count */
+    REPEAT,  /* a, b: min, c: max */
+    RULE,    /* a: rule */
+    AND,     /* a, b; c: checked */
+    NOT,     /* a */
+    OBJECT,  /* a: object, b|c: members given (or index of the next), d bit 0: not the first member */
+    TEXT,    /* a: context, b|c: struct qn_freetext */
+    TRIGGER, /* a: trigger, b: word, c: bytes of it read */
+};
+
+struct term {
+    uint8_t kind;
+    uint8_t nullable; /* 0 unknown, 1 no, 2 yes */
+    uint8_t alive;    /* of AND: 0 unknown, 1 no, 2 yes */
+    uint8_t d;
+    uint32_t a, b, c;
+    uint32_t expanded; /* of OBJECT; UNKNOWN before */
+};
+
+struct set {
+    uint64_t bits[4];
+};
+
+struct row {
+    qn_term next[256];
+    uint64_t loop[4];
+    bool is_full;
+};
+
+struct object {
+    struct qn_term_object def;
+    struct qn_term_member *members;
+};
+
+/* Free text of one parameter: which other names are still open. */
+struct context {
+    uint32_t object;
+    uint64_t given;
+    struct qn_freetext_key *keys;
+    int n_key;
+};
+
+struct trigger {
+    char **words;
+    size_t *lens;
+    qn_term *next;
+    int n;
+    bool may_end;
+    uint64_t first[4]; /* bytes some word starts with */
+};
+
+#define GROWABLE(type, name)                                                                                 \
+    type *name;                                                                                              \
+    uint32_t n_##name, cap_##name
+
+struct qn_terms {
+    GROWABLE(struct term, terms);
+    GROWABLE(char, pool);
+    GROWABLE(qn_term, lists);
+    GROWABLE(struct set, sets);
+    GROWABLE(struct object, objects);
+    GROWABLE(struct context, contexts);
+    GROWABLE(struct trigger, triggers);
+    GROWABLE(qn_term, rules); /* bodies */
+    uint8_t *rule_busy, *rule_nullable;
+    uint32_t *table; /* hash -> term, open addressing */
+    uint32_t table_size;
+    struct row **rows; /* [cap_terms] */
+    uint32_t n_row;
+    uint32_t max_terms;
+    int depth;
+    int failed;
+    bool is_sealed;
+};
+
+#define GROW(t, name, more)                                                                                  \
+    do {                                                                                                     \
+        while ((t)->n_##name + (more) > (t)->cap_##name) {                                                   \
+            (t)->cap_##name = (t)->cap_##name ? 2 * (t)->cap_##name : 64;                                    \
+            (t)->name = xreallocarray((t)->name, (t)->cap_##name, sizeof *(t)->name);                        \
+        }                                                                                                    \
+    } while (0)
+
+/* --- storage --- */
+
+/* Literals and alternatives are equal when what they point to is. */
+static const void *content(const struct qn_terms *t, const struct term *x, size_t *n_byte)
+{
+    if (x->kind == LIT) {
+        *n_byte = x->b;
+        return t->pool + x->a;
+    }
+    *n_byte = x->b * sizeof(qn_term);
+    return t->lists + x->a;
+}
+
+static uint64_t hash_term(const struct qn_terms *t, const struct term *x)
+{
+    uint64_t h = (uint64_t)x->kind << 40 | (uint64_t)x->d << 32;
+    if (x->kind == LIT || x->kind == ALT) {
+        size_t n_byte;
+        const void *data = content(t, x, &n_byte);
+        return qn_hash_bytes(h, data, n_byte);
+    }
+    return qn_mix64(qn_mix64(h | x->a) ^ ((uint64_t)x->b << 32 | x->c));
+}
+
+static bool same_term(const struct qn_terms *t, const struct term *x, const struct term *y)
+{
+    if (x->kind != y->kind || x->d != y->d || x->b != y->b) return false;
+    if (x->kind != LIT && x->kind != ALT) return x->a == y->a && x->c == y->c;
+    size_t n_byte;
+    const void *data = content(t, x, &n_byte);
+    return !memcmp(data, content(t, y, &n_byte), n_byte);
+}
+
+static void rehash(struct qn_terms *t)
+{
+    t->table_size = t->table_size ? 2 * t->table_size : 1024;
+    free(t->table);
+    t->table = xcalloc(t->table_size, sizeof *t->table);
+    for (uint32_t i = 0; i < t->n_terms; i++) {
+        uint32_t at = (uint32_t)hash_term(t, &t->terms[i]) & (t->table_size - 1);
+        while (t->table[at]) at = (at + 1) & (t->table_size - 1);
+        t->table[at] = i + 1;
+    }
+}
+
+static qn_term intern(struct qn_terms *t, struct term x)
+{
+    if (t->failed) return QN_TERM_EMPTY;
+    if (2 * t->n_terms >= t->table_size) rehash(t);
+    uint32_t at = (uint32_t)hash_term(t, &x) & (t->table_size - 1);
+    for (; t->table[at]; at = (at + 1) & (t->table_size - 1))
+        if (same_term(t, &t->terms[t->table[at] - 1], &x)) return t->table[at] - 1;
+    if (t->n_terms >= t->max_terms) {
+        t->failed = QN_TOOBIG;
+        return QN_TERM_EMPTY;
+    }
+    uint32_t cap = t->cap_terms;
+    GROW(t, terms, 1);
+    if (t->cap_terms != cap) {
+        t->rows = xreallocarray(t->rows, t->cap_terms, sizeof *t->rows);
+        memset(t->rows + cap, 0, (t->cap_terms - cap) * sizeof *t->rows);
+    }
+    x.nullable = x.alive = 0;
+    x.expanded = UNKNOWN;
+    t->terms[t->n_terms] = x;
+    t->table[at] = t->n_terms + 1;
+    return t->n_terms++;
+}
+
+static qn_term make(struct qn_terms *t, enum kind kind, uint32_t a, uint32_t b, uint32_t c)
+{
+    return intern(t, (struct term){.kind = (uint8_t)kind, .a = a, .b = b, .c = c});
+}
+
+struct qn_terms *qn_terms_create(uint32_t max_terms)
+{
+    struct qn_terms *t = xcalloc(1, sizeof *t);
+    t->max_terms = max_terms;
+    QN_CHECK(make(t, EMPTY, 0, 0, 0) == QN_TERM_EMPTY);
+    QN_CHECK(make(t, EPS, 0, 0, 0) == QN_TERM_EPS);
+    QN_CHECK(make(t, ANY, 0, 0, 0) == QN_TERM_ANY);
+    return t;
+}
+
+void qn_terms_free(struct qn_terms *t)
+{
+    if (!t) return;
+    for (uint32_t i = 0; i < t->cap_terms; i++) free(t->rows[i]);
+    for (uint32_t i = 0; i < t->n_objects; i++) {
+        for (int k = 0; k < t->objects[i].def.n_member; k++) free((char *)t->objects[i].members[k].name);
+        free(t->objects[i].members);
+    }
+    for (uint32_t i = 0; i < t->n_contexts; i++) free(t->contexts[i].keys);
+    for (uint32_t i = 0; i < t->n_triggers; i++) {
+        for (int k = 0; k < t->triggers[i].n; k++) free(t->triggers[i].words[k]);
+        free(t->triggers[i].words);
+        free(t->triggers[i].lens);
+        free(t->triggers[i].next);
+    }
+    free(t->terms);
+    free(t->pool);
+    free(t->lists);
+    free(t->sets);
+    free(t->objects);
+    free(t->contexts);
+    free(t->triggers);
+    free(t->rules);
+    free(t->rule_busy);
+    free(t->rule_nullable);
+    free(t->table);
+    free(t->rows);
+    free(t);
+}
+
+int qn_terms_failed(const struct qn_terms *t)
+{
+    return t->failed;
+}
+
+size_t qn_terms_count(const struct qn_terms *t)
+{
+    return t->n_terms;
+}
+
+/* --- makers --- */
+
+static bool has_bit(const uint64_t set[4], unsigned char b)
+{
+    return set[b >> 6] >> (b & 63) & 1;
+}
+
+qn_term qn_term_class(struct qn_terms *t, const uint64_t set[4])
+{
+    if (!(set[0] | set[1] | set[2] | set[3])) return QN_TERM_EMPTY;
+    uint32_t i = 0;
+    while (i < t->n_sets && memcmp(t->sets[i].bits, set, sizeof(struct set))) i++;
+    if (i == t->n_sets) {
+        GROW(t, sets, 1);
+        memcpy(t->sets[t->n_sets++].bits, set, sizeof(struct set));
+    }
+    return make(t, CLASS, i, 0, 0);
+}
+
+qn_term qn_term_range(struct qn_terms *t, unsigned char lo, unsigned char hi)
+{
+    uint64_t set[4] = {0};
+    for (int b = lo; b <= hi; b++) set[b >> 6] |= (uint64_t)1 << (b & 63);
+    return qn_term_class(t, set);
+}
+
+qn_term qn_term_lit(struct qn_terms *t, const char *s, size_t n)
+{
+    if (!n) return QN_TERM_EPS;
+    if (n > MAX_POOL - t->n_pool) {
+        t->failed = QN_TOOBIG;
+        return QN_TERM_EMPTY;
+    }
+    GROW(t, pool, (uint32_t)n);
+    memcpy(t->pool + t->n_pool, s, n);
+    uint32_t before = t->n_terms;
+    qn_term out = make(t, LIT, t->n_pool, (uint32_t)n, 0);
+    if (t->n_terms > before) t->n_pool += (uint32_t)n; /* else the same text is there already */
+    return out;
+}
+
+qn_term qn_term_str(struct qn_terms *t, const char *s)
+{
+    return qn_term_lit(t, s, strlen(s));
+}
+
+qn_term qn_term_seq(struct qn_terms *t, qn_term a, qn_term b)
+{
+    if (a == QN_TERM_EMPTY || b == QN_TERM_EMPTY) return QN_TERM_EMPTY;
+    if (a == QN_TERM_EPS) return b;
+    if (b == QN_TERM_EPS) return a;
+    /* (x y) b -> x (y b) */
+    if (t->terms[a].kind == SEQ) {
+        uint32_t x = t->terms[a].a, y = t->terms[a].b;
+        return make(t, SEQ, x, qn_term_seq(t, y, b), 0);
+    }
+    return make(t, SEQ, a, b, 0);
+}
+
+qn_term qn_term_seq3(struct qn_terms *t, qn_term a, qn_term b, qn_term c)
+{
+    return qn_term_seq(t, a, qn_term_seq(t, b, c));
+}
+
+static int by_number(const void *a, const void *b)
+{
+    qn_term x = *(const qn_term *)a, y = *(const qn_term *)b;
+    return x < y ? -1 : x > y;
+}
+
+qn_term qn_term_alts(struct qn_terms *t, const qn_term *list, size_t n)
+{
+    /* flatten, sort, drop doubles */
+    size_t total = 0, at = 0;
+    for (size_t i = 0; i < n; i++) total += t->terms[list[i]].kind == ALT ? t->terms[list[i]].b : 1;
+    qn_term small[32], *flat = total <= QN_COUNT(small) ? small : xmalloc(total * sizeof *flat);
+    for (size_t i = 0; i < n; i++) {
+        const struct term *x = &t->terms[list[i]];
+        if (x->kind == ALT)
+            for (uint32_t k = 0; k < x->b; k++) flat[at++] = t->lists[x->a + k];
+        else if (list[i] != QN_TERM_EMPTY)
+            flat[at++] = list[i];
+    }
+    qsort(flat, at, sizeof *flat, by_number);
+    size_t m = 0;
+    for (size_t i = 0; i < at; i++)
+        if (!m || flat[m - 1] != flat[i]) flat[m++] = flat[i];
+    qn_term out;
+    if (!m) {
+        out = QN_TERM_EMPTY;
+    } else if (m == 1) {
+        out = flat[0];
+    } else {
+        GROW(t, lists, (uint32_t)m);
+        memcpy(t->lists + t->n_lists, flat, m * sizeof *flat);
+        uint32_t before = t->n_terms;
+        out = make(t, ALT, t->n_lists, (uint32_t)m, 0);
+        if (t->n_terms > before) t->n_lists += (uint32_t)m;
+    }
+    if (flat != small) free(flat);
+    return out;
+}
+
+qn_term qn_term_alt(struct qn_terms *t, qn_term a, qn_term b)
+{
+    if (a == QN_TERM_EMPTY || a == b) return b;
+    if (b == QN_TERM_EMPTY) return a;
+    return qn_term_alts(t, (qn_term[]){a, b}, 2);
+}
+
+qn_term qn_term_repeat(struct qn_terms *t, qn_term a, uint32_t min, uint32_t max)
+{
+    if (!max || a == QN_TERM_EPS) return QN_TERM_EPS;
+    if (a == QN_TERM_EMPTY) return min ? QN_TERM_EMPTY : QN_TERM_EPS;
+    if (min == 1 && max == 1) return a;
+    if (min > max) return QN_TERM_EMPTY;
+    return make(t, REPEAT, a, min, max);
+}
+
+static bool is_alive(struct qn_terms *t, qn_term a);
+
+qn_term qn_term_and(struct qn_terms *t, qn_term a, qn_term b, bool checked)
+{
+    if (a == QN_TERM_EMPTY || b == QN_TERM_EMPTY) return QN_TERM_EMPTY;
+    if (a == QN_TERM_ANY || a == b) return b;
+    if (b == QN_TERM_ANY) return a;
+    qn_term x = make(t, AND, QN_MIN(a, b), QN_MAX(a, b), checked);
+    return checked && !is_alive(t, x) ? QN_TERM_EMPTY : x;
+}
+
+qn_term qn_term_not(struct qn_terms *t, qn_term a)
+{
+    if (a == QN_TERM_EMPTY) return QN_TERM_ANY;
+    if (a == QN_TERM_ANY) return QN_TERM_EMPTY;
+    if (t->terms[a].kind == NOT) return t->terms[a].a;
+    return make(t, NOT, a, 0, 0);
+}
+
+qn_term qn_term_rule_new(struct qn_terms *t)
+{
+    GROW(t, rules, 1);
+    t->rules[t->n_rules] = QN_TERM_EMPTY;
+    return make(t, RULE, t->n_rules++, 0, 0);
+}
+
+void qn_term_rule_set(struct qn_terms *t, qn_term rule, qn_term body)
+{
+    if (t->terms[rule].kind == RULE) t->rules[t->terms[rule].a] = body;
+}
+
+qn_term qn_term_object(struct qn_terms *t, const struct qn_term_object *object)
+{
+    GROW(t, objects, 1);
+    struct object *o = &t->objects[t->n_objects];
+    *o = (struct object){.def = *object};
+    o->members = xcalloc((size_t)object->n_member + 1, sizeof *o->members);
+    for (int i = 0; i < object->n_member; i++) {
+        o->members[i] = object->members[i];
+        if (object->members[i].name)
+            o->members[i].name = xstrndup(object->members[i].name, object->members[i].n_name);
+    }
+    o->def.members = o->members;
+    if (object->n_member > QN_TERM_TRACKED) o->def.is_ordered = true;
+    return make(t, OBJECT, t->n_objects++, 0, 0);
+}
+
+qn_term qn_term_trigger(struct qn_terms *t, const char *const *words, const qn_term *next, int n,
+                        bool may_end)
+{
+    GROW(t, triggers, 1);
+    struct trigger *g = &t->triggers[t->n_triggers];
+    *g = (struct trigger){.n = n, .may_end = may_end};
+    g->words = xcalloc((size_t)n + 1, sizeof *g->words);
+    g->lens = xcalloc((size_t)n + 1, sizeof *g->lens);
+    g->next = xcalloc((size_t)n + 1, sizeof *g->next);
+    for (int i = 0; i < n; i++) {
+        g->words[i] = xstrdup(words[i]);
+        g->lens[i] = strlen(words[i]);
+        g->next[i] = next[i];
+        unsigned char c = (unsigned char)words[i][0];
+        g->first[c >> 6] |= (uint64_t)1 << (c & 63);
+    }
+    return make(t, TRIGGER, t->n_triggers++, 0, 0);
+}
+
+bool qn_term_is_free(const struct qn_terms *t, qn_term a)
+{
+    if (a == QN_TERM_ANY) return true;
+    const struct term *x = &t->terms[a];
+    for (int i = 0; i < 8 && x->kind == RULE; i++) x = &t->terms[t->rules[x->a]];
+    if (x->kind != TRIGGER || x->c) return false;
+    const struct trigger *g = &t->triggers[x->a];
+    bool is_free = g->may_end;
+    for (int i = 0; i < g->n; i++) is_free &= g->next[i] != QN_TERM_EMPTY;
+    return is_free;
+}
+
+static qn_term saturate(struct qn_terms *t, qn_term a, uint32_t limit, int spine)
+{
+    struct term x = t->terms[a];
+    if (x.kind == REPEAT && x.b <= limit && x.c != QN_TERM_MANY && x.c > limit)
+        return qn_term_repeat(t, x.a, x.b, QN_TERM_MANY);
+    if (x.kind == REPEAT && x.b > limit)
+        return qn_term_repeat(t, x.a, limit + 1, x.c == QN_TERM_MANY || x.c > limit ? QN_TERM_MANY : x.c);
+    if (x.kind == SEQ && spine > 0) {
+        qn_term head = saturate(t, x.a, limit, 0), rest = saturate(t, x.b, limit, spine - 1);
+        return head == x.a && rest == x.b ? a : qn_term_seq(t, head, rest);
+    }
+    if (x.kind == ALT && spine > 0 && x.b <= 8) {
+        qn_term list[8];
+        for (uint32_t i = 0; i < x.b; i++) list[i] = saturate(t, t->lists[x.a + i], limit, spine - 1);
+        return qn_term_alts(t, list, x.b);
+    }
+    return a;
+}
+
+qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t limit)
+{
+    return saturate(t, a, limit, 4);
+}
+
+/* --- nullable --- */
+
+bool qn_term_nullable(struct qn_terms *t, qn_term a)
+{
+    struct term *x = &t->terms[a];
+    if (x->nullable && t->is_sealed) return x->nullable == 2;
+    bool yes = false;
+    if (++t->depth > MAX_RECURSION) {
+        t->depth--;
+        return false;
+    }
+    switch ((enum kind)x->kind) {
+    case EPS:
+    case ANY:
+        yes = true;
+        break;
+    case SEQ:
+        yes = qn_term_nullable(t, x->a) && qn_term_nullable(t, t->terms[a].b);
+        break;
+    case ALT:
+        for (uint32_t i = 0, from = x->a, n = x->b; i < n && !yes; i++)
+            yes = qn_term_nullable(t, t->lists[from + i]);
+        break;
+    case REPEAT:
+        yes = !x->b || qn_term_nullable(t, x->a);
+        break;
+    case RULE:
+        yes = t->rule_nullable && t->rule_nullable[x->a];
+        break;
+    case AND:
+        yes = qn_term_nullable(t, x->a) && qn_term_nullable(t, t->terms[a].b);
+        break;
+    case NOT:
+        yes = !qn_term_nullable(t, x->a);
+        break;
+    case TRIGGER:
+        yes = t->triggers[x->a].may_end;
+        break;
+    default:
+        break;
+    }
+    t->depth--;
+    if (t->is_sealed) t->terms[a].nullable = yes ? 2 : 1;
+    return yes;
+}
+
+/* --- sealing: recursion that consumes nothing, rules that cannot end --- */
+
+static bool reaches_itself(struct qn_terms *t, qn_term a, int depth)
+{
+    const struct term *x = &t->terms[a];
+    if (depth > MAX_RECURSION) return true;
+    switch ((enum kind)x->kind) {
+    case SEQ:
+        if (reaches_itself(t, x->a, depth + 1)) return true;
+        return qn_term_nullable(t, t->terms[a].a) && reaches_itself(t, t->terms[a].b, depth + 1);
+    case AND:
+        return reaches_itself(t, x->a, depth + 1) || reaches_itself(t, t->terms[a].b, depth + 1);
+    case ALT:
+        for (uint32_t i = 0; i < x->b; i++)
+            if (reaches_itself(t, t->lists[t->terms[a].a + i], depth + 1)) return true;
+        return false;
+    case REPEAT:
+    case NOT:
+        return reaches_itself(t, x->a, depth + 1);
+    case RULE: {
+        uint32_t r = x->a;
+        if (t->rule_busy[r] == 2) return false;
+        if (t->rule_busy[r] == 1) return true;
+        t->rule_busy[r] = 1;
+        bool yes = reaches_itself(t, t->rules[r], depth + 1);
+        t->rule_busy[r] = 2;
+        return yes;
+    }
+    default:
+        return false;
+    }
+}
+
+/* Can the term end in finitely many bytes, given which rules can? */
+static bool can_end(const struct qn_terms *t, qn_term a, const uint8_t *rules, int depth)
+{
+    const struct term *x = &t->terms[a];
+    if (depth > MAX_RECURSION) return false;
+    switch ((enum kind)x->kind) {
+    case EMPTY:
+        return false;
+    case SEQ:
+    case AND:
+        return can_end(t, x->a, rules, depth + 1) && can_end(t, x->b, rules, depth + 1);
+    case ALT:
+        for (uint32_t i = 0; i < x->b; i++)
+            if (can_end(t, t->lists[x->a + i], rules, depth + 1)) return true;
+        return false;
+    case REPEAT:
+        return !x->b || can_end(t, x->a, rules, depth + 1);
+    case RULE:
+        return rules[x->a];
+    case OBJECT: {
+        const struct object *o = &t->objects[x->a];
+        for (int i = 0; i < o->def.n_member; i++)
+            if (o->members[i].is_required && !(o->def.is_call && o->members[i].value == QN_TERM_EMPTY) &&
+                !can_end(t, o->members[i].value, rules, depth + 1))
+                return false;
+        return true;
+    }
+    case TRIGGER: {
+        const struct trigger *g = &t->triggers[x->a];
+        if (g->may_end) return true;
+        for (int i = 0; i < g->n; i++)
+            if (can_end(t, g->next[i], rules, depth + 1)) return true;
+        return false;
+    }
+    default:
+        return true;
+    }
+}
+
+int qn_terms_seal(struct qn_terms *t, struct qn_err *e)
+{
+    int rc = QN_OK;
+    uint8_t *ends = xcalloc(t->n_rules + 1, 1);
+    t->rule_busy = xcalloc(t->n_rules + 1, 1);
+    t->rule_nullable = xcalloc(t->n_rules + 1, 1);
+    for (bool again = true; again;) {
+        again = false;
+        for (uint32_t r = 0; r < t->n_rules; r++) {
+            if (!t->rule_nullable[r] && qn_term_nullable(t, t->rules[r])) t->rule_nullable[r] = again = true;
+            if (!ends[r] && can_end(t, t->rules[r], ends, 0)) ends[r] = again = true;
+        }
+    }
+    for (uint32_t r = 0; r < t->n_rules; r++) {
+        QN_FAIL_IF(!t->rule_busy[r] && reaches_itself(t, make(t, RULE, r, 0, 0), 0), e, QN_INVAL,
+                   "the grammar refers to itself before it has consumed anything (left recursion)");
+    }
+    memset(t->rule_busy, 0, t->n_rules + 1);
+    for (uint32_t r = 0; r < t->n_rules; r++)
+        QN_FAIL_IF(!ends[r] && t->rules[r] == QN_TERM_EMPTY, e, QN_INVAL,
+                   "the grammar or schema has a part that nothing can satisfy");
+    for (uint32_t r = 0; r < t->n_rules; r++)
+        QN_FAIL_IF(!ends[r], e, QN_INVAL, "the grammar or schema has a part that recurses without an end");
+    QN_FAIL_IF(t->failed, e, t->failed, "the grammar needs more than %u terms", t->max_terms);
+    t->is_sealed = true;
+out:
+    free(ends);
+    return rc;
+}
+
+/* --- derivatives --- */
+
+static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b);
+
+static qn_term text_term(struct qn_terms *t, uint32_t context, struct qn_freetext state)
+{
+    uint32_t word[2];
+    memcpy(word, &state, sizeof word);
+    return make(t, TEXT, context, word[0], word[1]);
+}
+
+static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given)
+{
+    const struct object *o = &t->objects[object];
+    if (o->def.is_ordered) given = 0; /* every declared name is kept from text then */
+    for (uint32_t i = 0; i < t->n_contexts; i++)
+        if (t->contexts[i].object == object && t->contexts[i].given == given) return i;
+    if (t->n_contexts >= MAX_CONTEXTS) {
+        t->failed = QN_TOOBIG;
+        return 0;
+    }
+    GROW(t, contexts, 1);
+    struct context *c = &t->contexts[t->n_contexts];
+    *c = (struct context){.object = object, .given = given};
+    c->keys = xcalloc((size_t)o->def.n_member + 1, sizeof *c->keys);
+    for (int i = 0; i < o->def.n_member; i++)
+        if (o->def.is_ordered || !(given >> i & 1))
+            c->keys[c->n_key++] = (struct qn_freetext_key){o->members[i].name, o->members[i].n_name};
+    return t->n_contexts++;
+}
+
+static const char CLOSER[] = "</parameter>\n";
+
+/* VALUE NL </parameter> NL of a call; value EMPTY: free text. */
+static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, qn_term value, bool is_tagged)
+{
+    qn_term closer = qn_term_str(t, CLOSER), framed;
+    if (value != QN_TERM_EMPTY) {
+        framed = qn_term_seq3(t, value, qn_term_str(t, "\n"), closer);
+        if (!is_tagged) return framed;
+    }
+    qn_term text = text_term(t, context_of(t, object, given), qn_freetext_start());
+    if (value == QN_TERM_EMPTY) return qn_term_alt(t, text, closer); /* an empty value may lack its newline */
+    return qn_term_and(t, framed, text, false);
+}
+
+static qn_term expand(struct qn_terms *t, qn_term a)
+{
+    struct term x = t->terms[a];
+    if (x.expanded != UNKNOWN) return x.expanded;
+    const struct object *o = &t->objects[x.a];
+    uint64_t given = (uint64_t)x.b << 32 | x.c;
+    bool is_ordered = o->def.is_ordered, is_call = o->def.is_call, can_close = true;
+    int n = o->def.n_member;
+    qn_term *list = xmalloc(((size_t)n + 2) * sizeof *list);
+    size_t n_list = 0;
+    qn_term lead = x.d ? o->def.separator : QN_TERM_EPS;
+    for (int i = is_ordered ? (int)given : 0; i < n; i++) {
+        if (!is_ordered && given >> i & 1) continue;
+        const struct qn_term_member m = t->objects[x.a].members[i];
+        uint64_t after = is_ordered ? (uint64_t)i + 1 : given | (uint64_t)1 << i;
+        qn_term value = is_call ? call_value(t, x.a, after, m.value, m.is_tagged) : m.value;
+        qn_term rest = intern(
+            t, (struct term){
+                   .kind = OBJECT, .d = 1, .a = x.a, .b = (uint32_t)(after >> 32), .c = (uint32_t)after});
+        list[n_list++] = qn_term_seq(t, lead, qn_term_seq3(t, m.key, value, rest));
+        if (m.is_required) can_close = false;
+        if (is_ordered && m.is_required) break; /* none behind it before it */
+    }
+    o = &t->objects[x.a];
+    if (o->def.more != QN_TERM_EMPTY && (!is_ordered || can_close)) {
+        uint64_t after = is_ordered ? (uint64_t)n : given;
+        qn_term value =
+            is_call ? call_value(t, x.a, given, o->def.more_value, o->def.more_tagged) : QN_TERM_EPS;
+        qn_term rest = intern(
+            t, (struct term){
+                   .kind = OBJECT, .d = 1, .a = x.a, .b = (uint32_t)(after >> 32), .c = (uint32_t)after});
+        list[n_list++] = qn_term_seq(t, lead, qn_term_seq3(t, t->objects[x.a].def.more, value, rest));
+    }
+    if (can_close) list[n_list++] = t->objects[x.a].def.end;
+    qn_term out = qn_term_alts(t, list, n_list);
+    free(list);
+    t->terms[a].expanded = out;
+    return out;
+}
+
+static qn_term derive_text(struct qn_terms *t, struct term x, unsigned char b)
+{
+    struct qn_freetext state;
+    uint32_t word[2] = {x.b, x.c};
+    memcpy(&state, word, sizeof state);
+    const struct context *c = &t->contexts[x.a];
+    bool is_alive_text = qn_freetext_step(&state, b, c->keys, c->n_key);
+    qn_term text = is_alive_text ? text_term(t, x.a, state) : QN_TERM_EMPTY;
+    if (b == '\n' && is_alive_text && qn_freetext_can_close(&state))
+        text = qn_term_alt(t, text, qn_term_str(t, CLOSER));
+    return text;
+}
+
+/* The longest end of (what was read + b) that begins a word, or a whole word. */
+static qn_term derive_trigger(struct qn_terms *t, qn_term a, unsigned char b)
+{
+    struct term x = t->terms[a];
+    const struct trigger *g = &t->triggers[x.a];
+    if (!x.c && !has_bit(g->first, b)) return a;
+    const char *read = g->n ? g->words[x.b] : "";
+    for (uint32_t from = 0; from <= x.c; from++) {
+        uint32_t n = x.c - from; /* bytes of `read` kept, then b */
+        unsigned char head = n ? (unsigned char)read[from] : b;
+        if (!has_bit(g->first, head)) continue;
+        for (int i = 0; i < g->n; i++) {
+            if (g->lens[i] <= n || (unsigned char)g->words[i][n] != b || memcmp(g->words[i], read + from, n))
+                continue;
+            if (g->lens[i] == n + 1) return g->next[i];
+            return make(t, TRIGGER, x.a, (uint32_t)i, n + 1);
+        }
+    }
+    return make(t, TRIGGER, x.a, 0, 0);
+}
+
+static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
+{
+    struct term x = t->terms[a];
+    if (t->failed) return QN_TERM_EMPTY;
+    if (t->rows[a] && t->rows[a]->next[b] != UNKNOWN) return t->rows[a]->next[b];
+    if (t->depth > MAX_RECURSION) {
+        t->failed = QN_TOOBIG;
+        return QN_TERM_EMPTY;
+    }
+    t->depth++;
+    qn_term out = QN_TERM_EMPTY;
+    switch ((enum kind)x.kind) {
+    case EMPTY:
+    case EPS:
+        break;
+    case ANY:
+        out = QN_TERM_ANY;
+        break;
+    case CLASS:
+        if (has_bit(t->sets[x.a].bits, b)) out = QN_TERM_EPS;
+        break;
+    case LIT:
+        if ((unsigned char)t->pool[x.a] == b) {
+            out = x.b == 1 ? QN_TERM_EPS : make(t, LIT, x.a + 1, x.b - 1, 0);
+        }
+        break;
+    case SEQ: {
+        out = derive(t, x.a, b);
+        out = out == QN_TERM_EMPTY ? out : qn_term_seq(t, out, x.b);
+        if (qn_term_nullable(t, x.a)) out = qn_term_alt(t, out, derive(t, x.b, b));
+        break;
+    }
+    case ALT: {
+        qn_term small[64], *list = x.b <= QN_COUNT(small) ? small : xmalloc(x.b * sizeof *list);
+        size_t n = 0;
+        for (uint32_t i = 0; i < x.b; i++) {
+            qn_term d = derive(t, t->lists[x.a + i], b);
+            if (d != QN_TERM_EMPTY) list[n++] = d;
+        }
+        out = n == 1 ? list[0] : qn_term_alts(t, list, n);
+        if (list != small) free(list);
+        break;
+    }
+    case REPEAT:
+        out = derive(t, x.a, b);
+        if (out != QN_TERM_EMPTY)
+            out = qn_term_seq(t, out,
+                              qn_term_repeat(t, x.a, x.b ? x.b - 1 : 0, x.c == QN_TERM_MANY ? x.c : x.c - 1));
+        break;
+    case RULE:
+        out = derive(t, t->rules[x.a], b);
+        break;
+    case AND: {
+        qn_term left = derive(t, x.a, b);
+        if (left != QN_TERM_EMPTY) out = qn_term_and(t, left, derive(t, x.b, b), x.c);
+        break;
+    }
+    case NOT:
+        out = qn_term_not(t, derive(t, x.a, b));
+        break;
+    case OBJECT:
+        out = derive(t, expand(t, a), b);
+        break;
+    case TEXT:
+        out = derive_text(t, x, b);
+        break;
+    case TRIGGER:
+        out = derive_trigger(t, a, b);
+        break;
+    }
+    t->depth--;
+    return out;
+}
+
+static void drop_rows(struct qn_terms *t)
+{
+    for (uint32_t i = 0; i < t->n_terms; i++) {
+        free(t->rows[i]);
+        t->rows[i] = NULL;
+    }
+    t->n_row = 0;
+}
+
+static struct row *row_of(struct qn_terms *t, qn_term a)
+{
+    if (t->rows[a]) return t->rows[a];
+    if (t->n_row >= MAX_ROWS) drop_rows(t);
+    struct row *row = xmalloc(sizeof *row);
+    memset(row->next, 0xff, sizeof row->next);
+    row->is_full = false;
+    t->n_row++;
+    return t->rows[a] = row;
+}
+
+qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte)
+{
+    if (a == QN_TERM_EMPTY || t->failed) return QN_TERM_EMPTY;
+    struct row *row = row_of(t, a);
+    if (row->next[byte] == UNKNOWN) {
+        qn_term out = derive(t, a, byte);
+        row_of(t, a)->next[byte] = out;
+        return t->failed ? QN_TERM_EMPTY : out;
+    }
+    return row->next[byte];
+}
+
+static struct row *full_row(struct qn_terms *t, qn_term a)
+{
+    struct row *row = row_of(t, a);
+    if (row->is_full) return row;
+    memset(row->loop, 0, sizeof row->loop);
+    for (int b = 0; b < 256; b++) {
+        if (row->next[b] == UNKNOWN) {
+            qn_term out = derive(t, a, (unsigned char)b);
+            row = row_of(t, a);
+            row->next[b] = out;
+        }
+        if (row->next[b] == a) row->loop[b >> 6] |= (uint64_t)1 << (b & 63);
+    }
+    row->is_full = true;
+    return row;
+}
+
+const qn_term *qn_term_row(struct qn_terms *t, qn_term a)
+{
+    return full_row(t, a)->next;
+}
+
+const uint64_t *qn_term_loop(struct qn_terms *t, qn_term a)
+{
+    return full_row(t, a)->loop;
+}
+
+/* Is some string in the intersection? Breadth first over its states, bounded; too many count as alive. What
+ * is learnt is kept on the unchecked twins, whose derivatives do not look again. */
+static bool is_alive(struct qn_terms *t, qn_term checked)
+{
+    qn_term first = make(t, AND, t->terms[checked].a, t->terms[checked].b, 0);
+    if (t->terms[first].alive) return t->terms[first].alive == 2;
+    uint32_t n_seen = 0, at = 0, cap = 64, found = UNKNOWN;
+    struct {
+        qn_term term;
+        uint32_t parent;
+    } *seen = xmalloc(cap * sizeof *seen);
+    struct qn_map map = {0};
+    seen[n_seen].parent = UNKNOWN;
+    seen[n_seen++].term = first;
+    qn_map_put(&map, (uint64_t)first + 1, 1);
+    for (; at < n_seen && found == UNKNOWN && !t->failed; at++) {
+        qn_term x = seen[at].term;
+        if (qn_term_nullable(t, x) || t->terms[x].alive == 2 || n_seen >= MAX_ALIVE) {
+            found = at;
+            break;
+        }
+        if (t->terms[x].alive == 1) continue;
+        for (int b = 0; b < 256; b++) {
+            qn_term next = derive(t, x, (unsigned char)b);
+            if (next == QN_TERM_EMPTY || qn_map_get(&map, (uint64_t)next + 1, NULL)) continue;
+            qn_map_put(&map, (uint64_t)next + 1, 1);
+            if (n_seen == cap) seen = xreallocarray(seen, cap *= 2, sizeof *seen);
+            seen[n_seen].parent = at;
+            seen[n_seen++].term = next;
+        }
+    }
+    for (uint32_t i = found; i != UNKNOWN; i = seen[i].parent) t->terms[seen[i].term].alive = 2;
+    if (found == UNKNOWN && !t->failed)
+        for (uint32_t i = 0; i < n_seen; i++) t->terms[seen[i].term].alive = 1;
+    qn_map_free(&map);
+    free(seen);
+    return found != UNKNOWN;
+}

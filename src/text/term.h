@@ -1,0 +1,96 @@
+/* Terms: languages over bytes as an algebra, with derivatives.
+ *
+ * A term stands for a set of byte strings. Equal terms are one number (hash-consed), so the derivative of a
+ * term by a byte - what may follow that byte - is again a small number, and an automaton state is nothing
+ * but a term: immutable, comparable, free to copy. Sequences lean right, so a stack of open brackets is a
+ * shared list. Objects, calls and free text expand when a derivative first needs them.
+ *
+ * Owned by a grammar (grammar.h); one thread at a time.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_TERM_H
+#define QN_TERM_H
+
+#include "base/err.h"
+
+typedef uint32_t qn_term;
+struct qn_terms;
+
+#define QN_TERM_EMPTY   0u /* nothing matches */
+#define QN_TERM_EPS     1u /* the empty string */
+#define QN_TERM_ANY     2u /* every string */
+#define QN_TERM_MANY    UINT32_MAX
+#define QN_TERM_TRACKED 64 /* members of an object accepted in any order; more: in the schema's order */
+
+struct qn_terms *qn_terms_create(uint32_t max_terms);
+void qn_terms_free(struct qn_terms *t);
+/* QN_TOOBIG once a cap was reached; makers then return EMPTY. */
+int qn_terms_failed(const struct qn_terms *t);
+size_t qn_terms_count(const struct qn_terms *t);
+
+qn_term qn_term_class(struct qn_terms *t, const uint64_t set[4]);
+qn_term qn_term_range(struct qn_terms *t, unsigned char lo, unsigned char hi);
+qn_term qn_term_lit(struct qn_terms *t, const char *s, size_t n);
+qn_term qn_term_str(struct qn_terms *t, const char *s);
+qn_term qn_term_seq(struct qn_terms *t, qn_term a, qn_term b);
+qn_term qn_term_seq3(struct qn_terms *t, qn_term a, qn_term b, qn_term c);
+qn_term qn_term_alt(struct qn_terms *t, qn_term a, qn_term b);
+qn_term qn_term_alts(struct qn_terms *t, const qn_term *list, size_t n);
+qn_term qn_term_repeat(struct qn_terms *t, qn_term a, uint32_t min, uint32_t max); /* max may be MANY */
+/* Both. With `checked`, states from which no string of both is left are EMPTY at once (regular parts only).
+ */
+qn_term qn_term_and(struct qn_terms *t, qn_term a, qn_term b, bool checked);
+qn_term qn_term_not(struct qn_terms *t, qn_term a);
+
+/* A named rule, for recursion: refer to it first, define it later. */
+qn_term qn_term_rule_new(struct qn_terms *t);
+void qn_term_rule_set(struct qn_terms *t, qn_term rule, qn_term body);
+/* After the last definition, before the first derivative. QN_INVAL: a rule refers to itself before it has
+ * consumed a byte, or can never end. `names` gives names for the message or is NULL. */
+int qn_terms_seal(struct qn_terms *t, struct qn_err *e);
+
+/* Members in any order, each at most once, required ones before the end. */
+struct qn_term_member {
+    qn_term key;   /* everything up to the value: "\"k\":" and a gap, or "<parameter=k>" and a newline */
+    qn_term value; /* a call's: what the text between the tags must be, or EMPTY for free text */
+    bool is_required;
+    bool is_tagged;   /* call: the value can spell tags and has to be checked against B.4 */
+    const char *name; /* call: for the rule of parameter openers inside values */
+    size_t n_name;
+};
+struct qn_term_object {
+    const struct qn_term_member *members; /* [n_member] copied */
+    int n_member;
+    qn_term more;    /* a further member (key and value), or EMPTY */
+    bool is_ordered; /* in the order listed */
+    qn_term separator, end;
+    /* a call's parameters: framed by tags, free text ends where the parser says it ends */
+    bool is_call;
+    qn_term more_value; /* call: value of a parameter not declared, or EMPTY for free text */
+    bool more_tagged;
+};
+qn_term qn_term_object(struct qn_terms *t, const struct qn_term_object *object);
+
+/* Free text up to the first of some strings; behind string i goes on next[i] (EMPTY: it is forbidden). */
+qn_term qn_term_trigger(struct qn_terms *t, const char *const *words, const qn_term *next, int n,
+                        bool may_end);
+/* True for a trigger that may end and has nothing pending: unconstrained text. */
+bool qn_term_is_free(const struct qn_terms *t, qn_term a);
+
+/* A term that allows the same strings of at most `limit` bytes to start with: large counts made equal, so
+ * that the positions of a long bounded string share one mask. */
+qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t limit);
+
+bool qn_term_nullable(struct qn_terms *t, qn_term a);                    /* matches the empty string */
+qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte); /* the derivative, remembered */
+/* All 256 derivatives, valid until the next call. */
+const qn_term *qn_term_row(struct qn_terms *t, qn_term a);
+/* Bytes that lead from a back to a. Valid until the next call. */
+const uint64_t *qn_term_loop(struct qn_terms *t, qn_term a);
+
+/* --- grammars (grammar.h) are terms with a count --- */
+struct qn_grammar;
+/* Takes over the sealed terms. */
+struct qn_grammar *qn_grammar_create(struct qn_terms *t, qn_term start);
+struct qn_terms *qn_grammar_algebra(const struct qn_grammar *g);
+
+#endif

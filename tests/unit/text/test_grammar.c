@@ -1,0 +1,403 @@
+/* Constraints, grammars and masks by example: what a request allows and what it does not.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "support/test.h"
+
+#include "text/constrain.h"
+#include "text/mask.h"
+
+static struct qn_arena *arena;
+
+static int setup(void **state)
+{
+    (void)state;
+    arena = qn_arena_create(16 << 20);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    qn_arena_free(arena);
+    return 0;
+}
+
+static struct qn_json *json(const char *text)
+{
+    struct qn_json *v;
+    struct qn_err e = {0};
+    if (qn_json_parse(&v, arena, text, strlen(text), "test", &e)) fail_msg("%s: %s", e.text, text);
+    return v;
+}
+
+static struct qn_grammar *compile(const struct qn_constrain *c)
+{
+    struct qn_grammar *g = NULL;
+    struct qn_err e = {0};
+    if (qn_constrain_compile(&g, c, NULL, &e)) fail_msg("%s", e.text);
+    return g;
+}
+
+/* y: allowed and may end; p: allowed so far; n: not allowed */
+static char judge(struct qn_grammar *g, const char *text)
+{
+    qn_gstate s = qn_grammar_advance(g, qn_grammar_start(g), text, strlen(text));
+    return s == QN_GSTATE_DEAD ? 'n' : qn_grammar_may_end(g, s) ? 'y' : 'p';
+}
+
+static void check(struct qn_grammar *g, const char *text, char want)
+{
+    char got = judge(g, text);
+    if (got != want) {
+        size_t n = 0;
+        while (n < strlen(text) && qn_grammar_advance(g, qn_grammar_start(g), text, n + 1)) n++;
+        fail_msg("'%s': %c instead of %c; alive for %zu bytes: %.*s", text, got, want, n, (int)n, text);
+    }
+}
+
+static void schema(const char *text, const char *yes, const char *no)
+{
+    struct qn_constrain c = {.form = QN_CONTENT_JSON_SCHEMA, .schema = json(text)};
+    struct qn_grammar *g = compile(&c);
+    /* lists of texts, separated by U+0001 */
+    for (int i = 0; i < 2; i++) {
+        char *copy = strdup(i ? no : yes), *save;
+        for (char *s = strtok_r(copy, "\x01", &save); s; s = strtok_r(NULL, "\x01", &save))
+            if (i)
+                assert_true(judge(g, s) != 'y' || (fprintf(stderr, "%s allows %s\n", text, s), 0));
+            else
+                check(g, s, 'y');
+        free(copy);
+    }
+    qn_grammar_release(g);
+}
+
+#define AND "\x01"
+
+static void test_schemas(void **state)
+{
+    (void)state;
+    schema("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"string\"}},"
+           "\"required\":[\"a\"]}",
+           "{\"a\":1}" AND "{\"a\": 1, \"b\": \"x\\n\\u00e9\"}" AND "{\"b\":\"\",\"a\":-20}" AND
+           "{\n  \"a\": 0\n}",
+           "{}" AND "{\"b\":\"x\"}" AND "{\"a\":1,}" AND "{\"a\":01}" AND "{\"a\":1,\"a\":2}" AND
+           "{\"a\":1,\"c\":2}" AND "{\"a\":1.5}");
+    schema("{\"type\":\"array\",\"items\":{\"type\":\"boolean\"},\"minItems\":1,\"maxItems\":2}",
+           "[true]" AND "[false, true]", "[]" AND "[true,true,true]" AND "[1]");
+    schema("{\"prefixItems\":[{\"type\":\"integer\"},{\"type\":\"string\"}],\"items\":{\"type\":\"null\"},"
+           "\"minItems\":1,\"type\":\"array\"}",
+           "[1]" AND "[1,\"a\"]" AND "[1,\"a\",null,null]", "[]" AND "[\"a\"]" AND "[1,null]");
+    schema("{\"enum\":[\"a\",1,null,{\"x\":[1]}]}", "\"a\"" AND "1" AND "null" AND "{\"x\": [1]}",
+           "\"b\"" AND "2");
+    schema("{\"const\":\"x\"}", "\"x\"", "\"y\"");
+    schema("{\"anyOf\":[{\"type\":\"integer\"},{\"type\":\"null\"}]}", "12" AND "null", "\"a\"" AND "1.0");
+    schema("{\"type\":[\"string\",\"null\"],\"maxLength\":2}",
+           "\"\"" AND "\"é😀\"" AND "null" AND "\"\\n\\\"\"", "\"abc\"");
+    schema("{\"type\":\"string\",\"pattern\":\"^[a-c]+[0-9]{2}$\"}", "\"abc12\"", "\"12\"" AND "\"a123\"");
+    schema("{\"type\":\"string\",\"pattern\":\"b\",\"maxLength\":3}", "\"b\"" AND "\"abc\"",
+           "\"aaa\"" AND "\"abcd\"");
+    schema("{\"type\":\"string\",\"format\":\"uuid\"}", "\"01234567-89ab-cdef-0123-456789abcdef\"", "\"x\"");
+    schema("{\"type\":\"integer\",\"minimum\":-12,\"maximum\":105}",
+           "-12" AND "-1" AND "0" AND "9" AND "99" AND "105", "-13" AND "106" AND "1000" AND "-0" AND "1.0");
+    schema("{\"type\":\"integer\",\"exclusiveMinimum\":9.5}", "10" AND "11" AND "12345", "9" AND "-10");
+    schema("{\"type\":\"number\",\"minimum\":0.25,\"exclusiveMaximum\":2}",
+           "0.25" AND "0.3" AND "1" AND "1.999" AND "1.0",
+           "0.2" AND "0.249" AND "2" AND "2.0" AND "-1" AND "0");
+    schema("{\"type\":\"number\",\"minimum\":-1.5,\"maximum\":-0.5}",
+           "-0.5" AND "-1" AND "-1.5" AND "-1.25" AND "-0.50", "-0.4" AND "0" AND "-1.51" AND "-2" AND "1");
+    schema("{\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},\"kids\":{"
+           "\"type\":\"array\",\"items\":"
+           "{\"$ref\":\"#/$defs/t\"}}},\"required\":[\"v\"]}},\"$ref\":\"#/$defs/t\"}",
+           "{\"v\":1}" AND "{\"v\":1,\"kids\":[{\"v\":2,\"kids\":[]}]}",
+           "{\"kids\":[]}" AND "{\"v\":1,\"kids\":[{}]}");
+    schema("{\"allOf\":[{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\",\"minimum\":3}},"
+           "\"required\":[\"a\"]},"
+           "{\"properties\":{\"a\":{\"maximum\":5},\"b\":{\"type\":\"null\"}},\"required\":[\"b\"]}]}",
+           "{\"a\":4,\"b\":null}", "{\"a\":4}" AND "{\"a\":2,\"b\":null}" AND "{\"a\":6,\"b\":null}");
+    schema("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"}},\"additionalProperties\":{"
+           "\"type\":\"null\"}}",
+           "{}" AND "{\"x\":null}" AND "{\"a\":1,\"x\":null,\"y\":null}", "{\"a\":null}" AND "{\"x\":1}");
+    schema("{\"type\":\"object\",\"required\":[\"k\"]}", "{\"k\":[1,{\"a\":null}]}", "{}" AND "{\"j\":1}");
+    schema("{}", "1" AND "\"a\"" AND "[1,[]]" AND "{\"a\":{}}" AND "true" AND "-1.5e3",
+           "tru" AND "{a}" AND "[1,]");
+    schema("{\"anyOf\":[{\"required\":[\"a\"]},{\"required\":[\"b\"]}],\"type\":\"object\",\"properties\":{"
+           "\"a\":{\"type\":\"null\"},\"b\":{\"type\":\"null\"}}}",
+           "{\"a\":null}" AND "{\"b\":null}" AND "{\"a\":null,\"b\":null}", "{}");
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *schema, *word;
+    } cases[] = {
+        {"{\"type\":\"array\",\"uniqueItems\":true}", "uniqueItems"},
+        {"{\"type\":\"integer\",\"multipleOf\":3}", "multipleOf"},
+        {"{\"type\":\"string\",\"pattern\":\"a(?=b)\"}", "pattern"},
+        {"{\"type\":\"string\",\"format\":\"iri\"}", "iri"},
+        {"{\"if\":{}}", "if"},
+        {"{\"patternProperties\":{\"^a\":{}},\"type\":\"object\"}", "patternProperties"},
+    };
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        struct qn_constrain c = {
+            .form = QN_CONTENT_JSON_SCHEMA, .schema = json(cases[i].schema), .is_strict = true};
+        struct qn_grammar *g = NULL;
+        struct qn_err e = {0};
+        assert_int_equal(qn_constrain_compile(&g, &c, NULL, &e), QN_UNSUPPORTED);
+        assert_non_null(strstr(e.text, cases[i].word));
+        /* not strict: ignored and reported */
+        struct qn_buf report = QN_BUF_INIT(1 << 16);
+        c.is_strict = false;
+        assert_int_equal(qn_constrain_compile(&g, &c, &report, &e), QN_OK);
+        assert_non_null(strstr(qn_buf_str(&report), cases[i].word));
+        qn_buf_free(&report);
+        qn_grammar_release(g);
+    }
+    static const char *const bad[] = {
+        "{\"$ref\":\"#/$defs/none\"}",
+        "{\"$ref\":\"#\"}",
+        "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}",
+        "{\"type\":\"mystery\"}",
+        "{\"type\":\"string\",\"pattern\":\"(\"}",
+        "{\"type\":\"integer\",\"minimum\":5,\"maximum\":4}",
+        "3",
+        "{\"enum\":[]}"};
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        struct qn_constrain c = {.form = QN_CONTENT_JSON_SCHEMA, .schema = json(bad[i])};
+        struct qn_grammar *g = NULL;
+        struct qn_err e = {0};
+        if (!qn_constrain_compile(&g, &c, NULL, &e)) fail_msg("accepted: %s", bad[i]);
+        assert_true(e.text[0]);
+    }
+}
+
+static const char tools_json[] =
+    "[{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\"},\"n\":{"
+    "\"type\":\"integer\"},"
+    "\"o\":{\"type\":\"object\"},\"e\":{\"enum\":[\"x\",\"y\"]}},\"required\":[\"s\"],"
+    "\"additionalProperties\":false}},"
+    "{\"name\":\"g\",\"parameters\":{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}}]";
+
+#define P(key, value) "<parameter=" key ">\n" value "\n</parameter>\n"
+#define F(body)       "<tool_call>\n<function=f>\n" body "</function>\n</tool_call>"
+#define G             "<tool_call>\n<function=g>\n</function>\n</tool_call>"
+
+static void test_calls(void **state)
+{
+    (void)state;
+    struct qn_toolset *tools;
+    assert_int_equal(qn_toolset_create(&tools, json(tools_json), NULL), QN_OK);
+    struct qn_constrain c = {.tools = tools};
+    struct qn_grammar *g = compile(&c);
+    /* auto: free text, then a call that is right */
+    check(g, "hello <tool> </tool_call> x", 'y');
+    check(g, "hello " F(P("s", "a")) " more " G, 'y');
+    check(g, F(P("n", "12") P("s", "a\n  b </parameter> c\n")), 'y');
+    check(g, F(P("n", "12")), 'n');
+    check(g, F(P("s", "1") P("s", "2")), 'n');
+    check(g, F(P("s", "1") P("zz", "2")), 'n');
+    check(g, F(P("s", "1") P("n", "x")), 'n');
+    check(g, F(P("s", "1") P("e", "y") P("o", "{\"a\": [1]}")), 'y');
+    check(g, F(P("s", "1") P("e", "z")), 'n');
+    check(g, "<tool_call>\n<function=h>", 'n');
+    check(g, "<tool_call> no", 'n');
+    check(g, F("<parameter=s>\n</parameter>\n"), 'y');
+    /* look-alikes stay legal, and what the parser takes as an end is one */
+    check(g, F(P("s", "</parameter>\nprose\n</function>\nx\n</tool_call>\ny")), 'y');
+    check(g, "<tool_call>\n<function=f>\n<parameter=s>\na\n</parameter>\n<parameter=zz", 'n');
+    check(g, "<tool_call>\n<function=f>\n<parameter=s>\na</parameter><function=", 'n');
+    check(g, F(P("s", F(P("q", "1")))), 'y');
+    check(g, F(P("s", "x\n<parameter=n>")), 'n');
+    assert_true(qn_grammar_is_free(g, qn_grammar_start(g)));
+    qn_gstate after = qn_grammar_advance(g, qn_grammar_start(g), G, strlen(G));
+    assert_true(qn_grammar_is_free(g, after));
+    qn_grammar_release(g);
+
+    c.choice = QN_CHOICE_NONE;
+    g = compile(&c);
+    check(g, "hello <function=f> <tool_call", 'y');
+    check(g, "hello <tool_call>", 'n');
+    qn_grammar_release(g);
+
+    c.choice = QN_CHOICE_REQUIRED;
+    g = compile(&c);
+    check(g, "", 'p');
+    check(g, "hello", 'n');
+    check(g, "\n" G, 'y');
+    check(g, G "\n" G, 'y');
+    check(g, G "\nx", 'n');
+    qn_grammar_release(g);
+
+    c.choice = QN_CHOICE_NAMED;
+    c.name = "g";
+    g = compile(&c);
+    check(g, G, 'y');
+    check(g, G "\n" G, 'n');
+    check(g, "<tool_call>\n<function=f", 'n');
+    assert_true(qn_grammar_must_end(g, qn_grammar_advance(g, qn_grammar_start(g), G, strlen(G))));
+    char bytes[128];
+    size_t n = qn_grammar_forced(g, qn_grammar_advance(g, qn_grammar_start(g), "<", 1), bytes, sizeof bytes);
+    assert_int_equal(n, strlen(G) - 1);
+    qn_grammar_release(g);
+    c.name = "nope";
+    assert_int_equal(qn_constrain_compile(&g, &c, NULL, NULL), QN_INVAL);
+
+    const char *allowed[] = {"g"};
+    c = (struct qn_constrain){.tools = tools, .allowed = allowed, .n_allowed = 1, .single_call = true};
+    g = compile(&c);
+    check(g, "hi " G, 'y');
+    check(g, "hi " G " x", 'n');
+    check(g, "<tool_call>\n<function=f", 'n');
+    qn_grammar_release(g);
+
+    /* thinking first */
+    c = (struct qn_constrain){.tools = tools, .choice = QN_CHOICE_REQUIRED, .starts_in_reasoning = true};
+    g = compile(&c);
+    check(g, "so <tool_call> is {", 'p');
+    check(g, "so</think>\n\n" G, 'y');
+    check(g, "so</think>no", 'n');
+    check(g, "so\n" G, 'y'); /* a call that forgets to end the thinking */
+    check(g, "so\n<tool_call>\n<function=h>", 'p');
+    qn_grammar_release(g);
+    c.choice = QN_CHOICE_AUTO;
+    g = compile(&c);
+    check(g, "so</think>\n\nfine", 'y');
+    check(g, "so</think>\n\nfine " G, 'y');
+    check(g, "so</think>\n\nfine <tool_call>x", 'n');
+    assert_true(qn_grammar_is_free(g, qn_grammar_start(g)));
+    qn_grammar_release(g);
+
+    /* calls or JSON */
+    c = (struct qn_constrain){.tools = tools, .form = QN_CONTENT_JSON_OBJECT, .starts_in_reasoning = true};
+    g = compile(&c);
+    check(g, "x</think>\n\n{\"a\": 1}", 'y');
+    check(g, "x</think>\n\n" G, 'y');
+    check(g, "x</think>\n\ntext", 'n');
+    check(g, "x</think>\n\n{} ", 'n');
+    qn_grammar_release(g);
+    qn_toolset_free(tools);
+}
+
+static void test_texts(void **state)
+{
+    (void)state;
+    struct qn_constrain c = {.form = QN_CONTENT_REGEX, .text = "(ab|c)+\\d{1,2}[^x-z]?"};
+    struct qn_grammar *g = compile(&c);
+    check(g, "abc12", 'y');
+    check(g, "c1é", 'y');
+    check(g, "c1x", 'n');
+    check(g, "ab", 'p');
+    qn_grammar_release(g);
+    c = (struct qn_constrain){.form = QN_CONTENT_CHOICE, .schema = json("[\"yes\",\"yesterday\"]")};
+    g = compile(&c);
+    check(g, "yes", 'y');
+    check(g, "yest", 'p');
+    check(g, "no", 'n');
+    qn_grammar_release(g);
+    c = (struct qn_constrain){
+        .form = QN_CONTENT_GRAMMAR,
+        .text = "# sums\nroot ::= term (\"+\" term)*\nterm ::= [0-9]{1,3} |\n  \"(\" root \")\"\n"};
+    g = compile(&c);
+    check(g, "1+(22+(3))", 'y');
+    check(g, "1+(22", 'p');
+    check(g, "1+)", 'n');
+    qn_grammar_release(g);
+    static const char *const bad[] = {
+        "root ::= root \"a\" | \"b\"", "root ::= x", "x ::= \"a\"",   "root ::= (\"a\"", "root ::= \"a",
+        "root ::= \"a\" \"b\" root",   "root = 1",   "root ::= [b-a]"};
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        struct qn_err e = {0};
+        c.text = bad[i];
+        if (!qn_constrain_compile(&g, &c, NULL, &e)) fail_msg("accepted %s", bad[i]);
+        assert_true(e.text[0]);
+    }
+    c = (struct qn_constrain){
+        .form = QN_CONTENT_TAGS,
+        .schema = json("{\"triggers\":[\"<f=\"],\"structures\":[{\"begin\":\"<f=a>\",\"schema\":{\"type\":"
+                       "\"integer\"},\"end\":\"</f>\"}]}")};
+    g = compile(&c);
+    check(g, "text <f=a>12</f> text <f=a>3</f>", 'y');
+    check(g, "text <f=a>x", 'n');
+    check(g, "text <f=b", 'n');
+    qn_grammar_release(g);
+    c = (struct qn_constrain){0};
+    g = compile(&c);
+    assert_null(g);
+}
+
+/* A small vocabulary: every byte, some words, markers, an end token, a control token. */
+static const char *const words[] = {
+    "<tool_call>", "</tool_call>", "</think>",   "true", "fal",  "se", "{\"", "\": ", "\"}", "</par",
+    "ameter>",     ">\n",          "<function=", "name", "\n\n", "é",  "12",  "</",   "abc", "\xe6\x97"};
+
+static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
+{
+    static char single[256];
+    (void)ctx;
+    if (id < 256) {
+        single[id] = (char)id;
+        *n = 1;
+        return &single[id];
+    }
+    if ((size_t)id < 256 + QN_COUNT(words)) {
+        *n = strlen(words[id - 256]);
+        return words[id - 256];
+    }
+    *n = 5;
+    *kind = (size_t)id == 256 + QN_COUNT(words) ? QN_TOKEN_END : QN_TOKEN_CONTROL;
+    return "<eos>";
+}
+
+static void test_masks(void **state)
+{
+    (void)state;
+    struct qn_mask_vocab vocab = {
+        .n_vocab = 256 + (int)QN_COUNT(words) + 2, .bytes = token_bytes, .cache_bytes = 4096};
+    struct qn_mask *m;
+    assert_int_equal(qn_mask_create(&m, &vocab, NULL), QN_OK);
+    struct qn_toolset *tools;
+    assert_int_equal(qn_toolset_create(&tools, json(tools_json), NULL), QN_OK);
+    struct qn_constrain cases[] = {
+        {.tools = tools, .starts_in_reasoning = true},
+        {.tools = tools, .choice = QN_CHOICE_REQUIRED},
+        {.form = QN_CONTENT_JSON_SCHEMA,
+         .schema = json("{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":40}"
+                        ",\"b\":{\"type\":\"boolean\"}}}")},
+        {.form = QN_CONTENT_REGEX, .text = "(name|12|é)*abc"},
+    };
+    const char *texts[] = {
+        "hm</think>\n\n<tool_call>\n<function=f>\n<parameter=s>\nabc </par\n</parameter>\n<",
+        "<tool_call>\n<function=f>\n<parameter=o>\n{\"a\": \"b</parameter><",
+        "{\"name\": \"aé12\", \"b\": true", "name12éab"};
+    uint64_t bits[8];
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        struct qn_grammar *g = compile(&cases[i]);
+        for (size_t n = 0; n <= strlen(texts[i]); n++) {
+            qn_gstate s = qn_grammar_advance(g, qn_grammar_start(g), texts[i], n);
+            assert_true(s != QN_GSTATE_DEAD);
+            int count = qn_mask_fill(m, g, s, bits), seen = 0;
+            for (int id = 0; id < vocab.n_vocab; id++) {
+                bool in_mask = bits[id / 64] >> (id % 64) & 1, allowed = qn_mask_allows(m, g, s, id);
+                if (in_mask != allowed)
+                    fail_msg("case %zu, %zu bytes, token %d: mask %d, state %d", i, n, id, in_mask, allowed);
+                seen += in_mask;
+            }
+            assert_int_equal(count, seen);
+            assert_true(count > 0);
+            int forced = qn_mask_forced(m, g, s);
+            if (forced >= 0) assert_int_equal(count, 1);
+        }
+        qn_grammar_release(g);
+    }
+    qn_toolset_free(tools);
+    qn_mask_free(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_schemas), cmocka_unit_test(test_refusals), cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_texts),   cmocka_unit_test(test_masks),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -147,8 +147,7 @@ static void test_fences(void **state)
 static void test_call(void **state)
 {
     (void)state;
-    expect('c', CALL(" junk <x> \n" P("s", "1") P("t", "2")),
-           "f{\"s\": \"1\", \"t\": \"2\"} =tool_calls");
+    expect('c', CALL(" junk <x> \n" P("s", "1") P("t", "2")), "f{\"s\": \"1\", \"t\": \"2\"} =tool_calls");
     /* a missing </function> */
     expect('c',
            "<tool_call>\n<function=f>\n" P("n", "1") "</tool_call>\n<tool_call>\n<function=f>\n" P(

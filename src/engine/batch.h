@@ -9,7 +9,7 @@
 
 struct qn_batch_part {
     struct qn_seq *seq;
-    bool is_decode, wants_token;
+    bool is_decode, wants_token, is_lookup;
     int n_row, n_draft;
 };
 

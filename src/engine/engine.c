@@ -221,6 +221,7 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
         }
     }
     qn_seq_publish(q, &g->cache);
+    qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
 static void send_prompt_scores(struct qn_seq *q, const float *logits, int vocab, int first, int n_row)
@@ -276,7 +277,9 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     q->state = QN_SEQ_DECODE;
     q->n_mark = 0;
     keep_drafts(q, &b->result, at);
-    if (take_token(g, q, &b->result.token[b->step.seq[at].first_logit])) qn_seq_publish(q, &g->cache);
+    if (!take_token(g, q, &b->result.token[b->step.seq[at].first_logit])) return;
+    qn_seq_publish(q, &g->cache);
+    qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
 static void apply(struct qn_engine *g, struct qn_batch *b)

@@ -215,7 +215,12 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
     bool has_mtp = s->spec->has_mtp && s->spec->fixed != 0;
     qn_batch_begin(b);
     int n_decode = 0;
-    for (int i = 0; i < s->n_running; i++) n_decode += s->running[i]->state == QN_SEQ_DECODE;
+    int64_t n_context = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        if (s->running[i]->state != QN_SEQ_DECODE) continue;
+        n_decode++;
+        n_context += s->running[i]->n_done;
+    }
     /* rows whose logits are all kept have a step of their own, in turn with the streams */
     if (!s->last_was_rows || !n_decode) {
         for (int i = 0; i < s->n_running; i++) {
@@ -229,7 +234,8 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
         }
     }
     s->last_was_rows = false;
-    int depth = qn_spec_depth(s->spec, n_decode);
+    int depth = qn_spec_depth(s->spec, n_decode, n_context);
+    bool keeps_mtp = qn_spec_wants_mtp(s->spec);
     b->depth = depth;
     int max_draft = n_decode ? QN_MIN(QN_MAX_DRAFT, (s->max_logits - s->max_seqs) / n_decode) : 0;
     /* pages first, as that may suspend any of them */
@@ -238,7 +244,8 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
     for (int i = 0; i < s->n_running; i++) {
         struct qn_seq *q = s->running[i];
         if (q->state != QN_SEQ_DECODE) continue;
-        qn_batch_add_decode(b, q, max_draft, has_mtp, next_depth(s, q, depth, max_draft));
+        qn_batch_add_decode(b, q, max_draft, keeps_mtp || q->params->mtp > 0,
+                            next_depth(s, q, depth, max_draft));
         n_decode++;
     }
     /* prefill, best first */
@@ -270,8 +277,15 @@ static void smooth(double *average, double x)
     *average = *average <= 0 ? x : *average + 0.1 * (x - *average);
 }
 
+int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q)
+{
+    int fits = s->n_running ? (s->max_logits - s->max_seqs) / s->n_running : 0;
+    return QN_CLAMP(q->max_tok - q->n_tok - 1, 0, QN_MIN(fits, QN_MAX_DRAFT));
+}
+
 void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us)
 {
+    qn_spec_learn(s->spec, b, took_us);
     int n_prefill = b->step.n_row - b->step.n_decode_row;
     if (!n_prefill)
         smooth(&s->decode_us, (double)took_us);

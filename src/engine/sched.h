@@ -43,6 +43,8 @@ void qn_sched_remove(struct qn_sched *s, struct qn_seq *q); /* from wherever it 
 void qn_sched_admit(struct qn_sched *s);
 /* Fills the batch. false: nothing to run. */
 bool qn_sched_build(struct qn_sched *s, struct qn_batch *b);
+/* Drafts that q's next step can verify. */
+int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q);
 /* Learns from a finished step. */
 void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us);
 void qn_sched_check(const struct qn_sched *s);

@@ -16,6 +16,7 @@ static struct qn_seq *create(const struct qn_request_params *p)
     s->tok = xreallocarray(NULL, (size_t)s->tok_capacity, sizeof *s->tok);
     memcpy(s->tok, p->tok, (size_t)p->n_tok * sizeof *s->tok);
     s->slot = s->lane = -1;
+    s->lookup_rate = 0.6;
     s->max_tok = p->n_tok;
     return s;
 }
@@ -47,6 +48,7 @@ void qn_seq_free(struct qn_seq *s)
     free(s->tok);
     free(s->pages);
     qn_seen_fini(&s->seen);
+    qn_map_free(&s->looked);
     free(s);
 }
 

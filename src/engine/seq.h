@@ -52,6 +52,10 @@ struct qn_seq {
     int n_draft;
     bool draft_is_lookup; /* by prompt lookup, not by the MTP layer */
 
+    struct qn_map looked; /* three tokens -> where they stood last */
+    int n_looked;         /* places in it */
+    double lookup_rate;   /* how often the first looked-up draft was right, smoothed */
+
     struct qn_pick pick;
     struct qn_seen seen;
     bool needs_seen;

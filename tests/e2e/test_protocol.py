@@ -32,7 +32,7 @@ def test_health_metrics_version(server):
                  "vllm:spec_decode_num_accepted_tokens_per_pos_total", "quern_up", "vllm:cache_config_info"):
         assert re.search("^" + name + r"\{", text, re.M), name
     for line in text.splitlines():
-        assert re.match(r"^(# (HELP|TYPE) .*|[a-z_:]+(\{[^}]*\})? [-+0-9.eInf]+)$", line), line
+        assert re.match(r"^(# (HELP|TYPE) .*|[a-z0-9_:]+(\{[^}]*\})? [-+0-9.eInf]+)$", line), line
 
 
 def test_page_and_paths(server):
@@ -262,14 +262,16 @@ def test_loading_is_said(model):
     import subprocess
 
     import conftest
-    process = subprocess.Popen([conftest.BUILD / "quern-fake", "serve", str(model), "--port", "18977"],
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([conftest.BUILD / "quern-fake", "serve", str(model), "--port", str(port)],
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                                env={"FAKE_LOAD_US": "1500000"})
     try:
         for _ in range(50):
             time.sleep(0.05)
             try:
-                c = http.client.HTTPConnection("127.0.0.1", 18977, timeout=5)
+                c = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
                 c.request("GET", "/health")
                 r = c.getresponse()
                 break

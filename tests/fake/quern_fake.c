@@ -64,7 +64,9 @@ static int32_t answer(void *user, const int32_t *tok, int n)
 {
     (void)user;
     int start = script.start;
-    if (!start || start > n || qn_hash_bytes(0, tok, (size_t)start * sizeof *tok) != script.key) {
+    bool is_later = false; /* a later turn of the same conversation */
+    for (int i = start; i < n; i++) is_later |= tok[i] == script.text->im_start_id;
+    if (!start || is_later || start > n || qn_hash_bytes(0, tok, (size_t)start * sizeof *tok) != script.key) {
         start = script.start = find_start(tok, n);
         script.key = qn_hash_bytes(0, tok, (size_t)start * sizeof *tok);
         script.answer.n = 0;

@@ -14,11 +14,12 @@
 
 #define QN_LANE_ROWS (1 + QN_MAX_DRAFT)
 
-/* A linear layer. ref keeps floats; cpu a packed form (cpu/pack.h) and NULL here. */
+/* A linear layer. ref keeps floats; cpu a packed form (cpu/pack.h), or a table it reads in place. */
 struct qn_weight {
     int n_out, n_in;
-    float *dense; /* [N, K] */
-    void *packed; /* cpu: struct qn_packed */
+    float *dense;             /* [N, K] */
+    struct qn_packed *packed; /* cpu */
+    struct qn_linear *table;  /* cpu: rows of the checkpoint's own data */
     struct qn_weight *next;
 };
 

@@ -6,6 +6,7 @@
 const struct qn_backend *qn_backend_get(const char *name)
 {
     if (!strcmp(name, "ref")) return qn_ref_backend();
+    if (!strcmp(name, "cpu")) return qn_cpu_backend();
     return NULL;
 }
 

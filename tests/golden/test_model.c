@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "base/cpu.h"
 #include "support/rig.h"
 #include "support/test.h"
 
@@ -102,10 +103,78 @@ static void test_ref(void **state)
         check_exact(cases[i], &(struct rig_options){.backend = "ref", .poison = true});
 }
 
+/* Every instruction set this machine has, one after the other. */
+static void each_isa(void (*check)(const char *name, const struct rig_options *o),
+                     const struct rig_options *o)
+{
+    unsetenv("QUERN_CPU");
+    for (int isa = 0, best = (int)qn_cpu_isa(); isa <= best; isa++) {
+        setenv("QUERN_CPU", qn_isa_name((enum qn_isa)isa), 1);
+        print_message("  %s, %s\n", qn_isa_name((enum qn_isa)isa), o->act == QN_ACT_F32 ? "f32" : "bf16");
+        for (size_t i = 0; i < QN_COUNT(cases); i++) check(cases[i], o);
+    }
+    unsetenv("QUERN_CPU");
+}
+
+static void test_cpu_f32(void **state)
+{
+    (void)state;
+    each_isa(check_exact, &(struct rig_options){.backend = "cpu", .n_thread = 2, .poison = true});
+}
+
+static double kl_row(const float *p, const float *q, size_t n)
+{
+    double sp = 0, sq = 0, mp = p[0], mq = q[0], kl = 0;
+    for (size_t i = 0; i < n; i++) {
+        mp = fmax(mp, p[i]);
+        mq = fmax(mq, q[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        sp += exp(p[i] - mp);
+        sq += exp(q[i] - mq);
+    }
+    for (size_t i = 0; i < n; i++)
+        kl += exp(p[i] - mp) / sp * ((p[i] - mp - log(sp)) - (q[i] - mq - log(sq)));
+    return kl;
+}
+
+/* BF16 activations: no further from the float32 run than the reference implementation's own bfloat16 run. */
+static void check_bf16(const char *name, const struct rig_options *o)
+{
+    struct rig r;
+    struct rig_golden g;
+    open_case(&r, &g, name, o);
+    size_t v = (size_t)r.c->vocab, n = (size_t)g.n_prompt * v;
+    float *logits = malloc(n * sizeof *logits);
+    rig_logits(&r, 0, g.prompt, g.n_prompt, g.n_prompt, logits);
+    double max = 0, mean = 0, kl = 0;
+    for (int i = 0; i < g.n_prompt; i++)
+        if (g.steady[i]) max = fmax(max, worst_of(logits + (size_t)i * v, g.logits + (size_t)i * v, v));
+    for (size_t i = 0; i < n; i++) mean += fabs((double)logits[i] - g.logits[i]) / (double)n;
+    for (int i = 0; i < g.n_prompt; i++)
+        kl += kl_row(g.logits + (size_t)i * v, logits + (size_t)i * v, v) / g.n_prompt;
+    print_message("  %-18s max %.3f (%.3f)  mean %.4f (%.4f)  KL %.5f (%.5f)\n", name, max, g.bf16_max, mean,
+                  g.bf16_mean, kl, g.bf16_kl);
+    assert_true(max <= g.bf16_max && mean <= g.bf16_mean && kl <= g.bf16_kl);
+    free(logits);
+    rig_golden_free(&g);
+    rig_close(&r);
+}
+
+static void test_cpu_bf16(void **state)
+{
+    (void)state;
+    each_isa(check_bf16,
+             &(struct rig_options){
+                 .backend = "cpu", .act = QN_ACT_BF16, .kv = QN_KV_BF16, .n_thread = 2, .poison = true});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ref),
+        cmocka_unit_test(test_cpu_f32),
+        cmocka_unit_test(test_cpu_bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -171,6 +171,7 @@ void rig_golden_read(struct rig_golden *g, const char *name, int vocab)
     g->n_length = ints(qn_json_get(v, "lengths"), g->length, 8);
     g->n_greedy = ints(qn_json_get(v, "greedy"), g->greedy, 256);
     g->n_draft = ints(qn_json_get(v, "drafts"), g->draft, 8);
+    ints(qn_json_get(v, "steady"), g->steady, 256);
     g->scale = qn_json_num(qn_json_get(v, "scale"));
     const struct qn_json *bf16 = qn_json_get(v, "bf16");
     g->bf16_max = qn_json_num(qn_json_get(bf16, "max"));

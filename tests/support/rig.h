@@ -54,6 +54,7 @@ struct rig_golden {
     char folder[512];
     int n_prompt, n_length, n_greedy, n_draft;
     int32_t prompt[256], length[8], greedy[256], draft[8];
+    int32_t steady[256]; /* 1: positions where the largest error means something */
     double scale, bf16_max, bf16_mean, bf16_kl;
     float *logits, *mtp; /* [n_prompt, V], [n_prompt - 1, V] or NULL */
 };

@@ -351,6 +351,16 @@ void qn_packed_free(struct qn_packed *p)
     free(p);
 }
 
+int qn_packed_n_in(const struct qn_packed *p)
+{
+    return p->n_in;
+}
+
+int qn_packed_n_out(const struct qn_packed *p)
+{
+    return p->n_out;
+}
+
 size_t qn_packed_bytes(const struct qn_packed *p)
 {
     return p->bytes;

@@ -18,10 +18,9 @@
 #define QN_PACK_H
 
 #include "backend/backend.h"
+#include "base/cpu.h"
 
 #define QN_TILE 16 /* outputs in a tile */
-
-enum qn_isa { QN_ISA_SCALAR, QN_ISA_AVX2, QN_ISA_AVX512, QN_ISA_AVX512BF16, QN_N_ISA };
 
 struct qn_packed;
 
@@ -31,6 +30,8 @@ int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_ac
                    struct qn_err *e);
 void qn_packed_free(struct qn_packed *p); /* NULL is allowed */
 size_t qn_packed_bytes(const struct qn_packed *p);
+int qn_packed_n_in(const struct qn_packed *p);
+int qn_packed_n_out(const struct qn_packed *p);
 int qn_packed_n_tile(const struct qn_packed *p); /* units of work: blocks of 1 or 2 tiles */
 
 /* Row `row` of the weights as floats [K]: an embedding. */

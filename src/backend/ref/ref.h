@@ -19,6 +19,7 @@ void qn_ref_add_norm(struct qn_device *d, float *x, const float *y, const float 
 void qn_ref_embed(struct qn_device *d, const struct qn_step *s, const struct qn_op_embed *op);
 
 /* ref_attn.c */
+void qn_ref_rotate(float *x, int half, const float *cosv, const float *sinv); /* in place */
 void qn_ref_attn_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn_in *op);
 void qn_ref_attn(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn *op);
 void qn_ref_attn_out(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn_out *op);
@@ -30,6 +31,13 @@ void qn_ref_gdn_out(struct qn_device *d, const struct qn_step *s, const struct q
 void qn_ref_state_flush(struct qn_device *d, int slot, int lane, int n_commit);
 /* The parts of state_flush that do not depend on the order of a state: conv windows and carry. */
 void qn_ref_window_flush(struct qn_device *d, int slot, int lane, int layer, int n_commit);
+/* Before and after the convolution of a sequence's rows: fresh or folded window; new window or lane. */
+void qn_ref_window_begin(struct qn_device *d, const struct qn_step_seq *seq, int layer);
+void qn_ref_window_end(struct qn_device *d, const struct qn_step *s, int q, int layer);
+/* Raw inputs [CD] of a row of the sequence in the step; negative rows are in the window. */
+const float *qn_ref_window_row(const struct qn_device *d, const struct qn_step_seq *seq, int layer, int row);
+/* exp(-exp(A_log) softplus(a + dt_bias)) */
+float qn_ref_alpha(float a, float a_log, float dt_bias);
 void qn_ref_carry_flush(struct qn_device *d, int slot, int lane, int n_commit);
 
 /* One head of the gated delta rule over n_row rows, from state [dk][dv] (row-major, in and out).

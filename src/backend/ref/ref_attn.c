@@ -7,7 +7,7 @@
 #include "base/mem.h"
 
 /* In place: dims [0, half) turn with [half, 2 half). */
-static void rotate(float *x, int half, const float *cosv, const float *sinv)
+void qn_ref_rotate(float *x, int half, const float *cosv, const float *sinv)
 {
     for (int i = 0; i < half; i++) {
         float a = x[i], b = x[i + half];
@@ -33,7 +33,7 @@ void qn_ref_attn_in(struct qn_device *d, const struct qn_step *s, const struct q
             const float *qg = d->qg + ((size_t)r * nh + h) * 2 * hd;
             float *q = d->q + ((size_t)r * nh + h) * hd;
             qn_ref_rms_norm(qg, w->q_norm, hd, c->norm_eps, q);
-            rotate(q, half, cosv, sinv);
+            qn_ref_rotate(q, half, cosv, sinv);
             memcpy(d->gate + ((size_t)r * nh + h) * hd, qg + hd, (size_t)hd * sizeof(float));
         }
         const struct qn_step_seq *seq = &s->seq[s->row_seq[r]];
@@ -43,7 +43,7 @@ void qn_ref_attn_in(struct qn_device *d, const struct qn_step *s, const struct q
             float *k = d->k + ((size_t)r * nkv + g) * hd;
             const float *v = d->v + ((size_t)r * nkv + g) * hd;
             qn_ref_rms_norm(k, w->k_norm, hd, c->norm_eps, k);
-            rotate(k, half, cosv, sinv);
+            qn_ref_rotate(k, half, cosv, sinv);
             size_t at = ((size_t)g * QN_PAGE + place) * hd;
             for (int i = 0; i < hd; i++) {
                 qn_host_kv_store(d->o.kv, kp, at + i, k[i] / w->k_scale);

@@ -35,33 +35,54 @@ void qn_ref_carry_flush(struct qn_device *d, int slot, int lane, int n_commit)
                (size_t)d->c.hidden * sizeof(float));
 }
 
+void qn_ref_window_begin(struct qn_device *d, const struct qn_step_seq *seq, int layer)
+{
+    if (seq->is_fresh)
+        memset(qn_host_conv(d, seq->slot, layer), 0, d->conv_floats * sizeof(float));
+    else
+        qn_ref_window_flush(d, seq->slot, seq->lane, layer, seq->n_commit);
+}
+
+void qn_ref_window_end(struct qn_device *d, const struct qn_step *s, int q, int layer)
+{
+    const struct qn_step_seq *seq = &s->seq[q];
+    const float *u = d->u + (size_t)seq->first_row * d->cd;
+    if (qn_step_is_decode(s, q))
+        memcpy(qn_host_lane(d, seq->lane, layer).u, u, (size_t)seq->n_row * d->cd * sizeof *u);
+    else
+        push_window(d, qn_host_conv(d, seq->slot, layer), u, seq->n_row);
+}
+
+const float *qn_ref_window_row(const struct qn_device *d, const struct qn_step_seq *seq, int layer, int row)
+{
+    size_t cd = (size_t)d->cd;
+    if (row < 0) return qn_host_conv(d, seq->slot, layer) + (size_t)(d->c.conv_taps - 1 + row) * cd;
+    return d->u + (size_t)(seq->first_row + row) * cd;
+}
+
 /* Convolution and SiLU of the rows of one sequence, window included. */
 static void convolve(struct qn_device *d, const struct qn_step *s, int q, const struct qn_op_gdn_in *op)
 {
     const struct qn_step_seq *seq = &s->seq[q];
     int taps = d->c.conv_taps;
     size_t cd = (size_t)d->cd;
-    float *window = qn_host_conv(d, seq->slot, op->gdn_layer);
-    const float *u = d->u + (size_t)seq->first_row * cd;
-    float *out = d->conv + (size_t)seq->first_row * cd;
-    if (seq->is_fresh)
-        memset(window, 0, d->conv_floats * sizeof *window);
-    else
-        qn_ref_window_flush(d, seq->slot, seq->lane, op->gdn_layer, seq->n_commit);
-    for (int r = 0; r < seq->n_row; r++)
+    qn_ref_window_begin(d, seq, op->gdn_layer);
+    for (int r = 0; r < seq->n_row; r++) {
+        float *out = d->conv + (size_t)(seq->first_row + r) * cd;
         for (size_t ch = 0; ch < cd; ch++) {
             float sum = 0;
-            for (int j = 0; j < taps; j++) { /* tap j meets the row taps - 1 - j back */
-                int at = r - (taps - 1) + j;
-                float x = at < 0 ? window[(size_t)(taps - 1 + at) * cd + ch] : u[(size_t)at * cd + ch];
-                sum += op->w->gdn.conv[ch * (size_t)taps + j] * x;
-            }
-            out[(size_t)r * cd + ch] = qn_silu(sum);
+            for (int j = 0; j < taps; j++) /* tap j meets the row taps - 1 - j back */
+                sum += op->w->gdn.conv[ch * (size_t)taps + j] *
+                       qn_ref_window_row(d, seq, op->gdn_layer, r - (taps - 1) + j)[ch];
+            out[ch] = qn_silu(sum);
         }
-    if (qn_step_is_decode(s, q))
-        memcpy(qn_host_lane(d, seq->lane, op->gdn_layer).u, u, (size_t)seq->n_row * cd * sizeof *u);
-    else
-        push_window(d, window, u, seq->n_row);
+    }
+    qn_ref_window_end(d, s, q, op->gdn_layer);
+}
+
+float qn_ref_alpha(float a, float a_log, float dt_bias)
+{
+    return expf(-expf(a_log) * softplus(a + dt_bias));
 }
 
 /* x / sqrt(sum x^2 + 1e-6) * scale, in place */
@@ -89,7 +110,7 @@ void qn_ref_gdn_in(struct qn_device *d, const struct qn_step *s, const struct qn
         for (int j = 0; j < nv; j++) {
             float *beta = &d->beta[(size_t)r * nv + j], *alpha = &d->alpha[(size_t)r * nv + j];
             *beta = qn_sigmoid(*beta);
-            *alpha = expf(-expf(w->a_log[j]) * softplus(*alpha + w->dt_bias[j]));
+            *alpha = qn_ref_alpha(*alpha, w->a_log[j], w->dt_bias[j]);
         }
     }
 }

@@ -1,0 +1,4 @@
+/* The kernels for avx2.
+ * SPDX-License-Identifier: Apache-2.0 */
+#define KERN_FILL qn_kern_avx2
+#include "backend/cpu/kern_body.h"

@@ -1,0 +1,4 @@
+/* The kernels for avx512.
+ * SPDX-License-Identifier: Apache-2.0 */
+#define KERN_FILL qn_kern_avx512
+#include "backend/cpu/kern_body.h"

@@ -1,0 +1,144 @@
+/* Linear layers over the pool: tasks are (layer, range of tiles, range of rows).
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "backend/cpu/cpu.h"
+#include "base/mem.h"
+
+struct rows {
+    void (*fn)(void *, int, int, int);
+    void *ctx;
+    int n, grain;
+};
+
+static void run_rows(void *ctx, int item, int thread)
+{
+    struct rows *r = ctx;
+    int first = item * r->grain;
+    r->fn(r->ctx, first, QN_MIN(r->grain, r->n - first), thread);
+}
+
+void qn_cpu_rows(struct qn_device *d, int n, int grain, void (*fn)(void *, int, int, int), void *ctx)
+{
+    struct rows r = {fn, ctx, n, grain};
+    qn_pool_run(d->cpu->pool, QN_CEIL_DIV(n, grain), run_rows, &r);
+}
+
+struct prepare {
+    struct qn_device *d;
+    const float *x;
+    unsigned char *to;
+    size_t n_in, row_bytes;
+};
+
+static void prepare_rows(void *ctx, int first, int n, int thread)
+{
+    (void)thread;
+    struct prepare *p = ctx;
+    const struct qn_kern *k = p->d->cpu->k;
+    bool is_rounded = p->d->o.act == QN_ACT_BF16, is_pairs = is_rounded && k->isa == QN_ISA_AVX512BF16;
+    for (int r = first; r < first + n; r++)
+        k->act(p->to + (size_t)r * p->row_bytes, p->x + (size_t)r * p->n_in, (int)p->n_in, is_pairs,
+               is_rounded);
+}
+
+void qn_cpu_prepare(struct qn_device *d, const float *x, int n_row, int n_in, unsigned char *to)
+{
+    struct prepare p = {d, x, to, (size_t)n_in, qn_packed_act_bytes(n_in, 1, d->o.act)};
+    qn_cpu_rows(d, n_row, 8, prepare_rows, &p);
+}
+
+/* --- products --- */
+
+struct run {
+    const struct qn_device *d;
+    const struct qn_job *jobs;
+    int n_job, row_step, tile_step;
+    int *first; /* [n_job + 1] task numbers */
+};
+
+static int n_part(const struct run *r, const struct qn_job *j)
+{
+    return QN_CEIL_DIV(qn_packed_n_tile(j->w), r->tile_step);
+}
+
+static void run_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    struct run *r = ctx;
+    int lo = 0, hi = r->n_job; /* the last job with first[job] <= task */
+    while (hi - lo > 1) {
+        int mid = (lo + hi) / 2;
+        if (r->first[mid] <= task)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    const struct qn_job *j = &r->jobs[lo];
+    int at = task - r->first[lo], parts = n_part(r, j), row = at / parts * r->row_step;
+    int tile = at % parts * r->tile_step, n_row = QN_MIN(r->row_step, j->n_row - row);
+    int n_in = qn_packed_n_in(j->w), n_out = qn_packed_n_out(j->w);
+    qn_packed_run(j->w, j->act + qn_packed_act_bytes(n_in, row, r->d->o.act), n_row,
+                  j->y + (size_t)row * n_out, n_out, tile,
+                  QN_MIN(tile + r->tile_step, qn_packed_n_tile(j->w)));
+}
+
+#define TASK_BYTES ((size_t)128 << 10) /* of weights: enough to stream, few enough to share out evenly */
+
+void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job)
+{
+    enum { SOME = 64 };
+    int some[SOME + 1], most = 0, n_task = 0;
+    size_t n_byte = 0, n_tile = 0;
+    struct run r = {d, jobs, n_job,
+                    0, 0,    n_job <= SOME ? some : xmalloc(((size_t)n_job + 1) * sizeof *r.first)};
+    for (int i = 0; i < n_job; i++) {
+        n_byte += qn_packed_bytes(jobs[i].w);
+        n_tile += (size_t)qn_packed_n_tile(jobs[i].w);
+        most = QN_MAX(most, jobs[i].n_row);
+    }
+    r.tile_step = (int)QN_CLAMP(TASK_BYTES * n_tile / QN_MAX(n_byte, 1), 1, 64);
+    for (int i = 0; i < n_job; i++) n_task += n_part(&r, &jobs[i]);
+    /* Rows are split only when blocks alone would leave threads idle; a block of weights is read once a part.
+     */
+    int parts = QN_CEIL_DIV(4 * qn_pool_n_thread(d->cpu->pool), QN_MAX(n_task, 1));
+    r.row_step = QN_MAX(QN_ROUND_UP(QN_CEIL_DIV(most, parts), 12), 48);
+    r.first[0] = 0;
+    for (int i = 0; i < n_job; i++)
+        r.first[i + 1] = r.first[i] + n_part(&r, &jobs[i]) * QN_CEIL_DIV(jobs[i].n_row, r.row_step);
+    qn_pool_run(d->cpu->pool, r.first[n_job], run_task, &r);
+    if (r.first != some) free(r.first);
+}
+
+void qn_cpu_linear(struct qn_device *d, const float *x, int n_row, const struct qn_host_linear *jobs,
+                   int n_job)
+{
+    enum { MOST = 8 };
+    struct qn_job list[MOST];
+    QN_CHECK(n_job <= MOST);
+    QN_CHECK(qn_packed_act_bytes(jobs[0].w->n_in, n_row, d->o.act) <= d->cpu->act_bytes);
+    qn_cpu_prepare(d, x, n_row, jobs[0].w->n_in, d->cpu->act);
+    for (int i = 0; i < n_job; i++)
+        list[i] = (struct qn_job){jobs[i].w->packed, d->cpu->act, jobs[i].y, n_row};
+    qn_cpu_jobs(d, list, n_job);
+}
+
+struct add_norm {
+    struct qn_device *d;
+    float *x, *h;
+    const float *y, *w;
+};
+
+static void add_norm_rows(void *ctx, int first, int n, int thread)
+{
+    (void)thread;
+    struct add_norm *a = ctx;
+    size_t width = (size_t)a->d->c.hidden;
+    for (int r = first; r < first + n; r++)
+        a->d->cpu->k->add_norm(a->x + (size_t)r * width, a->y + (size_t)r * width, a->w, (int)width,
+                               a->d->c.norm_eps, a->h + (size_t)r * width);
+}
+
+void qn_cpu_add_norm(struct qn_device *d, float *x, const float *y, const float *w, int n_row, float *h)
+{
+    struct add_norm a = {d, x, h, y, w};
+    qn_cpu_rows(d, n_row, 8, add_norm_rows, &a);
+}

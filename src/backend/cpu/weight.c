@@ -1,0 +1,55 @@
+/* Weights of the CPU back end: packed layers, and tables read in place.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "backend/cpu/cpu.h"
+#include "base/mem.h"
+
+/* A table of plain numbers that is only read row by row stays in the file's mapping. */
+static bool is_plain(enum qn_format f)
+{
+    return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16;
+}
+
+int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
+                  struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_weight *w = xcalloc(1, sizeof *w);
+    w->n_out = l->n_out;
+    w->n_in = l->n_in;
+    if (rows && is_plain(l->format)) {
+        w->table = xmalloc(sizeof *w->table);
+        *w->table = *l;
+    } else {
+        struct qn_packed *p;
+        QN_TRY(qn_packed_make(&p, l, d->o.act, d->cpu->k->isa, e));
+        w->packed = p;
+        d->weight_bytes += qn_packed_bytes(p);
+    }
+    w->next = d->weights;
+    d->weights = w;
+    *out = w;
+    w = NULL;
+out:
+    free(w);
+    return rc;
+}
+
+void qn_cpu_weights_free(struct qn_device *d)
+{
+    for (struct qn_weight *w = d->weights, *next; w; w = next) {
+        next = w->next;
+        qn_packed_free(w->packed);
+        free(w->table);
+        free(w);
+    }
+    d->weights = NULL;
+}
+
+void qn_cpu_row(const struct qn_device *d, const struct qn_weight *w, int row, float *out)
+{
+    (void)d;
+    if (!w->table)
+        qn_packed_row(w->packed, row, out);
+    else if (qn_linear_rows(w->table, row, 1, out, NULL))
+        QN_CHECK(!"an unquantised row cannot fail");
+}

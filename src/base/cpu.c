@@ -1,0 +1,139 @@
+/* The processor.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "base/cpu.h"
+
+#include <sched.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/pool.h"
+
+static const char *const names[QN_N_ISA] = {"scalar", "avx2", "avx512", "avx512bf16"};
+
+const char *qn_isa_name(enum qn_isa isa)
+{
+    return names[isa];
+}
+
+enum qn_isa qn_isa_from_name(const char *name)
+{
+    enum qn_isa isa = 0;
+    while (isa < QN_N_ISA && strcmp(name, names[isa])) isa++;
+    return isa;
+}
+
+static enum qn_isa best(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return QN_ISA_SCALAR;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+        return QN_ISA_AVX2;
+    if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni") ||
+        !__builtin_cpu_supports("avx512vbmi"))
+        return QN_ISA_AVX512;
+    return QN_ISA_AVX512BF16;
+#else
+    return QN_ISA_SCALAR;
+#endif
+}
+
+enum qn_isa qn_cpu_isa(void)
+{
+    const char *mask = getenv("QUERN_CPU");
+    enum qn_isa have = best(), most = mask && *mask ? qn_isa_from_name(mask) : QN_N_ISA;
+    return QN_MIN(have, most);
+}
+
+static int read_number(int cpu, const char *what)
+{
+    char path[128];
+    int n = -1;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/%s", cpu, what);
+    FILE *f = fopen(path, "r");
+    if (!f) return -1;
+    if (fscanf(f, "%d", &n) != 1) n = -1;
+    fclose(f);
+    return n;
+}
+
+static int list(int *cpus, int room, int *n_core)
+{
+    enum { MOST = 1024 };
+    int all[MOST], core[MOST], package[MOST], n = 0, n_out = 0;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set)) CPU_SET(0, &set);
+    for (int i = 0; i < CPU_SETSIZE && n < MOST; i++)
+        if (CPU_ISSET(i, &set)) {
+            core[n] = read_number(i, "core_id");
+            package[n] = read_number(i, "physical_package_id");
+            all[n++] = i;
+        }
+    bool is_first[MOST];
+    *n_core = 0;
+    for (int i = 0; i < n; i++) {
+        is_first[i] = true;
+        for (int j = 0; j < i && is_first[i]; j++)
+            is_first[i] = core[i] < 0 || core[i] != core[j] || package[i] != package[j];
+        *n_core += is_first[i];
+    }
+    for (int pass = 1; pass >= 0; pass--)
+        for (int i = 0; i < n && n_out < room; i++)
+            if (is_first[i] == (pass == 1)) cpus[n_out++] = all[i];
+    return n_out;
+}
+
+int qn_cpu_list(int *cpus, int room)
+{
+    int n_core;
+    return list(cpus, room, &n_core);
+}
+
+int qn_cpu_n_core(void)
+{
+    int n_core, cpus[1];
+    list(cpus, 1, &n_core);
+    return QN_MAX(n_core, 1);
+}
+
+/* Each item is 1 MiB, summed into a value the compiler cannot drop. */
+#define BLOCK ((size_t)1 << 20)
+
+struct read {
+    const uint64_t *data;
+    _Atomic uint64_t sum;
+};
+
+static void read_block(void *ctx, int item, int thread)
+{
+    struct read *r = ctx;
+    (void)thread;
+    const uint64_t *p = r->data + (size_t)item * (BLOCK / 8);
+    uint64_t part[16] = {0};
+    for (size_t i = 0; i < BLOCK / 8; i += 16)
+        for (int j = 0; j < 16; j++) part[j] ^= p[i + j];
+    uint64_t sum = 0;
+    for (int j = 0; j < 16; j++) sum ^= part[j];
+    r->sum ^= sum;
+}
+
+double qn_cpu_read_rate(int n_thread, size_t n_byte, int n_run)
+{
+    n_byte = QN_ROUND_UP(QN_MAX(n_byte, BLOCK), BLOCK);
+    void *p = qn_region_alloc(n_byte);
+    if (!p) return 0;
+    memset(p, 1, n_byte);
+    struct qn_pool *pool = qn_pool_create(n_thread);
+    struct read r = {p, 0};
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < n_run; i++) {
+        int64_t start = qn_now_us();
+        qn_pool_run(pool, (int)(n_byte / BLOCK), read_block, &r);
+        least = QN_MIN(least, qn_now_us() - start);
+    }
+    qn_pool_free(pool);
+    qn_region_free(p, n_byte);
+    return (double)n_byte * 1e6 / (double)QN_MAX(least, 1);
+}

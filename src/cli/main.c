@@ -4,6 +4,8 @@
 
 /* In the order a user meets them. */
 static const struct qn_cmd *const commands[] = {
+    &qn_cmd_run,
+    &qn_cmd_chat,
     &qn_cmd_serve,
     &qn_cmd_tokenize,
     &qn_cmd_parse,

@@ -47,9 +47,10 @@ struct qn_engine_options {
 struct qn_engine_info {
     int max_context, max_seqs, n_page, n_slot, step_tokens, n_thread;
     bool has_mtp;
-    int mtp;         /* as in the options */
-    const char *kv;  /* "BF16", ... */
-    const char *isa; /* kernels in use, "avx512bf16"; "" for ref */
+    bool can_constrain; /* a request may bring a constraint */
+    int mtp;            /* as in the options */
+    const char *kv;     /* "BF16", ... */
+    const char *isa;    /* kernels in use, "avx512bf16"; "" for ref */
     size_t weight_bytes, kv_bytes, state_bytes, workspace_bytes, ram_tier_bytes;
     double load_s;
 };

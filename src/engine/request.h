@@ -11,7 +11,7 @@
 #include "backend/step.h"
 #include "base/err.h"
 
-struct qn_constraint; /* text/grammar.h: what the output must obey; immutable, reference counted */
+struct qn_grammar; /* text/grammar.h: what the output must obey; reference counted */
 
 enum qn_priority { QN_PRIORITY_NORMAL, QN_PRIORITY_LOW };
 
@@ -26,10 +26,10 @@ struct qn_request_params {
     const int32_t
         *stop_tok; /* ends the output; the token itself is reported in the end event, not as a token */
     int n_stop;
-    int min_new;                      /* stop tokens are masked before */
-    bool ignore_eos;                  /* stop tokens are ordinary tokens */
-    bool keep_stop_tok;               /* report the stop token as a token as well */
-    struct qn_constraint *constraint; /* or NULL; the engine takes its own reference */
+    int min_new;                   /* stop tokens are masked before */
+    bool ignore_eos;               /* stop tokens are ordinary tokens */
+    bool keep_stop_tok;            /* report the stop token as a token as well */
+    struct qn_grammar *constraint; /* or NULL; the engine takes its own reference and is its only user then */
     /* Thinking budget: after think_budget tokens without think_end, the tokens of think_close are forced one
      * by one (the last of them is think_end). 0 or less with is_thinking: no limit. */
     bool is_thinking; /* the prompt's tail is an open think block */

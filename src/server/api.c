@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "server/calls.h"
 #include "server/stream.h"
+#include "text/constrain.h"
 #include "text/tokenizer.h"
 
 /* value of the request, else the server's (unless NaN), else the model's, else the default */
@@ -413,11 +414,13 @@ out:
 
 void qn_ask_free(struct qn_ask *a)
 {
-    (void)a;
+    qn_grammar_release(a->constraint);
+    a->constraint = NULL;
 }
 
-int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
-                     struct qn_err *e)
+/* What of tool_choice can be wrong before anything is rendered. */
+static int check_choice(const struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
+                        struct qn_err *e)
 {
     int rc = QN_OK;
     bool has_tools = tools && tools->n_tool;
@@ -427,19 +430,97 @@ int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_to
     if (a->tool_mode == QN_TOOL_NAMED)
         QN_FAIL_IF(qn_toolset_find(tools, a->tool_name, strlen(a->tool_name)) < 0, e, QN_INVAL,
                    "tool_choice names the function '%.100s', which is not among the tools", a->tool_name);
-    QN_FAIL_IF(a->tool_mode == QN_TOOL_REQUIRED || a->tool_mode == QN_TOOL_NAMED, e, QN_UNSUPPORTED,
-               "tool_choice %s is not built yet; use auto or none",
-               a->tool_mode == QN_TOOL_NAMED ? "with a function" : "required");
-    x->param = "response_format";
-    QN_FAIL_IF(a->form, e, QN_UNSUPPORTED, "constrained output (%s) is not built yet", a->form);
     x->param = NULL;
-    /* calls forbidden: the opener is masked, in reasoning as well */
-    int32_t opener = x->server->text->call_open_id;
-    if (a->tool_mode == QN_TOOL_NONE && has_tools && opener >= 0 && a->bias_tok) {
-        ((int32_t *)a->bias_tok)[a->n_bias] = opener;
-        ((float *)a->bias)[a->n_bias++] = -100;
+out:
+    return rc;
+}
+
+/* Names of an allowed_tools list. */
+static int read_allowed(struct qn_constrain *c, const struct qn_ask *a, const struct qn_toolset *tools,
+                        struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_json *list = a->allowed_tools;
+    const char **names = qn_arena_alloc(a->arena, (list->n + 1) * sizeof *names);
+    QN_FAIL_IF(!names, e, QN_TOOBIG, "tool_choice: the request is too large");
+    for (size_t i = 0; i < list->n; i++) {
+        const struct qn_json *name = qn_json_get(qn_json_get(list->items[i], "function"), "name");
+        if (!name) name = qn_json_get(list->items[i], "name");
+        QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING), e, QN_INVAL,
+                   "tool_choice: allowed_tools[%zu] has no name", i);
+        QN_FAIL_IF(qn_toolset_find(tools, name->text, name->n) < 0, e, QN_INVAL,
+                   "tool_choice: the allowed tool '%.100s' is not among the tools", name->text);
+        names[c->n_allowed++] = name->text;
+    }
+    c->allowed = names;
+out:
+    return rc;
+}
+
+static int read_form_value(struct qn_constrain *c, const struct qn_ask *a, struct qn_err *e)
+{
+    int rc = QN_OK;
+    static const struct {
+        const char *name;
+        enum qn_content_form form;
+        int type; /* of the value; -1: any */
+    } forms[] = {{"json_object", QN_CONTENT_JSON_OBJECT, -1},
+                 {"json_schema", QN_CONTENT_JSON_SCHEMA, -1},
+                 {"regex", QN_CONTENT_REGEX, QN_JSON_STRING},
+                 {"choice", QN_CONTENT_CHOICE, QN_JSON_ARRAY},
+                 {"grammar", QN_CONTENT_GRAMMAR, QN_JSON_STRING}};
+    for (size_t i = 0; a->form && i < QN_COUNT(forms); i++) {
+        if (strcmp(a->form, forms[i].name) != 0) continue;
+        c->form = forms[i].form;
+        c->is_strict = a->form_strict;
+        QN_FAIL_IF(forms[i].type >= 0 && !qn_json_is(a->form_value, (enum qn_json_type)forms[i].type), e,
+                   QN_INVAL, "%s must be %s", a->form,
+                   forms[i].type == QN_JSON_ARRAY ? "an array of strings" : "a string");
+        if (forms[i].type == QN_JSON_STRING)
+            c->text = a->form_value->text;
+        else
+            c->schema = a->form_value;
     }
 out:
+    return rc;
+}
+
+int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
+                     bool is_thinking, struct qn_err *e)
+{
+    int rc = QN_OK;
+    bool has_tools = tools && tools->n_tool;
+    bool can_constrain = qn_engine_info(qn_server_engine(x->server))->can_constrain;
+    bool is_forced = a->form || a->tool_mode == QN_TOOL_REQUIRED || a->tool_mode == QN_TOOL_NAMED;
+    struct qn_buf report = QN_BUF_INIT(4096);
+    struct qn_constrain c = {
+        .starts_in_reasoning = is_thinking,
+        .tools = tools,
+        .choice = (enum qn_choice)a->tool_mode,
+        .name = a->tool_name,
+        .single_call = a->no_parallel || a->tool_mode == QN_TOOL_NAMED,
+    };
+    if (!is_forced && !(has_tools && can_constrain)) {
+        /* calls forbidden: the opener is masked, in reasoning as well */
+        int32_t opener = x->server->text->call_open_id;
+        if (a->tool_mode == QN_TOOL_NONE && has_tools && opener >= 0 && a->bias_tok) {
+            ((int32_t *)(uintptr_t)a->bias_tok)[a->n_bias] = opener;
+            ((float *)(uintptr_t)a->bias)[a->n_bias++] = -100;
+        }
+        return QN_OK;
+    }
+    x->param = "tool_choice";
+    if (a->allowed_tools) QN_TRY(read_allowed(&c, a, tools, e));
+    x->param = a->form ? "response_format" : "tools";
+    QN_TRY(read_form_value(&c, a, e));
+    QN_TRY(qn_constrain_compile(&a->constraint, &c, &report, e));
+    if (report.n_byte) qn_log(QN_LOG_DEBUG, "api", "schema: %.400s id=%s", report.data, x->id);
+    QN_FAIL_IF(
+        a->constraint && !can_constrain, e, QN_UNSUPPORTED,
+        "this build cannot constrain the output; use tool_choice auto or none, and no response_format");
+    x->param = NULL;
+out:
+    qn_buf_free(&report);
     return rc;
 }
 
@@ -535,7 +616,7 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         a->sample.presence == (float)d->presence_penalty &&
         qn_json_is_null(qn_json_get(x->json, "presence_penalty")))
         a->sample.presence = 0;
-    if (qn_ask_constrain(a, x, tools, &e)) {
+    if (check_choice(a, x, tools, &e)) {
         qn_http_fail(x, &e);
         goto out;
     }
@@ -544,6 +625,10 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         goto out;
     }
     if (qn_api_refuse_length(x, a, prompt.n_tok)) goto out;
+    if (qn_ask_constrain(a, x, tools, prompt.is_thinking, &e)) {
+        qn_http_fail(x, &e);
+        goto out;
+    }
     struct qn_stream *s = qn_stream_create(x, a, dialect, 1);
     s->rendered = prompt;
     s->state = state;

@@ -47,7 +47,7 @@ struct qn_ask {
     const char *form; /* "json_object", "json_schema", "regex", "grammar", "choice" or NULL */
     const struct qn_json *form_value;
     bool form_strict;
-    struct qn_constraint *constraint; /* owned; compiled from the above */
+    struct qn_grammar *constraint; /* owned; compiled from the above */
 
     /* answer */
     bool is_stream, wants_usage, continuous_usage;
@@ -98,7 +98,7 @@ int qn_api_read_responses(struct qn_ask *a, struct qn_exchange *x, const struct 
 /* Compiles what the output must obey: tool choice and form. tools may be NULL. */
 struct qn_toolset;
 int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
-                     struct qn_err *e);
+                     bool is_thinking, struct qn_err *e);
 
 struct qn_dialect;
 /* Renders, checks the length, compiles constraints, submits, answers (also with errors). */

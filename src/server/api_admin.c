@@ -173,9 +173,9 @@ void qn_api_props(struct qn_exchange *x)
         ",\"modalities\":{\"vision\":false,\"audio\":false},\"kv\":\"%s\",\"isa\":\"%s\",\"threads\":%d,"
         "\"pages\":%d,\"slots\":%d,\"mtp\":%d,\"has_mtp\":%s,\"weight_bytes\":%zu,\"kv_bytes\":%zu,"
         "\"state_bytes\":%zu,\"load_seconds\":%.3f,\"build_info\":\"quern %s\"}",
-        info->kv ? info->kv : "", info->isa ? info->isa : "", info->n_thread, info->n_page, info->n_slot, info->mtp,
-        info->has_mtp ? "true" : "false", info->weight_bytes, info->kv_bytes, info->state_bytes, info->load_s,
-        QN_VERSION);
+        info->kv ? info->kv : "", info->isa ? info->isa : "", info->n_thread, info->n_page, info->n_slot,
+        info->mtp, info->has_mtp ? "true" : "false", info->weight_bytes, info->kv_bytes, info->state_bytes,
+        info->load_s, QN_VERSION);
     qn_http_reply_json(x, 200, &out);
 }
 

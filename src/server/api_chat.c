@@ -25,7 +25,7 @@ static void write_usage(struct qn_stream *s, struct qn_buf *out)
 /* The numbers of the first choice, for pages and benchmarks. */
 static void write_timings(struct qn_stream *s, struct qn_buf *out)
 {
-    const struct qn_choice *c = &s->choices[0];
+    const struct qn_output *c = &s->choices[0];
     double decode_ms = c->first_us ? (double)(c->last_us - c->first_us) / 1e3 : 0;
     double prompt_ms = (double)c->stats.prefill_us / 1e3;
     int prompt_n = c->prompt->n_tok - c->stats.n_cached;
@@ -91,7 +91,7 @@ static void write_chat_logprobs(const struct qn_stream *s, struct qn_buf *out,
 }
 
 /* [null, {"id": {logprob, rank, decoded_token}}, ...] of the prompt */
-static void write_prompt_logprobs(const struct qn_choice *c, struct qn_buf *out)
+static void write_prompt_logprobs(const struct qn_output *c, struct qn_buf *out)
 {
     const struct qn_stream *s = c->stream;
     qn_buf_putc(out, '[');
@@ -124,7 +124,7 @@ static void write_prompt_logprobs(const struct qn_choice *c, struct qn_buf *out)
     qn_buf_putc(out, ']');
 }
 
-static void write_ids(const struct qn_choice *c, struct qn_buf *out)
+static void write_ids(const struct qn_output *c, struct qn_buf *out)
 {
     qn_buf_putc(out, '[');
     for (int i = 0; i < c->n_tok; i++) qn_buf_printf(out, "%s%d", i ? "," : "", c->tok[i]);
@@ -132,7 +132,7 @@ static void write_ids(const struct qn_choice *c, struct qn_buf *out)
 }
 
 /* the stop string, the stop token, or null */
-static void write_stop_reason(const struct qn_choice *c, struct qn_buf *out)
+static void write_stop_reason(const struct qn_output *c, struct qn_buf *out)
 {
     const struct qn_ask *a = &c->stream->ask;
     bool is_asked = false;
@@ -222,7 +222,7 @@ static void chat_begin(struct qn_stream *s)
 }
 
 /* After the delta: log-probabilities not yet sent, no finish reason. */
-static void close_delta(struct qn_stream *s, struct qn_choice *c)
+static void close_delta(struct qn_stream *s, struct qn_output *c)
 {
     qn_buf_puts(&s->out, "},\"logprobs\":");
     if (c->lp_sent < c->n_lp)
@@ -234,13 +234,13 @@ static void close_delta(struct qn_stream *s, struct qn_choice *c)
     close_chunk(s, false);
 }
 
-static void open_delta(struct qn_stream *s, struct qn_choice *c)
+static void open_delta(struct qn_stream *s, struct qn_output *c)
 {
     open_chunk(s);
     qn_buf_printf(&s->out, ",\"choices\":[{\"index\":%d,\"delta\":{", c->index);
 }
 
-static void chat_event(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *event)
+static void chat_event(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *event)
 {
     struct qn_buf *out = &s->out;
     if (event->kind == QN_PARSE_CALL_END) return;
@@ -274,20 +274,20 @@ static void chat_event(struct qn_stream *s, struct qn_choice *c, const struct qn
     close_delta(s, c);
 }
 
-static void chat_silent(struct qn_stream *s, struct qn_choice *c)
+static void chat_silent(struct qn_stream *s, struct qn_output *c)
 {
     open_delta(s, c);
     close_delta(s, c);
 }
 
 /* A named function reports "stop", as the original does. */
-static const char *chat_finish_reason(const struct qn_choice *c)
+static const char *chat_finish_reason(const struct qn_output *c)
 {
     if (!strcmp(c->finish, "tool_calls") && c->stream->ask.tool_mode == QN_TOOL_NAMED) return "stop";
     return c->finish;
 }
 
-static void chat_finish(struct qn_stream *s, struct qn_choice *c)
+static void chat_finish(struct qn_stream *s, struct qn_output *c)
 {
     struct qn_buf *out = &s->out;
     if (c->lp_sent < c->n_lp) chat_silent(s, c);
@@ -308,7 +308,7 @@ static void chat_finish(struct qn_stream *s, struct qn_choice *c)
     close_chunk(s, false);
 }
 
-static void write_calls(const struct qn_choice *c, struct qn_buf *out)
+static void write_calls(const struct qn_output *c, struct qn_buf *out)
 {
     int n = 0;
     for (int i = 0; i < c->parsed.n_call; i++) {
@@ -337,7 +337,7 @@ static void chat_whole(struct qn_stream *s, struct qn_buf *out)
     write_head(s, out, "chat.completion");
     qn_buf_puts(out, ",\"service_tier\":null,\"choices\":[");
     for (int i = 0; i < s->n_choice; i++) {
-        struct qn_choice *c = &s->choices[i];
+        struct qn_output *c = &s->choices[i];
         qn_buf_printf(out, "%s{\"index\":%d,\"message\":{\"role\":\"assistant\",\"content\":", i ? "," : "",
                       i);
         write_text_or_null(out, &c->parsed.content);
@@ -464,7 +464,7 @@ struct lp_list {
 };
 
 /* tokens, token_logprobs, top_logprobs, text_offset over one or two lists (prompt and output) */
-static void write_old_logprobs(struct qn_choice *c, struct qn_buf *out, const struct lp_list *lists,
+static void write_old_logprobs(struct qn_output *c, struct qn_buf *out, const struct lp_list *lists,
                                int n_list)
 {
     const struct qn_stream *s = c->stream;
@@ -524,7 +524,7 @@ static void write_old_logprobs(struct qn_choice *c, struct qn_buf *out, const st
 }
 
 /* The text of the prompt, for echo. */
-static void echo_prompt(const struct qn_choice *c, struct qn_buf *text)
+static void echo_prompt(const struct qn_output *c, struct qn_buf *text)
 {
     qn_detok_all(c->stream->server->text->tokenizer, c->prompt->tok, (size_t)c->prompt->n_tok, QN_DETOK_KEEP,
                  text);
@@ -535,7 +535,7 @@ static void complete_begin(struct qn_stream *s)
     write_head(s, &s->head, "text_completion");
 }
 
-static void complete_chunk(struct qn_stream *s, struct qn_choice *c, const char *text, size_t n,
+static void complete_chunk(struct qn_stream *s, struct qn_output *c, const char *text, size_t n,
                            const char *finish)
 {
     struct qn_buf *out = &s->out;
@@ -568,12 +568,12 @@ static void complete_chunk(struct qn_stream *s, struct qn_choice *c, const char 
     qn_buf_free(&echoed);
 }
 
-static void complete_event(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *event)
+static void complete_event(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *event)
 {
     complete_chunk(s, c, event->text, event->n, NULL);
 }
 
-static void complete_finish(struct qn_stream *s, struct qn_choice *c)
+static void complete_finish(struct qn_stream *s, struct qn_output *c)
 {
     complete_chunk(s, c, "", 0, c->finish);
 }
@@ -583,7 +583,7 @@ static void complete_whole(struct qn_stream *s, struct qn_buf *out)
     write_head(s, out, "text_completion");
     qn_buf_puts(out, ",\"choices\":[");
     for (int i = 0; i < s->n_choice; i++) {
-        struct qn_choice *c = &s->choices[i];
+        struct qn_output *c = &s->choices[i];
         struct qn_buf text = QN_BUF_INIT((size_t)512 << 20);
         struct lp_list lists[2];
         int n_list = 0;
@@ -754,7 +754,7 @@ void qn_api_completions(struct qn_exchange *x)
         qn_http_fail(x, &e);
         return;
     }
-    if (qn_ask_constrain(&a, x, NULL, &e)) {
+    if (qn_ask_constrain(&a, x, NULL, false, &e)) {
         qn_http_fail(x, &e);
         return;
     }

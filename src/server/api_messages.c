@@ -380,7 +380,7 @@ static void open_block(struct qn_stream *s, enum block kind, const char *id, con
     qn_sse_end(out);
 }
 
-static void event(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *ev)
+static void event(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *ev)
 {
     static const char *const deltas[] = {"", "thinking_delta\",\"thinking", "text_delta\",\"text",
                                          "input_json_delta\",\"partial_json"};
@@ -406,7 +406,7 @@ static void event(struct qn_stream *s, struct qn_choice *c, const struct qn_pars
     qn_sse_end(out);
 }
 
-static void write_stop(const struct qn_choice *c, struct qn_buf *out)
+static void write_stop(const struct qn_output *c, struct qn_buf *out)
 {
     const char *reason = c->stop_index >= 0                 ? "stop_sequence"
                          : !strcmp(c->finish, "length")     ? "max_tokens"
@@ -420,7 +420,7 @@ static void write_stop(const struct qn_choice *c, struct qn_buf *out)
         qn_buf_puts(out, "null");
 }
 
-static void finish(struct qn_stream *s, struct qn_choice *c)
+static void finish(struct qn_stream *s, struct qn_output *c)
 {
     struct state *t = s->state;
     struct qn_buf *out = &s->out;
@@ -458,7 +458,7 @@ static void ping(struct qn_stream *s)
 
 static void whole(struct qn_stream *s, struct qn_buf *out)
 {
-    struct qn_choice *c = &s->choices[0];
+    struct qn_output *c = &s->choices[0];
     bool has_answer = false;
     qn_buf_printf(out, "{\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":", s->id);
     qn_json_write_str(out, s->ask.model, strlen(s->ask.model), false);

@@ -330,7 +330,7 @@ out:
 
 static void write_item(const struct qn_stream *s, struct qn_buf *out, const struct item *k)
 {
-    const struct qn_choice *c = &s->choices[0];
+    const struct qn_output *c = &s->choices[0];
     const char *status = k->is_cut ? "incomplete" : k->is_open ? "in_progress" : "completed";
     const char *text = qn_buf_str(&k->text);
     size_t n = k->text.n_byte;
@@ -617,7 +617,7 @@ static void start_call(struct qn_stream *s, const struct qn_parse_event *ev)
     whole_item_event(s, "response.output_item.added");
 }
 
-static void event(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *ev)
+static void event(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *ev)
 {
     struct qn_responses_state *t = s->state;
     struct item *last = t->n_item ? &t->list[t->n_item - 1] : NULL;
@@ -655,7 +655,7 @@ static void event(struct qn_stream *s, struct qn_choice *c, const struct qn_pars
     }
 }
 
-static void finish(struct qn_stream *s, struct qn_choice *c)
+static void finish(struct qn_stream *s, struct qn_output *c)
 {
     close_item(s, !strcmp(c->finish, "length"));
 }

@@ -68,7 +68,7 @@ static bool is_told(const struct qn_stream *s)
     return s->ask.is_stream || s->dialect->collects;
 }
 
-static void deliver(struct qn_choice *c, enum qn_parse_kind kind, int index, const char *text, size_t n)
+static void deliver(struct qn_output *c, enum qn_parse_kind kind, int index, const char *text, size_t n)
 {
     struct qn_stream *s = c->stream;
     struct qn_parse_event event = {kind, index, text, n};
@@ -79,7 +79,7 @@ static void deliver(struct qn_choice *c, enum qn_parse_kind kind, int index, con
 }
 
 /* reasoning_format none: the tags stay in the content. */
-static void deliver_raw(struct qn_choice *c, const struct qn_parse_event *event)
+static void deliver_raw(struct qn_output *c, const struct qn_parse_event *event)
 {
     bool is_thought = event->kind == QN_PARSE_REASONING;
     bool was_thought = c->is_tag_open;
@@ -94,7 +94,7 @@ static void deliver_raw(struct qn_choice *c, const struct qn_parse_event *event)
 
 static void on_event(void *ctx, const struct qn_parse_event *event)
 {
-    struct qn_choice *c = ctx;
+    struct qn_output *c = ctx;
     struct qn_stream *s = c->stream;
     switch (event->kind) {
     case QN_PARSE_FINISH:
@@ -125,7 +125,7 @@ static void begin(struct qn_stream *s)
 }
 
 /* Feeds text; true once a stop string has ended the choice. */
-static bool feed(struct qn_choice *c, const char *text, size_t n)
+static bool feed(struct qn_output *c, const char *text, size_t n)
 {
     if (c->parse) {
         size_t start = qn_parse_fed(c->parse);
@@ -155,7 +155,7 @@ static void keep_token(struct qn_step_token **list, size_t *n, size_t *capacity,
     (*list)[(*n)++] = *t;
 }
 
-static void observe_end(struct qn_choice *c, const char *reason)
+static void observe_end(struct qn_output *c, const char *reason)
 {
     struct qn_stream *s = c->stream;
     struct qn_meters *m = &s->server->meters;
@@ -176,7 +176,7 @@ static void observe_end(struct qn_choice *c, const char *reason)
 }
 
 /* The choice has ended: numbers, log facts, memory of its calls. */
-static void close_choice(struct qn_choice *c, const char *reason)
+static void close_choice(struct qn_output *c, const char *reason)
 {
     struct qn_stream *s = c->stream;
     if (c->is_over || !c->is_submitted) return;
@@ -217,14 +217,14 @@ static void fail(struct qn_stream *s, int status, const char *text)
     for (int i = 0; i < s->n_choice; i++) close_choice(&s->choices[i], "error");
 }
 
-static void finish_choice(struct qn_choice *c)
+static void finish_choice(struct qn_output *c)
 {
     struct qn_stream *s = c->stream;
     close_choice(c, c->finish);
     if (is_told(s) && !s->is_failed) s->dialect->finish(s, c);
 }
 
-static void take_token(struct qn_choice *c, const struct qn_step_token *t)
+static void take_token(struct qn_output *c, const struct qn_step_token *t)
 {
     struct qn_stream *s = c->stream;
     struct qn_meters *m = &s->server->meters;
@@ -259,7 +259,7 @@ static void take_token(struct qn_choice *c, const struct qn_step_token *t)
     }
 }
 
-static void take_end(struct qn_choice *c, const struct qn_event *ev)
+static void take_end(struct qn_output *c, const struct qn_event *ev)
 {
     struct qn_stream *s = c->stream;
     if (ev->finish == QN_FINISH_ERROR) {
@@ -287,7 +287,7 @@ static void take_end(struct qn_choice *c, const struct qn_event *ev)
     finish_choice(c);
 }
 
-static void take(struct qn_choice *c, const struct qn_event *ev)
+static void take(struct qn_output *c, const struct qn_event *ev)
 {
     if (ev->kind == QN_EVENT_PROMPT) {
         keep_token(&c->prompt_lps, &c->n_prompt_lp, &c->prompt_lp_capacity, &ev->token);
@@ -307,7 +307,7 @@ static const char think_close_text[] =
     "Considering the limited time by the user, I have to give the solution "
     "based on the thinking directly now.\n";
 
-static int submit(struct qn_choice *c, struct qn_err *e)
+static int submit(struct qn_output *c, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_stream *s = c->stream;
@@ -383,10 +383,10 @@ static bool pump(struct qn_stream *s, int64_t wait_us)
         fail(s, qn_http_status(e.code), e.text);
         return true;
     }
-    struct qn_choice *open = NULL;
+    struct qn_output *open = NULL;
     int n_open = 0;
     for (int i = 0; i < s->n_submitted; i++) {
-        struct qn_choice *c = &s->choices[i];
+        struct qn_output *c = &s->choices[i];
         while (!c->is_over && s->out.n_byte < FULL_BYTES && !qn_request_next(c->request, &ev, 0)) {
             take(c, &ev);
             any = true;
@@ -402,7 +402,7 @@ static bool pump(struct qn_stream *s, int64_t wait_us)
 static void cancel_all(struct qn_stream *s)
 {
     for (int i = 0; i < s->n_choice; i++) {
-        struct qn_choice *c = &s->choices[i];
+        struct qn_output *c = &s->choices[i];
         if (c->request) qn_request_cancel(c->request);
         close_choice(c, "abort");
     }
@@ -498,7 +498,7 @@ static void destroy(void *owned)
 {
     struct qn_stream *s = owned;
     for (int i = 0; i < s->n_choice; i++) {
-        struct qn_choice *c = &s->choices[i];
+        struct qn_output *c = &s->choices[i];
         if (c->request) qn_request_cancel(c->request);
         close_choice(c, "abort");
         qn_parse_free(c->parse);
@@ -549,7 +549,7 @@ static int open_choices(struct qn_stream *s, struct qn_err *e)
     s->choices = xcalloc((size_t)s->n_prompt * (size_t)a->n, sizeof *s->choices);
     s->n_choice = s->n_prompt * a->n;
     for (int i = 0; i < s->n_choice; i++) {
-        struct qn_choice *c = &s->choices[i];
+        struct qn_output *c = &s->choices[i];
         c->stream = s;
         c->index = i;
         c->prompt = &s->prompts[i / a->n];
@@ -607,7 +607,7 @@ struct qn_usage qn_stream_usage(const struct qn_stream *s)
     struct qn_usage u = {0};
     for (int i = 0; i < s->n_prompt; i++) u.prompt += s->prompts[i].n_tok;
     for (int i = 0; i < s->n_choice; i++) {
-        const struct qn_choice *c = &s->choices[i];
+        const struct qn_output *c = &s->choices[i];
         struct qn_request_stats live = c->stats;
         if (c->request) qn_request_stats(c->request, &live);
         u.completion += c->n_tok;

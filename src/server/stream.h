@@ -11,7 +11,7 @@
 #include "text/detok.h"
 
 struct qn_stream;
-struct qn_choice;
+struct qn_output;
 
 /* How a dialect answers. Streaming functions append events to s->out; whole writes the body. */
 struct qn_dialect {
@@ -19,10 +19,10 @@ struct qn_dialect {
     bool collects; /* begin, event and finish are called for whole answers too; s->out is dropped */
     const char *id_prefix, *call_prefix; /* of the answer's id, of call ids */
     void (*begin)(struct qn_stream *s);  /* once, before the first output or ping */
-    void (*event)(struct qn_stream *s, struct qn_choice *c, const struct qn_parse_event *event);
+    void (*event)(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *event);
     /* tokens whose text was swallowed, when log-probabilities travel; or NULL */
-    void (*silent)(struct qn_stream *s, struct qn_choice *c);
-    void (*finish)(struct qn_stream *s, struct qn_choice *c); /* c->finish is set */
+    void (*silent)(struct qn_stream *s, struct qn_output *c);
+    void (*finish)(struct qn_stream *s, struct qn_output *c); /* c->finish is set */
     void (*end)(struct qn_stream *s);
     void (*fail)(struct qn_stream *s, int status, const char *text);
     void (*ping)(struct qn_stream *s);
@@ -50,7 +50,7 @@ int qn_stops_feed(struct qn_stops *st, const char *text, size_t n, struct qn_buf
 /* The end: what was held is visible. */
 void qn_stops_end(struct qn_stops *st, struct qn_buf *out);
 
-struct qn_choice {
+struct qn_output {
     struct qn_stream *stream;
     int index;
     const struct qn_stream_prompt *prompt;
@@ -91,7 +91,7 @@ struct qn_stream {
     struct qn_prompt rendered;        /* chat: owns the ids */
     struct qn_stream_prompt *prompts; /* [n_prompt] in the arena */
     int n_prompt;
-    struct qn_choice *choices; /* [n_choice], prompt-major */
+    struct qn_output *choices; /* [n_choice], prompt-major */
     int n_choice, n_over, n_submitted;
     struct qn_buf out; /* events not yet given to the socket */
     size_t out_at;

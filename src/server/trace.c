@@ -41,7 +41,7 @@ static void write_sampling(struct qn_buf *out, const struct qn_ask *a)
     write_ids(out, "stop_ids", a->stop_tok, a->n_stop_tok);
 }
 
-static void write_choice(struct qn_buf *out, const struct qn_choice *c)
+static void write_choice(struct qn_buf *out, const struct qn_output *c)
 {
     qn_buf_printf(out, "{\"index\":%d,\"is_thinking\":%s,\"think_budget\":%" PRId64, c->index,
                   c->prompt->is_thinking ? "true" : "false", c->prompt->think_budget);

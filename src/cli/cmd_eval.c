@@ -8,6 +8,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *summary;
 } parts[] = {
+    {"logits", qn_eval_logits, "logits of every position of given token ids"},
     {"ppl", qn_eval_ppl, "perplexity of a text"},
     {"kld", qn_eval_kld, "KL divergence and top-1 agreement with a reference"},
     {"reference", qn_eval_reference, "store a reference to compare with later"},

@@ -6,6 +6,7 @@
 #include "base/err.h"
 
 int qn_eval_logits(int argc, char **argv);
+int qn_eval_logits(int argc, char **argv);
 int qn_eval_ppl(int argc, char **argv);
 int qn_eval_kld(int argc, char **argv);
 int qn_eval_reference(int argc, char **argv);

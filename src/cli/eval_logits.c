@@ -1,0 +1,201 @@
+/* quern eval logits: the logits of every position of given token ids, as a numpy file.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/cli.h"
+#include "cli/eval.h"
+#include "engine/forward.h"
+
+struct job {
+    const char *ids, *out, *device, *activations, *kv;
+    int64_t n_thread, chunk;
+    bool is_mtp;
+    int32_t *tok;
+    int n_tok;
+};
+
+static int read_ids(struct job *j, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_arena *arena = qn_arena_create((size_t)1 << 30);
+    struct qn_json *v;
+    QN_TRY(qn_json_read_file(&v, arena, j->ids, (size_t)64 << 20, e));
+    QN_FAIL_IF(!qn_json_is(v, QN_JSON_ARRAY) || !v->n, e, QN_INVAL,
+               "%s: expected a JSON array of token ids, not empty", j->ids);
+    j->tok = try_malloc(v->n, sizeof *j->tok);
+    QN_FAIL_IF(!j->tok, e, QN_NOMEM, "%s: no memory for %zu ids", j->ids, v->n);
+    for (size_t i = 0; i < v->n; i++) {
+        int64_t id;
+        QN_FAIL_IF(!qn_json_int(v->items[i], &id) || id < 0 || id > INT32_MAX, e, QN_INVAL,
+                   "%s: item %zu is not a token id", j->ids, i);
+        j->tok[i] = (int32_t)id;
+    }
+    j->n_tok = (int)v->n;
+out:
+    qn_arena_free(arena);
+    return rc;
+}
+
+/* Format 1.0: magic, version, length of the header, the header padded so that data start at 64. */
+static int write_header(FILE *f, int n_row, int n_col)
+{
+    char head[128] = "\x93NUMPY\x01";
+    int n = snprintf(head + 10, 118, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }", n_row,
+                     n_col);
+    memset(head + 10 + n, ' ', (size_t)(118 - n));
+    head[127] = '\n';
+    head[8] = 118;
+    head[9] = 0;
+    return fwrite(head, 1, sizeof head, f) == sizeof head ? QN_OK : QN_IO;
+}
+
+/* The prompt chunk by chunk on one slot, rows to the file as they come. */
+static int run_chunks(const struct job *j, struct qn_forward *f, const struct qn_config *c, int chunk,
+                      FILE *out, struct qn_err *e)
+{
+    int rc = QN_OK, n_page = QN_CEIL_DIV(j->n_tok + 1, QN_PAGE);
+    size_t v = (size_t)c->vocab;
+    int32_t *pages = xcalloc((size_t)n_page + (size_t)chunk * 3, sizeof *pages), *row_seq = pages + n_page;
+    int32_t *pos = row_seq + chunk, *row = pos + chunk;
+    float *logits = try_malloc((size_t)chunk, v * sizeof *logits);
+    QN_FAIL_IF(!logits, e, QN_NOMEM, "no memory for %d rows of logits; use a smaller --chunk", chunk);
+    for (int i = 0; i < n_page; i++) pages[i] = i;
+    for (int at = 0; at < j->n_tok; at += chunk) {
+        int n = QN_MIN(chunk, j->n_tok - at), n_out = n;
+        struct qn_step_seq seq = {
+            .n_row = n, .pos0 = at, .n_page = n_page, .is_fresh = at == 0, .wants_mtp = j->is_mtp};
+        struct qn_step s = {.n_row = n,
+                            .n_seq = 1,
+                            .tok = j->tok + at,
+                            .row_seq = row_seq,
+                            .pos = pos,
+                            .seq = &seq,
+                            .pages = pages};
+        for (int i = 0; i < n; i++) {
+            pos[i] = at + i;
+            row[i] = i;
+        }
+        const float *rows = logits;
+        if (j->is_mtp) {
+            n_out -= at == 0;
+            QN_TRY(qn_forward_mtp_logits(f, &s, logits, e));
+        } else {
+            int32_t n_accepted, n_drafted;
+            struct qn_step_result result = {.n_accepted = &n_accepted, .n_drafted = &n_drafted};
+            s.all_logits = true;
+            s.n_logit = n;
+            s.logit_row = row;
+            s.logit_seq = row_seq;
+            qn_forward_run(f, &s, &result);
+            QN_FAIL_IF(result.fault, e, result.fault, "%s", result.fault_text);
+            rows = result.logits;
+        }
+        QN_FAIL_IF(fwrite(rows, v * sizeof *rows, (size_t)n_out, out) != (size_t)n_out, e, QN_IO,
+                   "%s: cannot write; is the disk full?", j->out);
+    }
+out:
+    free(logits);
+    free(pages);
+    return rc;
+}
+
+static int run_model(const struct job *j, const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_model *model = NULL;
+    struct qn_forward *f = NULL;
+    FILE *out = NULL;
+    bool is_f32 = !strcmp(j->activations, "f32"), is_bf16 = !strcmp(j->activations, "bf16");
+    QN_FAIL_IF(*j->activations && !is_f32 && !is_bf16, e, QN_INVAL, "--activations is f32 or bf16, not '%s'",
+               j->activations);
+    if (!*j->activations) is_f32 = !strcmp(j->device, "ref");
+    QN_TRY(qn_model_open(&model, folder, e));
+    const struct qn_config *c = qn_model_config(model);
+    for (int i = 0; i < j->n_tok; i++)
+        QN_FAIL_IF(j->tok[i] >= c->vocab, e, QN_INVAL, "%s: id %d is not below the vocabulary's %d", j->ids,
+                   j->tok[i], c->vocab);
+    QN_FAIL_IF(j->is_mtp && (!qn_model_has_mtp(model) || j->n_tok < 2), e, QN_INVAL,
+               "--mtp needs a checkpoint with an MTP layer and two ids");
+    int chunk = (int)QN_MIN(j->chunk, j->n_tok);
+    struct qn_forward_options o = {.backend = qn_backend_get(j->device), .with_mtp = j->is_mtp};
+    QN_FAIL_IF(!o.backend, e, QN_INVAL, "--device is ref or cpu, not '%s'", j->device);
+    o.device.act = is_f32 ? QN_ACT_F32 : QN_ACT_BF16;
+    o.device.kv = is_f32 ? QN_KV_F32 : QN_KV_BF16;
+    for (int t = 0; *j->kv && t <= QN_N_KV; t++) {
+        QN_FAIL_IF(t == QN_N_KV, e, QN_INVAL, "--kv is F32, BF16, E4M3 or E5M2, not '%s'", j->kv);
+        if (strcmp(j->kv, qn_kv_name((enum qn_kv)t))) continue;
+        o.device.kv = (enum qn_kv)t;
+        break;
+    }
+    o.device.n_thread = (int)j->n_thread;
+    o.device.max_rows = o.device.max_logits = chunk;
+    o.device.max_seqs = o.device.n_slot = o.device.n_lane = 1;
+    o.device.n_page = QN_CEIL_DIV(j->n_tok + 1, QN_PAGE);
+    o.device.max_context = j->n_tok + 1;
+    QN_TRY(qn_forward_open(&f, model, &o, e));
+    out = fopen(j->out, "wb");
+    QN_FAIL_IF(!out, e, QN_IO, "%s: cannot be created", j->out);
+    QN_FAIL_IF(write_header(out, j->n_tok - j->is_mtp, c->vocab), e, QN_IO, "%s: cannot write", j->out);
+    QN_TRY(run_chunks(j, f, c, chunk, out, e));
+    bool is_closed = !fclose(out);
+    out = NULL;
+    QN_FAIL_IF(!is_closed, e, QN_IO, "%s: cannot write; is the disk full?", j->out);
+out:
+    if (out) fclose(out);
+    qn_forward_close(f);
+    qn_model_close(model);
+    return rc;
+}
+
+int qn_eval_logits(int argc, char **argv)
+{
+    struct job j = {.device = "cpu", .activations = "", .kv = "", .chunk = 256};
+    const struct qn_opt table[] = {
+        {.name = "ids", .type = QN_OPT_STR, .out = &j.ids, .arg = "FILE", .help = "JSON array of token ids"},
+        {.name = "out", .type = QN_OPT_STR, .out = &j.out, .arg = "FILE", .help = "numpy file to write"},
+        {.name = "mtp",
+         .type = QN_OPT_FLAG,
+         .out = &j.is_mtp,
+         .help = "the draft head's: row p from hidden row p and token p + 1"},
+        {.name = "device", .type = QN_OPT_STR, .out = &j.device, .arg = "cpu|ref", .help = "default cpu"},
+        {.name = "activations",
+         .type = QN_OPT_STR,
+         .out = &j.activations,
+         .arg = "f32|bf16",
+         .help = "inputs of linear layers; default bf16 on cpu, f32 on ref"},
+        {.name = "kv",
+         .type = QN_OPT_STR,
+         .out = &j.kv,
+         .arg = "TYPE",
+         .help = "F32, BF16, E4M3 or E5M2; default follows the activations"},
+        {.name = "threads",
+         .type = QN_OPT_INT,
+         .out = &j.n_thread,
+         .arg = "N",
+         .min = 0,
+         .max = 1024,
+         .help = "default one per physical core"},
+        {.name = "chunk",
+         .type = QN_OPT_INT,
+         .out = &j.chunk,
+         .arg = "N",
+         .min = 1,
+         .max = 65536,
+         .help = "rows of a step, default 256; changes no bit on cpu and ref"},
+    };
+    static const struct qn_opt_usage usage = {
+        "quern eval logits MODEL --ids FILE --out FILE.npy [options]",
+        "Writes the logits of every position, float32 [n, vocab].",
+        "quern eval logits models/mini --ids ids.json --out logits.npy"};
+    struct qn_err e = {0};
+    const char *folder;
+    int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, &folder, 1, &n_arg, &e);
+    if (rc == QN_OK && (n_arg != 1 || !j.ids || !j.out))
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__,
+                        "needs MODEL, --ids and --out; --help shows an example");
+    if (rc) return qn_cli_usage_failed("eval logits", rc, &e);
+    rc = read_ids(&j, &e);
+    if (!rc) rc = run_model(&j, folder, &e);
+    free(j.tok);
+    return rc ? qn_cli_failed("eval logits", &e) : 0;
+}

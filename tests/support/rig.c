@@ -63,7 +63,7 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
                                      .n_draft_next = q->n_draft_next,
                                      .sample = q->sample};
         if (q->is_decode) s.n_decode++, s.n_decode_row += q->n_row;
-        for (int p = 0; p < RIG_PAGES; p++) pages[i * RIG_PAGES + p] = (p * 5 % RIG_PAGES) * N_SLOT + q->slot;
+        for (int p = 0; p < RIG_PAGES; p++) pages[i * RIG_PAGES + p] = (p * 7 % RIG_PAGES) * N_SLOT + q->slot;
         for (int j = 0; j < q->n_row; j++, s.n_row++) {
             tok[s.n_row] = q->tok[j];
             row_seq[s.n_row] = i;

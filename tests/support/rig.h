@@ -5,7 +5,7 @@
 
 #include "engine/forward.h"
 
-#define RIG_PAGES 8 /* pages of a sequence, scattered over the pool */
+#define RIG_PAGES 40 /* pages of a sequence, scattered over the pool */
 
 struct rig_options {
     const char *backend;

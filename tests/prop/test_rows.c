@@ -1,0 +1,164 @@
+/* One answer, at the level of logits: whatever the chunks, the other sequences of a step, the threads, the
+ * drafts that were rejected or the history of a slot, a position's logits have the same bits.
+ * Seed: QN_SEED in the environment, else fixed. SPDX-License-Identifier: Apache-2.0 */
+#include "base/cpu.h"
+#include "base/rng.h"
+#include "support/rig.h"
+#include "support/test.h"
+
+#define N_TOK 150
+
+static uint64_t seed = 7, n_draw;
+
+static int below(int n)
+{
+    return (int)(qn_rng64(seed, 0, n_draw++) % (uint64_t)n);
+}
+
+static void same_rows(const char *what, const float *want, const float *got, int first, int n, size_t v)
+{
+    for (int i = 0; i < n; i++)
+        if (memcmp(want + (size_t)(first + i) * v, got + (size_t)i * v, v * sizeof *got))
+            fail_msg("%s: logits of position %d differ (seed %llu)", what, first + i,
+                     (unsigned long long)seed);
+}
+
+/* Random chunks, then decode rounds of right and wrong drafts, next to a second sequence that does its own.
+ */
+static void walk(struct rig *r, const int32_t *tok, const float *want, int slot, int other)
+{
+    size_t v = (size_t)r->c->vocab;
+    float *logits = malloc(256 * v * sizeof *logits);
+    int32_t rows[1 + QN_MAX_DRAFT];
+    int at = 0, n_commit = 0, other_at = 0;
+    while (at < N_TOK) {
+        bool is_decode = at > 0 && below(3) > 0;
+        int n = is_decode ? 1 + below(1 + QN_MAX_DRAFT) : 1 + below(40), n_right = n;
+        n_right = n = QN_MIN(n, N_TOK - at);
+        struct rig_seq q[2] = {{.tok = tok + at,
+                                .n_row = n,
+                                .pos0 = at,
+                                .slot = slot,
+                                .is_decode = is_decode,
+                                .is_fresh = at == 0,
+                                .n_commit = n_commit,
+                                .wants_mtp = true}};
+        if (is_decode) {
+            memcpy(rows, tok + at, (size_t)n * sizeof *rows);
+            n_right = 1 + below(n);
+            for (int i = n_right; i < n; i++) rows[i] = (rows[i] + 1) % r->c->vocab;
+            q[0].tok = rows;
+        }
+        int n_other = below(2) ? 1 + below(30) : 0;
+        n_other = QN_MIN(n_other, N_TOK - other_at);
+        q[1] = (struct rig_seq){.tok = tok + other_at,
+                                .n_row = n_other,
+                                .pos0 = other_at,
+                                .slot = other,
+                                .is_fresh = other_at == 0};
+        rig_step(r, q, n_other ? 2 : 1, logits);
+        same_rows(is_decode ? "decode" : "prefill", want, logits, at, n_right, v);
+        if (n_other) same_rows("beside", want, logits + (size_t)n * v, other_at, n_other, v);
+        at += n_right;
+        other_at += n_other;
+        n_commit = is_decode ? n_right : 0;
+        if (n_commit && !below(3)) { /* flush, and go on from a copy in another slot */
+            const struct qn_backend *b = qn_forward_backend(r->f);
+            struct qn_device *d = qn_forward_device(r->f);
+            b->state_flush(d, slot, slot, n_commit);
+            struct qn_copy out = {slot, 5, 0}, back = {5, slot, 0};
+            b->state_copy(d, &out, 1);
+            b->state_zero(d, slot);
+            b->state_copy(d, &back, 1);
+            n_commit = 0;
+        }
+    }
+    free(logits);
+}
+
+static void check_case(const char *backend, const char *name, enum qn_act act, enum qn_kv kv)
+{
+    struct rig_golden g;
+    rig_golden_read(&g, name, 0);
+    float *want = NULL;
+    size_t v = 0;
+    for (int n_thread = 1; n_thread <= 2; n_thread++) {
+        struct rig r;
+        rig_open(&r, g.folder, &(struct rig_options){backend, act, kv, n_thread, 0, true});
+        v = (size_t)r.c->vocab;
+        if (!want) {
+            want = malloc(N_TOK * v * sizeof *want);
+            rig_logits(&r, 0, g.prompt, N_TOK, N_TOK, want);
+        }
+        for (int i = 0; i < 4; i++) walk(&r, g.prompt, want, i % 3, 3 + i % 2);
+        rig_close(&r);
+    }
+    free(want);
+}
+
+static void test_ref(void **state)
+{
+    (void)state;
+    check_case("ref", "dense-untied-mtp", QN_ACT_F32, QN_KV_F32);
+    check_case("ref", "moe-expert-mtp", QN_ACT_BF16, QN_KV_E5M2);
+}
+
+static void test_cpu(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"dense-untied-mtp", "dense-ratio4-odd", "moe-expert-mtp"};
+    static const enum qn_kv kv[] = {QN_KV_BF16, QN_KV_F32, QN_KV_E4M3};
+    unsetenv("QUERN_CPU");
+    for (int isa = 0, best = (int)qn_cpu_isa(); isa <= best; isa++) {
+        setenv("QUERN_CPU", qn_isa_name((enum qn_isa)isa), 1);
+        for (size_t i = 0; i < QN_COUNT(cases); i++) {
+            check_case("cpu", cases[i], QN_ACT_BF16, kv[i]);
+            check_case("cpu", cases[i], QN_ACT_F32, QN_KV_F32);
+        }
+    }
+    unsetenv("QUERN_CPU");
+}
+
+/* More keys than a split: split by split in one task or in many, the same bits. */
+static void test_long_context(void **state)
+{
+    (void)state;
+    enum { N = 2300 };
+    struct rig_golden g;
+    struct rig r;
+    rig_golden_read(&g, "dense-untied-mtp", 0);
+    rig_open(&r, g.folder, &(struct rig_options){"cpu", QN_ACT_BF16, QN_KV_BF16, 2, 0, true});
+    size_t v = (size_t)r.c->vocab;
+    float *want = malloc(N * v * sizeof *want), *got = malloc(256 * v * sizeof *got);
+    int32_t tok[N];
+    for (int i = 0; i < N; i++) tok[i] = below(r.c->vocab);
+    rig_logits(&r, 0, tok, N, 250, want);
+    rig_logits(&r, 1, tok, 2000, 97, got = realloc(got, N * v * sizeof *got));
+    same_rows("chunks", want, got, 0, 2000, v);
+    for (int at = 2000, n_commit = 0; at < N; at += n_commit) {
+        int n = 1 + below(9);
+        struct rig_seq q = {.tok = tok + at,
+                            .n_row = QN_MIN(n, N - at),
+                            .pos0 = at,
+                            .slot = 1,
+                            .is_decode = true,
+                            .n_commit = n_commit};
+        rig_step(&r, &q, 1, got);
+        same_rows("decode", want, got, at, q.n_row, v);
+        n_commit = q.n_row;
+    }
+    free(want);
+    free(got);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ref),
+        cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_long_context),
+    };
+    if (getenv("QN_SEED")) seed = strtoull(getenv("QN_SEED"), NULL, 10);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

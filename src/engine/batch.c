@@ -22,6 +22,7 @@ void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logit
     b->logit_seq = array(max_logits, sizeof *b->logit_seq);
     b->mask = array(max_logits, sizeof *b->mask);
     b->mask_words = array(max_logits, sizeof *b->mask_words);
+    b->is_stuck = array(max_logits, sizeof *b->is_stuck);
     b->result.token = array(max_logits, sizeof *b->result.token);
     b->result.n_accepted = array(max_seqs, sizeof *b->result.n_accepted);
     b->result.draft = array(max_seqs * QN_MAX_DRAFT, sizeof *b->result.draft);
@@ -42,6 +43,7 @@ void qn_batch_fini(struct qn_batch *b)
     free(b->mask);
     for (int i = 0; i < b->max_logits; i++) free(b->mask_words[i]);
     free(b->mask_words);
+    free(b->is_stuck);
     free(b->result.token);
     free(b->result.n_accepted);
     free(b->result.draft);
@@ -132,10 +134,10 @@ static void add_logit(struct qn_batch *b, int row, const struct qn_pick *pick)
     b->logit_row[at] = row;
     b->logit_seq[at] = b->step.n_seq;
     b->mask[at] = NULL;
+    b->is_stuck[at] = false;
     if (!pick || qn_pick_is_free(pick)) return;
-    if (!b->mask_words[at])
-        b->mask_words[at] = xcalloc((size_t)QN_CEIL_DIV(b->vocab, 32), sizeof *b->mask_words[at]);
-    qn_pick_mask(pick, b->mask_words[at], b->vocab);
+    if (!b->mask_words[at]) b->mask_words[at] = xcalloc((size_t)QN_CEIL_DIV(b->vocab, 64), sizeof(uint64_t));
+    b->is_stuck[at] = !qn_pick_mask(pick, b->mask_words[at], b->vocab);
     b->mask[at] = b->mask_words[at];
     b->has_mask = true;
 }
@@ -153,14 +155,19 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
     b->tok[row] = s->tok[s->n_done];
     add_logit(b, row, &walk);
     int n = 0;
+    bool is_off = false;
     while (n < n_draft) {
-        int32_t forced = qn_pick_forced(&walk), tok = forced >= 0 ? forced : s->draft[n];
+        int32_t forced = qn_pick_forced(&walk);
+        if (forced < 0) forced = qn_pick_guess(&walk);
+        int32_t tok = forced >= 0 ? forced : s->draft[n];
         if (!qn_pick_allows(&walk, tok)) break;
         bool is_last = qn_pick_stops(&walk, tok), is_other = tok != s->draft[n];
         qn_pick_advance(&walk, tok);
         b->tok[row + ++n] = tok;
         add_logit(b, row + n, &walk);
-        if (is_last || (is_other && qn_pick_forced(&walk) < 0)) break; /* drafts behind are of another path */
+        if (is_last) break;
+        is_off |= is_other; /* the drafts behind are of another path: only what is forced goes on */
+        if (is_off && qn_pick_forced(&walk) < 0 && qn_pick_guess(&walk) < 0) break;
     }
     struct qn_step_seq *q = add_seq(b, s, 1 + n, n_draft_next);
     q->wants_token = true;

@@ -27,6 +27,7 @@ struct qn_batch {
     int n_pages, pages_capacity, n_bias, bias_capacity, n_seen, seen_capacity;
     const uint32_t **mask; /* [max_logits] */
     uint32_t **mask_words; /* [max_logits] allocated when first needed */
+    bool *is_stuck;        /* [max_logits] rules that allow no token */
     bool has_mask;
     float *logits; /* host copy for all_logits */
     size_t logits_capacity;

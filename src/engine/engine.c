@@ -155,13 +155,23 @@ static void expire(struct qn_engine *g, struct qn_seq **list, const int *n)
 /* --- applying results --- */
 
 /* One token of the answer. Returns whether the sequence goes on. */
-static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_step_token *token)
+static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_step_token *token,
+                       bool is_stuck)
 {
     if (!q->first_us) {
         q->first_us = qn_now_us();
         q->stats.queue_us = q->admit_us - q->request->submit_us;
         q->stats.prefill_us = q->first_us - q->admit_us;
         qn_request_set_stats(q->request, &q->stats);
+    }
+    if (is_stuck) {
+        struct qn_err e = {0};
+        int code = qn_grammar_failed(q->params->constraint);
+        qn_err_set(&e, code ? code : QN_UNSUPPORTED, __FILE__, __LINE__,
+                   code ? "the grammar of the request needs too many states; a simpler schema helps"
+                        : "the grammar of the request allows no token of this model here");
+        finish(g, q, QN_FINISH_ERROR, -1, &e);
+        return false;
     }
     bool stops = qn_pick_stops(&q->pick, token->tok);
     qn_pick_advance(&q->pick, token->tok);
@@ -213,7 +223,7 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
     for (int i = 0; i <= n_accepted; i++) {
         const struct qn_step_token *token = &b->result.token[in->first_logit + i];
         QN_CHECK(i == n_accepted || token->tok == b->step.tok[in->first_row + i + 1]);
-        if (!take_token(g, q, token)) {
+        if (!take_token(g, q, token, b->is_stuck[in->first_logit + i])) {
             /* nothing but the pick behind an accepted stop token is thrown away (batch.c cuts drafts there)
              */
             QN_CHECK(i >= n_accepted - 1);
@@ -277,7 +287,8 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     q->state = QN_SEQ_DECODE;
     q->n_mark = 0;
     keep_drafts(q, &b->result, at);
-    if (!take_token(g, q, &b->result.token[b->step.seq[at].first_logit])) return;
+    int logit = b->step.seq[at].first_logit;
+    if (!take_token(g, q, &b->result.token[logit], b->is_stuck[logit])) return;
     qn_seq_publish(q, &g->cache);
     qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
@@ -358,7 +369,7 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
         note_work(g);
         struct qn_request *r = (struct qn_request *)letter;
         g->counters.n_request++;
-        qn_sched_add(&g->sched, qn_seq_create(r, g->info.max_context));
+        qn_sched_add(&g->sched, qn_seq_create(r, g->info.max_context, g->options.mask));
         break;
     }
     case LETTER_JOB: {
@@ -537,6 +548,7 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     g->info.step_tokens = step_tokens;
     g->info.n_thread = o->n_thread;
     g->info.mtp = o->mtp;
+    g->info.can_constrain = o->mask != NULL;
     g->info.isa = "";
     g->info.kv = qn_kv_name(d->kv);
     g->info.kv_bytes = (size_t)d->n_page * size.page_bytes;
@@ -683,7 +695,8 @@ static int check_params(const struct qn_engine *g, const struct qn_request_param
     QN_FAIL_IF(p->n_bias < 0 || p->n_stop < 0 || p->n_think_close < 0 || p->n_bias > MAX_FLAWED_INPUT ||
                    p->n_stop > MAX_FLAWED_INPUT || p->n_think_close > MAX_FLAWED_INPUT,
                e, QN_INVAL, "more than %d biases, stop tokens or closing tokens", MAX_FLAWED_INPUT);
-    QN_FAIL_IF(p->constraint, e, QN_UNSUPPORTED, "constrained output is not built into this engine");
+    QN_FAIL_IF(p->constraint && !g->options.mask, e, QN_UNSUPPORTED,
+               "constrained output needs the vocabulary's masks, which this engine was opened without");
     QN_TRY(check_tokens(g, "prompt token", p->tok, p->n_tok, e));
     QN_TRY(check_tokens(g, "bias", p->bias_tok, p->n_bias, e));
     QN_TRY(check_tokens(g, "stop token", p->stop_tok, p->n_stop, e));

@@ -13,6 +13,7 @@ struct qn_model;
 struct qn_backend;
 struct qn_config;
 struct qn_runner; /* engine/rank.h */
+struct qn_mask;   /* text/mask.h */
 
 struct qn_engine_options {
     const struct qn_model *model; /* outlives the engine */
@@ -29,6 +30,7 @@ struct qn_engine_options {
     int max_queue;        /* waiting; 0: default */
     int step_tokens;      /* prefill tokens in a step; 0: decided */
     int n_tok;            /* ids below this may be sampled (the tokenizer's count); 0: all */
+    struct qn_mask *mask; /* for grammars; the engine's alone until close; NULL: they are refused */
     int n_page, n_slot;   /* sizes of the pools; 0: from memory */
     int64_t memory_bytes; /* for weights, caches and workspace; 0: from the machine */
     int mtp;              /* -1: automatic depth; 0: off; 1..QN_MAX_DRAFT: fixed */

@@ -1,4 +1,4 @@
-/* Rules of rows: minimum length, thinking budget.
+/* Rules of rows: minimum length, thinking budget, grammar.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/pick.h"
 
@@ -6,9 +6,13 @@
 
 #include "base/mem.h"
 
-void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params)
+void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params, struct qn_mask *mask)
 {
     *k = (struct qn_pick){.params = params};
+    if (params->constraint) {
+        k->mask = mask;
+        k->state = qn_grammar_start(params->constraint);
+    }
     k->in_think = params->is_thinking && params->think_budget > 0 && params->n_think_close > 0;
 }
 
@@ -25,7 +29,14 @@ static bool holds_back_stops(const struct qn_pick *k)
 
 bool qn_pick_is_free(const struct qn_pick *k)
 {
+    if (k->mask && !qn_grammar_is_free(k->params->constraint, k->state)) return false;
     return qn_pick_forced(k) < 0 && !holds_back_stops(k);
+}
+
+int32_t qn_pick_guess(const struct qn_pick *k)
+{
+    if (!k->mask || qn_pick_forced(k) >= 0) return -1;
+    return qn_mask_forced(k->mask, k->params->constraint, k->state);
 }
 
 static bool is_stop(const struct qn_pick *k, int32_t tok)
@@ -39,24 +50,36 @@ bool qn_pick_allows(const struct qn_pick *k, int32_t tok)
 {
     int32_t forced = qn_pick_forced(k);
     if (forced >= 0) return tok == forced;
+    if (k->mask && !qn_mask_allows(k->mask, k->params->constraint, k->state, tok)) return false;
     return !(holds_back_stops(k) && is_stop(k, tok));
 }
 
-void qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab)
+bool qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab)
 {
-    size_t n_word = (size_t)QN_CEIL_DIV(vocab, 32);
+    size_t n_byte = (size_t)QN_CEIL_DIV(vocab, 64) * 8;
     int32_t forced = qn_pick_forced(k);
-    if (forced >= 0) {
-        memset(words, 0, n_word * sizeof *words);
+    if (forced >= 0) { /* a spent thinking budget goes before the grammar */
+        memset(words, 0, n_byte);
         words[forced / 32] |= 1u << forced % 32;
-        return;
+        return true;
     }
-    memset(words, 0xff, n_word * sizeof *words);
-    if (!holds_back_stops(k)) return;
+    int n_allowed = vocab;
+    if (k->mask && !qn_grammar_is_free(k->params->constraint, k->state)) {
+        uint64_t *bits = (uint64_t *)(void *)words; /* little endian: word 2i is the low half of bits i */
+        memset(words, 0, n_byte);
+        n_allowed = qn_mask_fill(k->mask, k->params->constraint, k->state, bits);
+    } else {
+        memset(words, 0xff, n_byte);
+    }
+    if (!holds_back_stops(k)) return n_allowed > 0;
     for (int i = 0; i < k->params->n_stop; i++) {
         int32_t tok = k->params->stop_tok[i];
-        words[tok / 32] &= ~(1u << tok % 32);
+        uint32_t bit = 1u << tok % 32;
+        if (k->mask && n_allowed == 1 && words[tok / 32] & bit) continue; /* the grammar wants nothing else */
+        if (words[tok / 32] & bit) n_allowed--;
+        words[tok / 32] &= ~bit;
     }
+    return n_allowed > 0;
 }
 
 bool qn_pick_stops(const struct qn_pick *k, int32_t tok)
@@ -67,6 +90,7 @@ bool qn_pick_stops(const struct qn_pick *k, int32_t tok)
 void qn_pick_advance(struct qn_pick *k, int32_t tok)
 {
     k->n_new++;
+    if (k->mask) k->state = qn_mask_advance(k->mask, k->params->constraint, k->state, tok);
     if (!k->in_think) return;
     if (qn_pick_forced(k) >= 0) {
         if (++k->n_forced == k->params->n_think_close) k->in_think = false;

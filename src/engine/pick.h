@@ -7,22 +7,27 @@
 
 #include "base/hash.h"
 #include "engine/request.h"
+#include "text/mask.h"
 
 struct qn_pick {
     const struct qn_request_params *params;
-    int n_new;     /* tokens picked so far */
-    bool in_think; /* in an open think block with a budget */
-    int n_think;   /* tokens in it */
-    int n_forced;  /* tokens of think_close that were forced */
+    int n_new;            /* tokens picked so far */
+    bool in_think;        /* in an open think block with a budget */
+    int n_think;          /* tokens in it */
+    int n_forced;         /* tokens of think_close that were forced */
+    struct qn_mask *mask; /* the engine's, when the request has a grammar */
+    qn_gstate state;      /* of the grammar */
 };
 
-void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params);
+void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params, struct qn_mask *mask);
+/* The token that a grammar has no choice but to take, as a draft; -1 when there is a choice. */
+int32_t qn_pick_guess(const struct qn_pick *k);
 /* The only token the next row may pick, or -1. */
 int32_t qn_pick_forced(const struct qn_pick *k);
 bool qn_pick_is_free(const struct qn_pick *k); /* no rule: no mask needed */
 bool qn_pick_allows(const struct qn_pick *k, int32_t tok);
-/* Bits of the allowed tokens [ceil(vocab / 32)]. */
-void qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab);
+/* Bits of the allowed tokens; words: [ceil(vocab / 64) * 2], 8-byte aligned. false: none is allowed. */
+bool qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab);
 bool qn_pick_stops(const struct qn_pick *k, int32_t tok);
 void qn_pick_advance(struct qn_pick *k, int32_t tok);
 

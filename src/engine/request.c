@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/ticket.h"
+#include "text/grammar.h"
 
 /* Events are stored short: most tokens have no alternatives. */
 struct record {
@@ -42,6 +43,7 @@ struct qn_request *qn_request_create(const struct qn_request_params *p)
     r->params.bias = copy(p->bias, p->n_bias, sizeof *p->bias);
     r->params.stop_tok = copy(p->stop_tok, p->n_stop, sizeof *p->stop_tok);
     r->params.think_close = copy(p->think_close, p->n_think_close, sizeof *p->think_close);
+    if (p->constraint) qn_grammar_acquire(p->constraint);
     /* every event this request can make: its tokens, its prompt's when asked for, the end */
     size_t n_event = (size_t)p->max_new + 16;
     size_t n_byte = n_event * (RECORD_BYTES(QN_MAX(p->sample.n_top, 0)) + sizeof(size_t));
@@ -57,6 +59,7 @@ struct qn_request *qn_request_create(const struct qn_request_params *p)
 void qn_request_unref(struct qn_request *r)
 {
     if (atomic_fetch_sub(&r->n_ref, 1) != 1) return;
+    qn_grammar_release(r->params.constraint);
     free((void *)(uintptr_t)r->params.tok);
     free((void *)(uintptr_t)r->params.bias_tok);
     free((void *)(uintptr_t)r->params.bias);

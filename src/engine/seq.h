@@ -64,7 +64,8 @@ struct qn_seq {
     int64_t admit_us, first_us;
 };
 
-struct qn_seq *qn_seq_create(struct qn_request *r, int max_context);
+/* mask: for the request's grammar, or NULL. */
+struct qn_seq *qn_seq_create(struct qn_request *r, int max_context, struct qn_mask *mask);
 struct qn_seq *qn_seq_create_job(struct qn_job *job, const struct qn_request_params *params);
 void qn_seq_free(struct qn_seq *s); /* holds nothing any more */
 

@@ -147,6 +147,7 @@ INLINE vacc zero_load(const signed char *p)
 
 #define ROWS_PLAIN 2
 #define ROWS_GROUP 1
+#define HAS_F32    1
 #define RUN        pack_run_avx2
 #include "backend/cpu/pack_body.h"
 #endif

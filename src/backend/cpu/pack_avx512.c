@@ -111,7 +111,8 @@ INLINE vacc zero_load(const signed char *p)
 #undef INLINE
 
 #define ROWS_PLAIN 12
-#define ROWS_GROUP 5
+#define ROWS_GROUP 4
+#define HAS_F32    1
 #define RUN        pack_run_avx512
 #include "backend/cpu/pack_body.h"
 #endif

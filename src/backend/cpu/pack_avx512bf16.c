@@ -104,6 +104,7 @@ INLINE vacc zero_load(const signed char *p)
 
 #define ROWS_PLAIN 12
 #define ROWS_GROUP 6
+#define HAS_F32    0
 #define RUN        pack_run_avx512bf16
 #include "backend/cpu/pack_body.h"
 #endif

@@ -120,7 +120,7 @@ INLINE void run_rows(const struct pack_job *j, const struct span *s, int row, co
             for (int t = 0; t < n_tile; t++) {
                 size_t place =
                     ((size_t)j->block * 2 * (size_t)p->n_group) + (size_t)g * (size_t)n_tile + (size_t)t;
-                vacc scales = group_scale(scale, p->scales, place);
+                vacc scales = group_scale(scale == PACK_ANY ? (int)p->scale : scale, p->scales, place);
                 for (int r = 0; r < n_row; r++) {
                     if (p->zeros) {
                         const float *sums =
@@ -159,13 +159,28 @@ INLINE void run_rows(const struct pack_job *j, const struct span *s, int row, co
     }
 }
 
+/* Row counts that have code of their own; others are made of these. With one tile (the odd last one of a
+ * layer) rows go one by one. The order of operations in a row is the same everywhere, so this is a matter of
+ * speed only. */
+static int piece(int n_row, int most, const int n_tile)
+{
+    if (n_tile == 1) return 1;
+    if (n_row >= 12 && most >= 12) return 12;
+    if (n_row >= 6 && most >= 6) return 6;
+    return QN_MIN(n_row, QN_MIN(most, 4));
+}
+
 /* The row count becomes a constant here. */
 INLINE void run_some(const struct pack_job *j, const struct span *s, int row, int n_row, const int n_tile,
                      const int kind, const int scale, const bool is_decoded, float *keep)
 {
+    if (n_tile == 1) {
+        run_rows(j, s, row, 1, 1, kind, scale, is_decoded, keep);
+        return;
+    }
 #define CASE(n)                                                                                              \
     case n:                                                                                                  \
-        run_rows(j, s, row, n, n_tile, kind, scale, is_decoded, keep);                                       \
+        run_rows(j, s, row, n, 2, kind, scale, is_decoded, keep);                                            \
         break
     switch (n_row) {
         CASE(1);
@@ -173,12 +188,9 @@ INLINE void run_some(const struct pack_job *j, const struct span *s, int row, in
 #if ROWS_PLAIN > 2
         CASE(3);
         CASE(4);
-        CASE(5);
         CASE(6);
-#endif
-#if ROWS_PLAIN > 6
     case 12:
-        if (scale == PACK_NO_GROUP) run_rows(j, s, row, 12, n_tile, kind, scale, is_decoded, keep);
+        if (is_decoded && scale == PACK_NO_GROUP) run_rows(j, s, row, 12, 2, kind, scale, is_decoded, keep);
         break;
 #endif
     default:
@@ -197,48 +209,69 @@ INLINE void run_direct(const struct pack_job *j, const int n_tile, const int kin
                      .is_first = true,
                      .is_last = true};
     for (int row = 0; row < j->n_row;) {
-        int n = QN_MIN(most, j->n_row - row);
+        int n = piece(j->n_row - row, most, n_tile);
         run_some(j, &s, row, n, n_tile, kind, scale, false, NULL);
         row += n;
     }
 }
 
+/* One span of decoded weights for all rows. Two functions serve every format: with groups and without. */
+static __attribute__((noinline)) void run_span_plain(const struct pack_job *j, const struct span *s,
+                                                     int n_tile, float *keep)
+{
+    for (int row = 0; row < j->n_row;) {
+        int n = piece(j->n_row - row, ROWS_PLAIN, n_tile);
+        if (n_tile == 2)
+            run_some(j, s, row, n, 2, PACK_BF16, PACK_NO_GROUP, true, keep + (size_t)row * 32);
+        else
+            run_some(j, s, row, n, 1, PACK_BF16, PACK_NO_GROUP, true, keep + (size_t)row * 32);
+        row += n;
+    }
+}
+
+static __attribute__((noinline)) void run_span_group(const struct pack_job *j, const struct span *s,
+                                                     int n_tile, float *keep)
+{
+    for (int row = 0; row < j->n_row;) {
+        int n = piece(j->n_row - row, ROWS_GROUP, n_tile);
+        if (n_tile == 2)
+            run_some(j, s, row, n, 2, PACK_NIB4, PACK_ANY, true, keep + (size_t)row * 32);
+        else
+            run_some(j, s, row, n, 1, PACK_NIB4, PACK_ANY, true, keep + (size_t)row * 32);
+        row += n;
+    }
+}
+
 /* Many rows: decode a span of k once, run all rows over it, keep accumulators in between. */
-INLINE void run_decoded(const struct pack_job *j, const int n_tile, const int kind, const int scale,
-                        float *keep)
+INLINE void run_decoded(const struct pack_job *j, const int n_tile, const int kind, float *keep)
 {
     const struct qn_packed *p = j->p;
-    const int most = scale == PACK_NO_GROUP ? ROWS_PLAIN : ROWS_GROUP;
     const table_type table = table_load(p->table);
     const int n_pair = p->n_unit * p->unit_pairs;
     /* a span is a whole number of groups */
     int span_pairs = BUFFER_PAIRS;
-    if (p->group) span_pairs = QN_MAX(BUFFER_PAIRS / (p->group / 2), 1) * (p->group / 2);
+    if (p->group) span_pairs = BUFFER_PAIRS / (p->group / 2) * (p->group / 2);
     vpair buffer[BUFFER_PAIRS * 2] __attribute__((aligned(64)));
     for (int first = 0; first < n_pair; first += span_pairs) {
         int n = QN_MIN(span_pairs, n_pair - first);
-        const unsigned char *codes = p->codes + ((size_t)j->block * 2 * (size_t)p->n_unit +
-                                                 (size_t)(first / p->unit_pairs) * (size_t)n_tile) *
-                                                    (size_t)p->unit_bytes;
-        for (int at = 0; at < n; at++)
-            for (int t = 0; t < n_tile; t++) {
-                const unsigned char *unit =
-                    codes +
-                    ((size_t)(at / p->unit_pairs) * (size_t)n_tile + (size_t)t) * (size_t)p->unit_bytes;
-                buffer[at * n_tile + t] = decode(kind, unit, at % p->unit_pairs, table);
-            }
+        const unsigned char *unit = p->codes + ((size_t)j->block * 2 * (size_t)p->n_unit +
+                                                (size_t)(first / p->unit_pairs) * (size_t)n_tile) *
+                                                   (size_t)p->unit_bytes;
+        const int unit_pairs = kind == PACK_NIB4 ? 4 : kind == PACK_FP8 || kind == PACK_INT8 ? 2 : 1;
+        for (int at = 0; at < n; at += unit_pairs)
+            for (int t = 0; t < n_tile; t++, unit += p->unit_bytes)
+                for (int q = 0; q < unit_pairs; q++)
+                    buffer[(at + q) * n_tile + t] = decode(kind, unit, q, table);
         struct span s = {.decoded = buffer,
                          .first_pair = first,
                          .n_pair = n,
                          .first_group = p->group ? first / (p->group / 2) : 0,
                          .is_first = !first,
                          .is_last = first + n == n_pair};
-        for (int row = 0; row < j->n_row;) {
-            int left = j->n_row - row;
-            int rows = left >= most ? most : QN_MIN(left, QN_MIN(6, most));
-            run_some(j, &s, row, rows, n_tile, kind, scale, true, keep + (size_t)row * 32);
-            row += rows;
-        }
+        if (p->group)
+            run_span_group(j, &s, n_tile, keep);
+        else
+            run_span_plain(j, &s, n_tile, keep);
     }
 }
 
@@ -261,10 +294,7 @@ INLINE void run_kind(const struct pack_job *j, const int kind, const int scale)
         keep = malloc((size_t)j->n_row * 32 * sizeof *keep);
         QN_CHECK(keep);
     }
-    if (two)
-        run_decoded(j, 2, kind, scale, keep);
-    else
-        run_decoded(j, 1, kind, scale, keep);
+    run_decoded(j, two ? 2 : 1, kind, keep);
     if (keep != small) free(keep);
 }
 
@@ -272,9 +302,11 @@ void RUN(const struct pack_job *j)
 {
     const struct qn_packed *p = j->p;
     switch (p->kind) {
+#if HAS_F32
     case PACK_F32:
         run_kind(j, PACK_F32, PACK_NO_GROUP);
         return;
+#endif
     case PACK_BF16:
         run_kind(j, PACK_BF16, PACK_NO_GROUP);
         return;
@@ -290,18 +322,8 @@ void RUN(const struct pack_job *j)
     default:
         break;
     }
-    switch (p->scale) {
-    case PACK_E4M3:
+    if (p->scale == PACK_E4M3)
         run_kind(j, PACK_NIB4, PACK_E4M3);
-        return;
-    case PACK_F16:
-        run_kind(j, PACK_NIB4, PACK_F16);
-        return;
-    case PACK_BF16S:
-        run_kind(j, PACK_NIB4, PACK_BF16S);
-        return;
-    default:
-        run_kind(j, PACK_NIB4, PACK_F32S);
-        return;
-    }
+    else
+        run_kind(j, PACK_NIB4, PACK_ANY);
 }

@@ -20,7 +20,14 @@
 #include "backend/cpu/pack.h"
 
 enum pack_kind { PACK_F32, PACK_BF16, PACK_FP8, PACK_INT8, PACK_NIB4, PACK_N_KIND };
-enum pack_scale { PACK_NO_GROUP, PACK_E4M3, PACK_F16, PACK_BF16S, PACK_F32S };
+enum pack_scale {
+    PACK_NO_GROUP,
+    PACK_E4M3,
+    PACK_F16,
+    PACK_BF16S,
+    PACK_F32S,
+    PACK_ANY /* read at run time */
+};
 
 struct qn_packed {
     enum pack_kind kind;

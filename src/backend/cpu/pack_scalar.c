@@ -138,5 +138,6 @@ static inline vacc zero_load(const signed char *p)
 
 #define ROWS_PLAIN 2
 #define ROWS_GROUP 2
+#define HAS_F32    1
 #define RUN        pack_run_scalar
 #include "backend/cpu/pack_body.h"

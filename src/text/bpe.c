@@ -12,11 +12,9 @@
 void qn_bpe_free(struct qn_bpe *b)
 {
     free(b->blob);
-    free(b->start);
-    free(b->length);
+    free(b->span);
     free(b->flags);
-    free(b->text_tag);
-    free(b->text_id);
+    free(b->place);
     free(b->pair_key);
     free(b->pair);
     free(b->byte_pair);
@@ -82,17 +80,15 @@ static int reserve_id(struct qn_bpe *b, int64_t id, struct qn_err *e)
                id, QN_TOKENIZER_MAX_VOCAB - 1);
     if (id >= b->id_capacity) {
         int capacity = QN_MAX(b->id_capacity * 2, QN_MAX((int)id + 1, 1024));
-        uint32_t *start = try_realloc(b->start, (size_t)capacity, sizeof *start);
-        if (start) b->start = start;
-        uint32_t *length = try_realloc(b->length, (size_t)capacity, sizeof *length);
-        if (length) b->length = length;
+        struct qn_bpe_span *span = try_realloc(b->span, (size_t)capacity, sizeof *span);
+        if (span) b->span = span;
         uint8_t *flags = try_realloc(b->flags, (size_t)capacity, 1);
         if (flags) b->flags = flags;
-        QN_FAIL_IF(!start || !length || !flags, e, QN_NOMEM, "out of memory for the vocabulary");
+        QN_FAIL_IF(!span || !flags, e, QN_NOMEM, "out of memory for the vocabulary");
         b->id_capacity = capacity;
     }
     for (; b->n_id <= id; b->n_id++) {
-        b->start[b->n_id] = b->length[b->n_id] = 0;
+        b->span[b->n_id] = (struct qn_bpe_span){0, 0};
         b->flags[b->n_id] = QN_TOKEN_UNUSED;
     }
 out:
@@ -115,8 +111,7 @@ int qn_bpe_add_token(struct qn_bpe *b, int64_t id, const char *spelling, size_t 
         n_byte = (int64_t)n;
         b->flags[id] = FOREIGN;
     }
-    b->start[id] = (uint32_t)b->n_blob;
-    b->length[id] = (uint32_t)n_byte;
+    b->span[id] = (struct qn_bpe_span){(uint32_t)b->n_blob, (uint32_t)n_byte};
     b->n_blob += (size_t)n_byte;
 out:
     return rc;
@@ -129,28 +124,27 @@ int qn_bpe_set_token(struct qn_bpe *b, int64_t id, const char *bytes, size_t n, 
     QN_TRY(reserve_id(b, id, e));
     QN_TRY(reserve_blob(b, n, e));
     if (n) memcpy(b->blob + b->n_blob, bytes, n);
-    b->start[id] = (uint32_t)b->n_blob;
-    b->length[id] = (uint32_t)n;
+    b->span[id] = (struct qn_bpe_span){(uint32_t)b->n_blob, (uint32_t)n};
     b->flags[id] = (uint8_t)flags;
     b->n_blob += n;
 out:
     return rc;
 }
 
-static size_t find_place(const struct qn_bpe *b, const uint8_t *s, size_t n, uint64_t hash)
+static struct qn_bpe_place *find_place(const struct qn_bpe *b, const uint8_t *s, size_t n, uint64_t hash)
 {
-    uint32_t tag = (uint32_t)(hash >> 32);
-    size_t at = hash & b->text_mask;
-    for (; b->text_id[at] >= 0; at = (at + 1) & b->text_mask) {
-        int32_t id = b->text_id[at];
-        if (b->text_tag[at] == tag && b->length[id] == n && !memcmp(b->blob + b->start[id], s, n)) break;
+    size_t at = (hash >> 32) & b->place_mask;
+    for (; b->place[at].id >= 0; at = (at + 1) & b->place_mask) {
+        if (b->place[at].tag != (uint32_t)hash) continue;
+        const struct qn_bpe_span *span = &b->span[b->place[at].id];
+        if (span->length == n && !memcmp(b->blob + span->start, s, n)) break;
     }
-    return at;
+    return &b->place[at];
 }
 
 int32_t qn_bpe_find(const struct qn_bpe *b, const void *bytes, size_t n)
 {
-    return b->text_id[find_place(b, bytes, n, qn_bpe_hash(bytes, n))];
+    return find_place(b, bytes, n, qn_bpe_hash(bytes, n))->id;
 }
 
 int qn_bpe_index(struct qn_bpe *b, struct qn_err *e)
@@ -158,17 +152,16 @@ int qn_bpe_index(struct qn_bpe *b, struct qn_err *e)
     int rc = QN_OK;
     size_t capacity = 256;
     while (capacity < (size_t)b->n_id * 2) capacity *= 2;
-    b->text_tag = try_malloc(capacity, sizeof *b->text_tag);
-    b->text_id = try_malloc(capacity, sizeof *b->text_id);
-    QN_FAIL_IF(!b->text_tag || !b->text_id, e, QN_NOMEM, "out of memory for the vocabulary");
-    b->text_mask = capacity - 1;
-    memset(b->text_id, 0xff, capacity * sizeof *b->text_id);
+    b->place = try_malloc(capacity, sizeof *b->place);
+    QN_FAIL_IF(!b->place, e, QN_NOMEM, "out of memory for the vocabulary");
+    b->place_mask = capacity - 1;
+    memset(b->place, 0xff, capacity * sizeof *b->place);
     for (int32_t id = 0; id < b->n_id; id++) {
         if (b->flags[id] & (QN_TOKEN_UNUSED | FOREIGN)) continue;
-        uint64_t hash = qn_bpe_hash(b->blob + b->start[id], b->length[id]);
-        size_t at = find_place(b, b->blob + b->start[id], b->length[id], hash);
-        b->text_tag[at] = (uint32_t)(hash >> 32);
-        b->text_id[at] = id;
+        const uint8_t *s = b->blob + b->span[id].start;
+        size_t n = b->span[id].length;
+        uint64_t hash = qn_bpe_hash(s, n);
+        *find_place(b, s, n, hash) = (struct qn_bpe_place){(uint32_t)hash, id};
     }
     for (int byte = 0; byte < 256; byte++) {
         uint8_t c = (uint8_t)byte;
@@ -258,7 +251,7 @@ void qn_bpe_seal(struct qn_bpe *b)
                                                   : look_up_pair(b, b->byte_id[left], b->byte_id[right]);
     for (int id = 0; id < b->n_id; id++) {
         b->flags[id] &= (uint8_t)~FOREIGN;
-        b->max_bytes = QN_MAX(b->max_bytes, b->length[id]);
+        b->max_bytes = QN_MAX(b->max_bytes, (size_t)b->span[id].length);
     }
 }
 

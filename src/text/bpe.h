@@ -11,6 +11,15 @@
 /* The code points that stand for bytes in tokenizer.json are below this. */
 #define QN_BPE_ALPHABET_SIZE 324
 
+struct qn_bpe_span {
+    uint32_t start, length;
+};
+
+struct qn_bpe_place {
+    uint32_t tag; /* of the bytes' hash */
+    int32_t id;
+};
+
 struct qn_bpe_pair {
     uint32_t rank;
     int32_t id; /* of the merged token */
@@ -20,15 +29,14 @@ struct qn_bpe {
     /* tokens */
     uint8_t *blob; /* all tokens' bytes */
     size_t n_blob, blob_capacity;
-    uint32_t *start, *length; /* [n_id] into blob */
+    struct qn_bpe_span *span; /* [n_id] into blob */
     uint8_t *flags;           /* [n_id] enum qn_token_flag */
     int n_id, id_capacity;
     size_t max_bytes; /* of the longest token */
 
     /* bytes -> id of the tokens spelled in the byte alphabet; open addressing, id -1 is an empty place */
-    uint32_t *text_tag; /* [text_mask + 1] */
-    int32_t *text_id;
-    size_t text_mask;
+    struct qn_bpe_place *place; /* [place_mask + 1] */
+    size_t place_mask;
     int32_t byte_id[256];
 
     /* (left id, right id) -> merge; open addressing, key 0 is an empty place, else left << 32 | right, plus 1
@@ -66,7 +74,7 @@ int32_t qn_bpe_find(const struct qn_bpe *b, const void *bytes, size_t n);
 /* Appends the ids of one piece, n < 2^31. O(n log n). Errors: QN_NOMEM, QN_TOOBIG (out). */
 int qn_bpe_encode(const struct qn_bpe *b, const uint8_t *piece, size_t n, struct qn_ids *out);
 
-/* A 64-bit hash for short strings. */
+/* A 64-bit hash for short strings; the upper half is the better one. */
 static inline uint64_t qn_bpe_hash(const uint8_t *s, size_t n)
 {
     uint64_t h = n * 0x9e3779b97f4a7c15u, w;

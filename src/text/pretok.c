@@ -195,6 +195,8 @@ static int split_range(const pcre2_code *code, pcre2_match_data *data, pcre2_mat
     size_t n = to - from, pos = 0, done = 0;
     while (pos < n) {
         int k = pcre2_match(code, s, n, pos, PCRE2_NO_UTF_CHECK, data, context);
+        if (k == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter keeps its state on the heap */
+            k = pcre2_match(code, s, n, pos, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context);
         if (k == PCRE2_ERROR_NOMATCH) break;
         QN_FAIL_IF(k == PCRE2_ERROR_NOMEMORY, e, QN_NOMEM, "out of memory in the split pattern");
         QN_FAIL_IF(k < 0, e, QN_UNSUPPORTED,

@@ -476,11 +476,12 @@ static int add_added(struct qn_tokenizer *t, size_t *capacity, int64_t id, const
     if (qn_map_get(&t->added_of, (uint64_t)id + 1, NULL)) goto out; /* tokenizer.json came first */
     /* an added token that is in the vocabulary has its id there, and must be that token */
     if (id < t->n_base && !(t->bpe.flags[id] & QN_TOKEN_UNUSED)) {
-        size_t n = t->bpe.length[id];
-        bool is_same = n == content->n && !memcmp(t->bpe.blob + t->bpe.start[id], content->text, n);
+        size_t n = t->bpe.span[id].length;
+        const uint8_t *bytes = t->bpe.blob + t->bpe.span[id].start;
+        bool is_same = n == content->n && !memcmp(bytes, content->text, n);
         struct qn_bpe probe = {0};
         if (!is_same && !qn_bpe_add_token(&probe, 0, content->text, content->n, NULL))
-            is_same = n == probe.length[0] && !memcmp(t->bpe.blob + t->bpe.start[id], probe.blob, n);
+            is_same = n == probe.span[0].length && !memcmp(bytes, probe.blob, n);
         qn_bpe_free(&probe);
         QN_FAIL_IF(!is_same, e, QN_FORMAT,
                    "%s: added token '%.60s' has the id %" PRId64 ", which is another token of the vocabulary",
@@ -695,8 +696,8 @@ static int encode_plain(struct call *c, const uint8_t *s, size_t n)
             continue;
         }
         uint64_t hash = qn_bpe_hash(piece, n_piece);
-        struct seen *seen = &c->seen[hash & c->seen_mask];
-        uint32_t tag = (uint32_t)(hash >> 32);
+        struct seen *seen = &c->seen[(hash >> 32) & c->seen_mask];
+        uint32_t tag = (uint32_t)hash;
         if (seen->hash == tag && seen->n == n_piece && !memcmp(seen->piece, piece, n_piece)) {
             rc = qn_ids_reserve(out, seen->n_id); /* before the address is taken: it may move */
             if (rc) break;
@@ -879,8 +880,8 @@ bool qn_tokenizer_has(const struct qn_tokenizer *t, int32_t id)
 const uint8_t *qn_tokenizer_bytes(const struct qn_tokenizer *t, int32_t id, size_t *n_byte)
 {
     bool is_there = qn_tokenizer_has(t, id);
-    *n_byte = is_there ? t->bpe.length[id] : 0;
-    return is_there ? t->bpe.blob + t->bpe.start[id] : (const uint8_t *)"";
+    *n_byte = is_there ? t->bpe.span[id].length : 0;
+    return is_there ? t->bpe.blob + t->bpe.span[id].start : (const uint8_t *)"";
 }
 
 size_t qn_tokenizer_max_token_bytes(const struct qn_tokenizer *t)

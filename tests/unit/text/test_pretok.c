@@ -42,11 +42,11 @@ static uint64_t draw(uint64_t *state, uint64_t n)
 static void random_text(uint64_t *state, struct qn_buf *out)
 {
     static const char *const parts[] = {
-        " ",      "  ",     "\n",         "\r\n",       "\t",         "\u00a0", "\u3000", "\u2028",
+        " ",        "  ",     "\n",         "\r\n",       "\t",         "\u00a0", "\u3000", "\u2028",
         "\xc2\x85", "'",      "'s",         "'LL",        "'re",        "'ſ",     "a",      "Z",
-        "é",      "中",     "\u0301",     "\u0e31",     "\u0903",     "1",      "٣",      "½",
-        "Ⅷ",      "!",      "=",          "😀",          "\u200d",     "\u00ad", "_",      "\x01",
-        "\u1c89", "\u0897", "\U0001fae9", "\U00011f50", "\U000e0100", "\u0378"};
+        "é",        "中",     "\u0301",     "\u0e31",     "\u0903",     "1",      "٣",      "½",
+        "Ⅷ",        "!",      "=",          "😀",          "\u200d",     "\u00ad", "_",      "\x01",
+        "\u1c89",   "\u0897", "\U0001fae9", "\U00011f50", "\U000e0100", "\u0378"};
     qn_buf_clear(out);
     for (uint64_t n = draw(state, 30); n; n--) {
         if (draw(state, 10)) {
@@ -149,6 +149,22 @@ static void test_hostile_pattern(void **state)
     qn_pretok_free(p);
 }
 
+/* More backtracking state than the machine-code matcher has room for. */
+static void test_long_custom_matches(void **state)
+{
+    (void)state;
+    struct qn_pretok *p = open_pattern("", "(?:a|(b))+c|x+", "");
+    struct qn_pretok_cursor c;
+    struct qn_err e = {0};
+    static char text[20000];
+    memset(text, 'a', sizeof text);
+    text[sizeof text - 1] = 'c';
+    assert_int_equal(qn_pretok_begin(&c, p, text, sizeof text, &e), QN_OK);
+    assert_int_equal(qn_pretok_next(&c), sizeof text);
+    qn_pretok_end(&c);
+    qn_pretok_free(p);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -169,6 +185,7 @@ int main(void)
         cmocka_unit_test(test_scanners_are_the_patterns),
         cmocka_unit_test(test_refusals_name_what_was_found),
         cmocka_unit_test(test_hostile_pattern),
+        cmocka_unit_test(test_long_custom_matches),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -412,8 +412,10 @@ static void print_table(const struct qn_server_options *o, const struct wish *w,
         qn_bytes_text(i->workspace_bytes, d));
     row("context", "%d tokens; %d sequences at once; %d pages of %d, %d state slots", i->max_context,
         i->max_seqs, i->n_page, QN_PAGE, i->n_slot);
-    row("compute", "%s%s%s, %d threads, %d prefill tokens a step", device, i->isa && *i->isa ? " " : "",
-        i->isa ? i->isa : "", i->n_thread, i->step_tokens);
+    char threads[24] = "one a core";
+    if (i->n_thread) snprintf(threads, sizeof threads, "%d", i->n_thread);
+    row("compute", "%s%s%s, threads %s, %d prefill tokens a step", device, i->isa && *i->isa ? " " : "",
+        i->isa ? i->isa : "", threads, i->step_tokens);
     row("KV cache", "%s; prefix cache %s", i->kv ? i->kv : "none", w->no_prefix_cache ? "off" : "on");
     if (!i->has_mtp)
         row("speculation", "off: the checkpoint has no MTP head");

@@ -253,6 +253,7 @@ static struct val f_join(struct run *r, struct val v, struct val *a, struct call
 static struct val f_urlencode(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)a, (void)c;
+    if (v.type == V_DICT || v.type == V_LIST) jj_fail(r, "urlencode takes a text, not %s", jj_type_name(v));
     struct val text = jj_to_str(r, v);
     struct str *s = jj_flat(r, text);
     jj_sink_begin(r);
@@ -483,6 +484,7 @@ static struct val f_reverse(struct run *r, struct val v, struct val *a, struct c
     struct list *out = jj_list_new(r, LIST_LIST, l->n);
     jj_tick(r, l->n * 16);
     for (size_t i = l->n; i-- > 0;) jj_list_push(r, out, l->items[i]);
+    if (v.type == V_ITER && !v.u.it->is_view) return jj_list_value(out); /* cannot be walked backwards */
     struct val g = jj_gen_value(r, out);
     g.u.it->name = "reversed";
     return g;
@@ -532,7 +534,7 @@ static struct val f_sort(struct run *r, struct val v, struct val *a, struct call
             path.ignore_case = !case_sensitive;
             jj_list_push(r, key, path_get(r, &path, l->items[i]));
         }
-        keys[i] = names->n == 1 ? key->items[0] : jj_list_value(key);
+        keys[i] = jj_list_value(key); /* a list even for one: equal items need no order */
     }
     jj_sort_by_keys(r, l->items, keys, l->n, reverse);
     return jj_list_value(l);

@@ -582,9 +582,7 @@ struct list *jj_to_items(struct run *r, struct val v)
         int32_t cp;
         for (size_t i = 0, k; i < s->n; i += k) {
             k = jj_next_cp(s->p + i, s->n - i, &cp);
-            struct val c = jj_slice_value(r, s, i, k);
-            c.flag = v.flag;
-            l->items[l->n++] = c;
+            l->items[l->n++] = jj_slice_value(r, s, i, k);
         }
         return l;
     }

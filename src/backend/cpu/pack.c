@@ -203,31 +203,44 @@ static size_t group_at(const struct qn_packed *p, int tile, int g)
     return (size_t)block * 2 * (size_t)p->n_group + (size_t)g * (size_t)n_in_block + (size_t)(tile % 2);
 }
 
-static void pack_lane_plain(struct qn_packed *p, const struct qn_linear *l, int tile, int lane)
+/* Plain numbers, a tile at a time: 4-byte words of 16 rows, transposed. Pairs of BF16 are words as they lie;
+ * floats come as two words a pair. */
+static void pack_tile_plain(struct qn_packed *p, const struct qn_linear *l, int tile)
 {
-    size_t K = (size_t)p->n_in, row = ((size_t)tile * QN_TILE + (size_t)lane) * K;
+    size_t K = (size_t)p->n_in, first = (size_t)tile * QN_TILE;
+    int n_lane = QN_MIN(QN_TILE, p->n_out - tile * QN_TILE);
+    size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0));
+    unsigned char *to = unit_at(p, tile, 0);
     const unsigned char *w = l->weight.data;
-    for (int u = 0; u < p->n_unit; u++) {
-        unsigned char *to = unit_at(p, tile, u);
-        for (size_t i = 0; i < 2; i++) {
-            size_t k = (size_t)u * 2 + i;
-            if (k >= K) continue;
-            if (p->kind == PACK_BF16) {
-                memcpy(to + (lane * 2 + (int)i) * 2, w + (row + k) * 2, 2);
-            } else {
-                float x = scale_value(&l->weight, row + k);
-                memcpy(to + i * 64 + (size_t)lane * 4, &x, 4);
+    if (l->format == QN_FMT_F16) { /* widened */
+        for (size_t k = 0; k < K; k++)
+            for (int i = 0; i < n_lane; i++) {
+                float x = scale_value(&l->weight, (first + (size_t)i) * K + k);
+                memcpy(to + k / 2 * step + k % 2 * 64 + (size_t)i * 4, &x, 4);
             }
-        }
+        return;
     }
+    size_t value = p->kind == PACK_BF16 ? 2 : 4, words = K * value / 4,
+           per_unit = p->kind == PACK_BF16 ? 1 : 2;
+    const unsigned char *row[QN_TILE];
+    for (int i = 0; i < QN_TILE; i++) row[i] = w + (first + (size_t)QN_MIN(i, n_lane - 1)) * K * value;
+    for (size_t at = 0; at < words; at++) {
+        uint32_t line[QN_TILE];
+        for (int i = 0; i < QN_TILE; i++) memcpy(&line[i], row[i] + at * 4, 4);
+        for (int i = n_lane; i < QN_TILE; i++) line[i] = 0;
+        memcpy(to + at / per_unit * step + at % per_unit * 64, line, sizeof line);
+    }
+    if (value == 2 && K % 2) /* the last of an odd number */
+        for (int i = 0; i < n_lane; i++) memcpy(to + words * step + (size_t)i * 4, row[i] + words * 4, 2);
 }
 
 static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsigned char *codes)
 {
     bool interleaved = p->kind == PACK_FP8 && p->isa == QN_ISA_AVX512BF16;
     int unit_k = p->unit_pairs * 2;
-    for (int u = 0; u < p->n_unit; u++) {
-        unsigned char *to = unit_at(p, tile, u);
+    size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0));
+    unsigned char *to = unit_at(p, tile, 0);
+    for (int u = 0; u < p->n_unit; u++, to += step) {
         for (int i = 0; i < unit_k && u * unit_k + i < p->n_in; i++) {
             int pair = i / 2, word = lane * 2 + i % 2;
             unsigned char code = codes[u * unit_k + i];
@@ -281,11 +294,38 @@ static bool zeros_vary(const struct qn_packed *p, const struct qn_linear *l)
     return false;
 }
 
+void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_tile, int end_tile)
+{
+    bool has_eights = p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4; /* code 8 is zero: padding */
+    unsigned char *codes = xmalloc((size_t)p->n_in + 8);
+    for (int tile = first_tile * 2; tile < QN_MIN(end_tile * 2, p->n_tile); tile++) {
+        if (p->kind == PACK_BF16 || p->kind == PACK_F32) {
+            pack_tile_plain(p, l, tile);
+            continue;
+        }
+        for (int u = 0; has_eights && u < p->n_unit; u++)
+            memset(unit_at(p, tile, u), 0x88, (size_t)p->unit_bytes);
+        for (int n = tile * QN_TILE; n < QN_MIN((tile + 1) * QN_TILE, p->n_out); n++) {
+            row_codes(l, n, codes);
+            for (int k = 0; has_eights && k < p->n_in; k++) codes[k] ^= 8; /* exchanged into the 8s */
+            pack_lane_codes(p, tile, n % QN_TILE, codes);
+        }
+    }
+    free(codes);
+}
+
 int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
                    struct qn_err *e)
 {
+    int rc = qn_packed_begin(out, l, act, isa, e);
+    if (!rc) qn_packed_fill(*out, l, 0, qn_packed_n_tile(*out));
+    return rc;
+}
+
+int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
+                    struct qn_err *e)
+{
     int rc = QN_OK;
-    unsigned char *codes = NULL;
     struct qn_packed *p = xcalloc(1, sizeof *p);
     p->n_out = l->n_out;
     p->n_in = l->n_in;
@@ -319,24 +359,10 @@ int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_ac
     p->out_scale =
         is_channel ? (float *)(p->scales + QN_ROUND_UP(group_bytes, 64) + QN_ROUND_UP(zero_bytes, 64)) : NULL;
 
-    if (p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4)
-        memset(p->codes, 0x88, code_bytes); /* code 8 is zero: padding */
-    codes = xmalloc((size_t)p->n_in + 8);
-    for (int n = 0; n < p->n_out; n++) {
-        if (p->kind == PACK_BF16 || p->kind == PACK_F32) {
-            pack_lane_plain(p, l, n / QN_TILE, n % QN_TILE);
-            continue;
-        }
-        row_codes(l, n, codes);
-        if (p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4)
-            for (int k = 0; k < p->n_in; k++) codes[k] ^= 8; /* codes are exchanged into the 8s */
-        pack_lane_codes(p, n / QN_TILE, n % QN_TILE, codes);
-    }
     QN_TRY(pack_scales(p, l, e));
     *out = p;
     p = NULL;
 out:
-    free(codes);
     qn_packed_free(p);
     return rc;
 }

@@ -28,6 +28,10 @@ struct qn_packed;
  * scale that is not finite; names it), QN_NOMEM. */
 int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
                    struct qn_err *e);
+/* The same in two parts: everything but the weights' codes, then the codes of tile ranges, by any thread. */
+int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
+                    struct qn_err *e);
+void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_tile, int end_tile);
 void qn_packed_free(struct qn_packed *p); /* NULL is allowed */
 size_t qn_packed_bytes(const struct qn_packed *p);
 int qn_packed_n_in(const struct qn_packed *p);

@@ -9,6 +9,20 @@ static bool is_plain(enum qn_format f)
     return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16;
 }
 
+#define FILL_TILES 8
+
+struct fill {
+    struct qn_packed *p;
+    const struct qn_linear *l;
+};
+
+static void fill_tiles(void *ctx, int item, int thread)
+{
+    (void)thread;
+    struct fill *f = ctx;
+    qn_packed_fill(f->p, f->l, item * FILL_TILES, QN_MIN((item + 1) * FILL_TILES, qn_packed_n_tile(f->p)));
+}
+
 int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
                   struct qn_err *e)
 {
@@ -21,7 +35,9 @@ int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, str
         *w->table = *l;
     } else {
         struct qn_packed *p;
-        QN_TRY(qn_packed_make(&p, l, d->o.act, d->cpu->k->isa, e));
+        QN_TRY(qn_packed_begin(&p, l, d->o.act, d->cpu->k->isa, e));
+        struct fill f = {p, l};
+        qn_pool_run(d->cpu->pool, QN_CEIL_DIV(qn_packed_n_tile(p), FILL_TILES), fill_tiles, &f);
         w->packed = p;
         d->weight_bytes += qn_packed_bytes(p);
     }

@@ -3,6 +3,9 @@
 
 Usage: make_template_golden.py [--family FILE]   (needs jinja2)
 
+FILE is the published template, by default ../shared/data/templates/qwen3.5.jinja (or under $QUERN_SHARED); without it the
+hashes of that template are taken over from the file there is: the conversations are the same for a given seed.
+
 The environment is the one that chat templates are written for: sandboxed, trim_blocks, lstrip_blocks, loop
 controls, tojson without HTML escaping, raise_exception, strftime_now (here at a fixed time, in UTC).
 
@@ -217,7 +220,9 @@ def write(name, rows):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--family", help="the published template (chat_template.jinja of a Qwen3.5 checkpoint)")
+    shared = pathlib.Path(os.environ.get("QUERN_SHARED", ROOT.parent / "shared"))
+    parser.add_argument("--family", default=str(shared / "data/templates/qwen3.5.jinja"),
+                        help="the published template (chat_template.jinja of a Qwen3.5 checkpoint)")
     args = parser.parse_args()
     env = environment()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -236,8 +241,11 @@ def main():
     templates = {"family": env.from_string((OUT / "family.jinja").read_text())}
     for path in sorted((OUT / "styles").glob("*.jinja")):
         templates["styles/" + path.stem] = env.from_string(path.read_text())
-    if args.family:
+    old = []
+    if pathlib.Path(args.family).exists():
         templates["qwen3.5"] = env.from_string(pathlib.Path(args.family).read_text())
+    elif (OUT / "conversations.jsonl").exists():
+        old = [json.loads(line) for line in (OUT / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
     rng = random.Random(SEED)
     rows, tally = [], {}
     for i in range(N_CONVERSATION):
@@ -251,6 +259,8 @@ def main():
             tally[name, kind] = tally.get((name, kind), 0) + 1
             if i < N_FULL and got is not None and name == "family":
                 full[name] = got
+        if i < len(old) and old[i]["v"] == v and "qwen3.5" in old[i]["h"]:
+            row["h"]["qwen3.5"] = old[i]["h"]["qwen3.5"]
         if full:
             row["o"] = full
         rows.append(row)

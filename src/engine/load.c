@@ -159,7 +159,7 @@ static int load_items(struct walk *k)
     QN_FAIL_IF(!views, k->e, QN_NOMEM, "no memory to list %d tensors", k->n_item);
     for (int i = 0; i < k->n_item; i++) {
         const struct item *it = &k->items[i];
-        QN_TRY(qn_model_linear(l->model, it->role, it->layer, it->expert, &views[i], k->e));
+        QN_TRY(qn_model_stored(l->model, it->role, it->layer, it->expert, &views[i], k->e));
         total += qn_linear_bytes(&views[i]);
     }
     for (int i = 0; i < k->n_item; i++) {
@@ -167,6 +167,9 @@ static int load_items(struct walk *k)
             qn_model_will_need(l->model, &views[n_ahead]);
             ahead += qn_linear_bytes(&views[n_ahead]);
         }
+        const struct item *it = &k->items[i]; /* its data are on their way: read scales only now */
+        QN_TRY(qn_model_linear(l->model, it->role, it->layer, it->expert, &views[i], k->e));
+        QN_TRY(qn_linear_check(&views[i], k->e));
         QN_TRY(l->backend->weight(l->device, &views[i], k->items[i].rows, k->items[i].out, k->e));
         done += qn_linear_bytes(&views[i]);
         if (!k->items[i].rows) qn_model_done_with(l->model, &views[i]); /* a table may be read in place */

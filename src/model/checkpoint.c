@@ -24,6 +24,7 @@
 #define MAX_SHARDS      4096
 #define MAX_NOTES       64
 #define PAGE_BYTES      4096
+#define SAMPLES         256 /* places where opening looks at data: each may be a disk access */
 
 enum use { UNUSED, USED, SIDE, VISION, IGNORED };
 
@@ -125,6 +126,7 @@ static int add_file(struct qn_model *m, const char *name, struct qn_err *e)
                         "%s: the index names this shard but it is not there; download it into the folder",
                         path);
     if (rc) goto out;
+    qn_safetensors_advise(st, MADV_RANDOM); /* while opening: a look here and there */
     m->files[m->n_file] = st;
     m->file_names[m->n_file++] = xstrdup(name);
 out:
@@ -567,20 +569,26 @@ static void check_norms(struct qn_model *m)
 
 static void check_scale_sanity(struct qn_model *m)
 {
-    int n_odd = 0;
+    int n_odd = 0, n_scale = 0, seen = 0;
     const char *first = NULL;
+    for (int i = 0; i < m->n; i++)
+        n_scale += ends_with(m->tensors[i].name, ".weight_scale_2") ||
+                   ends_with(m->tensors[i].name, ".weight_global_scale");
+    int step = n_scale / SAMPLES + 1;
     for (int i = 0; i < m->n; i++) {
         const struct qn_tensor *t = &m->tensors[i];
         bool mul = ends_with(t->name, ".weight_scale_2"), div = ends_with(t->name, ".weight_global_scale");
         float x;
-        if ((!mul && !div) || m->use[i] != USED || qn_tensor_to_f32(t, &x, 1, NULL)) continue;
+        if ((!mul && !div) || seen++ % step || m->use[i] != USED || qn_tensor_to_f32(t, &x, 1, NULL))
+            continue;
         float amax = mul ? 2688.0f * x : 2688.0f / x;
         if (amax < 1e3f && (amax > 1e-4f || amax == 0)) continue;
         if (!n_odd++) first = t->name;
     }
     if (n_odd)
         note(m,
-             "%d NVFP4 scales imply weights outside 1e-4 .. 1e3 (first: %s); the scale convention of this "
+             "%d NVFP4 scales of those looked at imply weights outside 1e-4 .. 1e3 (first: %s); the scale "
+             "convention of this "
              "file may "
              "be mistaken",
              n_odd, first);
@@ -600,8 +608,8 @@ static uint64_t fingerprint(const struct qn_model *m)
         const void *header = qn_safetensors_header(m->files[f], &n);
         h = qn_hash_bytes(h, header, n);
     }
-    /* 64 bytes from the middle of at most 256 tensors */
-    int step = m->n / 256 + 1;
+    /* 64 bytes from the middle of some tensors */
+    int step = m->n / SAMPLES + 1;
     for (int i = 0; i < m->n; i += step) {
         const struct qn_tensor *t = &m->tensors[i];
         size_t at = t->n_byte / 2;
@@ -651,6 +659,7 @@ int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e)
     qn_hint_compare(m->hint, m);
     for (int i = 0; i < qn_hint_n_note(m->hint); i++) note(m, "%s", qn_hint_note(m->hint, i));
     m->fingerprint = fingerprint(m);
+    for (int i = 0; i < m->n_file; i++) qn_safetensors_advise(m->files[i], MADV_NORMAL);
     *out = m;
     m = NULL;
 out:
@@ -751,8 +760,8 @@ int qn_model_n_files(const struct qn_model *m)
     return m->n_file;
 }
 
-int qn_model_linear(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
-                    struct qn_err *e)
+static int view(const struct qn_model *m, enum qn_role role, int layer, int expert, bool is_deep,
+                struct qn_linear *out, struct qn_err *e)
 {
     int rc = QN_OK, n_out, n_in;
     struct qn_detect d = lookup(m, false);
@@ -762,9 +771,21 @@ int qn_model_linear(const struct qn_model *m, enum qn_role role, int layer, int 
     if (qn_role_is_expert(role)) exists = exists && expert >= 0 && expert < m->config.n_expert;
     QN_FAIL_IF(!exists, e, QN_NOTFOUND, "%s: layer %d has no %s (expert %d)", m->name, layer,
                qn_role_module(role), expert);
-    QN_TRY(make_linear(m, &d, role, layer, expert, true, out, e));
+    QN_TRY(make_linear(m, &d, role, layer, expert, is_deep, out, e));
 out:
     return rc;
+}
+
+int qn_model_linear(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
+                    struct qn_err *e)
+{
+    return view(m, role, layer, expert, true, out, e);
+}
+
+int qn_model_stored(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
+                    struct qn_err *e)
+{
+    return view(m, role, layer, expert, false, out, e);
 }
 
 int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n, struct qn_err *e)

@@ -87,6 +87,9 @@ enum qn_vec {                        /* small tensors, widened to float */
  * Checked at open, so it fails only for a role the model does not have (QN_NOTFOUND). */
 int qn_model_linear(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
                     struct qn_err *e);
+/* The same without touching the data: scale2, zero_offset and g_idx are not filled. For sizes and plans. */
+int qn_model_stored(const struct qn_model *m, enum qn_role role, int layer, int expert, struct qn_linear *out,
+                    struct qn_err *e);
 /* Raw values (norms as stored, without the 1), n floats as in the table above. */
 int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n,
                  struct qn_err *e);

@@ -71,14 +71,16 @@ static float scalar(const struct qn_tensor *t, struct qn_err *e, int *rc)
 
 /* NVFP4: packed [N, K/2] with E4M3 scales [N, K/16] and a scale of the whole tensor. */
 static int detect_nvfp4(const struct qn_tensor *packed, const struct qn_tensor *scale,
-                        const struct qn_tensor *whole, bool divides, struct qn_linear *l, struct qn_err *e)
+                        const struct qn_tensor *whole, bool divides, bool is_deep, struct qn_linear *l,
+                        struct qn_err *e)
 {
-    int N = l->n_out, K = l->n_in, rc;
+    int N = l->n_out, K = l->n_in, rc = QN_OK;
     if (K % 16) return wrong_shape(packed, e, "a K that is a multiple of 16 (K = %d)", K);
     if (!is_shape(packed, N, K / 2)) return wrong_shape(packed, e, "U8 [%d, %d]", N, K / 2);
     if (scale->dtype != QN_F8_E4M3 || !is_shape(scale, N, K / 16))
         return wrong_shape(scale, e, "F8_E4M3 [%d, %d]", N, K / 16);
-    float x = scalar(whole, e, &rc);
+    if (!is_float(whole->dtype) || count(whole) != 1) return wrong(whole, e, "one float");
+    float x = is_deep ? scalar(whole, e, &rc) : 1;
     if (rc) return rc;
     if (!isfinite(x) || x < 0 || (divides && x == 0))
         return qn_err_set(e, QN_FORMAT, __FILE__, __LINE__,
@@ -181,7 +183,7 @@ static int detect_qweight(const struct qn_detect *d, const char *stem, const str
         if (g_idx) return wrong(g_idx, e, "no g_idx beside an AWQ weight");
         return QN_OK;
     }
-    l->zero_offset = zeros ? gptq_offset(zeros, d->is_gptq_v2) : 0;
+    l->zero_offset = zeros && is_deep ? gptq_offset(zeros, d->is_gptq_v2) : 0;
     if (g_idx) {
         if (g_idx->dtype != QN_I32 || g_idx->n_dim != 1 || g_idx->shape[0] != K)
             return wrong_shape(g_idx, e, "I32 [%d]", K);
@@ -268,7 +270,7 @@ int qn_detect_linear(const struct qn_detect *d, const char *stem, int n_out, int
         } else if (packed->dtype == QN_I32) {
             rc = detect_ct4(d, stem, packed, scale, &l, e);
         } else if (packed->dtype == QN_U8 && scale->dtype == QN_F8_E4M3) {
-            rc = whole ? detect_nvfp4(packed, scale, whole, true, &l, e)
+            rc = whole ? detect_nvfp4(packed, scale, whole, true, is_deep, &l, e)
                        : missing(stem, "weight_global_scale", "NVFP4 needs it", e);
         } else {
             rc = unsupported(packed, scale, e);
@@ -289,7 +291,7 @@ int qn_detect_linear(const struct qn_detect *d, const char *stem, int n_out, int
         l.weight = *w;
         l.format = w->dtype == QN_F32 ? QN_FMT_F32 : w->dtype == QN_F16 ? QN_FMT_F16 : QN_FMT_BF16;
     } else if (w->dtype == QN_U8 && scale && scale->dtype == QN_F8_E4M3) {
-        QN_TRY(scale2 ? detect_nvfp4(w, scale, scale2, false, &l, e)
+        QN_TRY(scale2 ? detect_nvfp4(w, scale, scale2, false, is_deep, &l, e)
                       : missing(stem, "weight_scale_2", "NVFP4 needs it", e));
     } else if (w->dtype == QN_F8_E4M3) {
         QN_FAIL_IF(scale && inv, e, QN_FORMAT, "module %s has both weight_scale and weight_scale_inv", stem);

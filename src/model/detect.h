@@ -15,9 +15,10 @@ struct qn_detect {
     bool is_gptq_v2; /* config says checkpoint_format gptq_v2 */
 };
 
-/* The layer under `stem` with logical shape [n_out, n_in]. Reads at most a few scale words, except for
- * g_idx with is_deep. Errors: QN_NOTFOUND (nothing under that name; names the tensor expected), QN_FORMAT
- * (shape or dtype: tensor, expected, found), QN_UNSUPPORTED (MXFP4, packed forms not read). */
+/* The layer under `stem` with logical shape [n_out, n_in]. Only with is_deep are data read (scale2,
+ * zero_offset, g_idx): a large model has a hundred thousand layers, each a page away from the next. Errors:
+ * QN_NOTFOUND (nothing under that name; names the tensor expected), QN_FORMAT (shape or dtype: tensor,
+ * expected, found), QN_UNSUPPORTED (MXFP4, packed forms not read). */
 int qn_detect_linear(const struct qn_detect *d, const char *stem, int n_out, int n_in, bool is_deep,
                      struct qn_linear *out, struct qn_err *e);
 

@@ -193,7 +193,7 @@ static void count_module(struct qn_hint *h, const struct qn_model *m, enum qn_ro
                          struct tally tally[2][2], bool *any_quantised, bool *any_kv_scale)
 {
     struct qn_linear l;
-    if (qn_model_linear(m, role, layer, 0, &l, NULL)) return;
+    if (qn_model_stored(m, role, layer, 0, &l, NULL)) return;
     bool plain = is_plain(l.format);
     float k, v;
     *any_quantised |= !plain;

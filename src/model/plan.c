@@ -35,7 +35,7 @@ static void add_linear(struct qn_tally *t, const struct qn_model *m, enum qn_rol
     const struct qn_config *c = qn_model_config(m);
     struct qn_linear l;
     if (role == QN_ROLE_HEAD && c->is_tied) return;
-    if (qn_model_linear(m, role, layer, expert, &l, NULL)) return;
+    if (qn_model_stored(m, role, layer, expert, &l, NULL)) return;
     enum qn_part p = qn_part_of(role, layer);
     bool mtp = p == QN_PART_MTP;
     uint64_t bytes = qn_linear_bytes(&l);

@@ -118,7 +118,7 @@ static int plan_layer(struct run *r, enum qn_role role, int layer, int expert, s
     struct qn_linear l;
     const char *why;
     char stem[QN_NAME_BYTES], fused_name[QN_NAME_BYTES + 8];
-    QN_TRY(qn_model_linear(r->m, role, layer, expert, &l, e));
+    QN_TRY(qn_model_stored(r->m, role, layer, expert, &l, e));
     qn_role_stem(qn_model_names(r->m), role, layer, expert, stem);
     if (qn_role_is_expert(role)) fused = fused_source(r, role, layer, fused_name);
     const struct qn_store *store = qn_recipe_store(r->recipe, r->q->store, c, role, layer);

@@ -434,6 +434,11 @@ size_t qn_safetensors_file_bytes(const struct qn_safetensors *st)
     return st->n_byte;
 }
 
+void qn_safetensors_advise(const struct qn_safetensors *st, int advice)
+{
+    if (st->map) madvise(st->map, st->n_byte, advice);
+}
+
 const void *qn_safetensors_header(const struct qn_safetensors *st, size_t *n_byte)
 {
     *n_byte = st->header_bytes;

@@ -26,6 +26,7 @@ void qn_safetensors_close(struct qn_safetensors *st);
 int qn_safetensors_n_tensor(const struct qn_safetensors *st);
 const struct qn_tensor *qn_safetensors_tensor(const struct qn_safetensors *st, int i); /* in file order */
 size_t qn_safetensors_file_bytes(const struct qn_safetensors *st);
+void qn_safetensors_advise(const struct qn_safetensors *st, int advice); /* madvise over the file */
 const void *qn_safetensors_header(const struct qn_safetensors *st, size_t *n_byte);
 
 #endif

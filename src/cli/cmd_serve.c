@@ -16,6 +16,7 @@
 #include "model/plan.h"
 #include "server/server.h"
 #include "text/chat.h"
+#include "text/mask.h"
 #include "text/tokenizer.h"
 
 #define MAX_NAMES 16
@@ -478,6 +479,19 @@ out:
     return rc;
 }
 
+/* A token's bytes and what a grammar may do with it. */
+static const char *mask_bytes(void *ctx, int id, size_t *n, int *kind)
+{
+    const struct qn_text *t = ctx;
+    unsigned flags = qn_tokenizer_flags(t->tokenizer, id);
+    *kind = flags & QN_TOKEN_UNUSED                                  ? QN_TOKEN_CONTROL
+            : flags & QN_TOKEN_SPECIAL && !(flags & QN_TOKEN_MARKER) ? QN_TOKEN_CONTROL
+                                                                     : QN_TOKEN_TEXT;
+    for (int i = 0; i < t->n_stop; i++)
+        if (t->stop_ids[i] == id) *kind = QN_TOKEN_END;
+    return (const char *)qn_tokenizer_bytes(t->tokenizer, id, n);
+}
+
 int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
 {
     int rc = QN_OK, status = 1, depth = -1, kv = -1;
@@ -503,6 +517,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     struct qn_model *model = NULL;
     struct qn_server *server = NULL;
     struct qn_engine *engine = NULL;
+    struct qn_mask *mask = NULL;
     struct qn_json *kwargs = NULL;
     const char *names[MAX_NAMES], *keys[MAX_KEYS];
     int n_name = 0, n_key = 0;
@@ -608,6 +623,9 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     g.stuck_s = (int)w.stuck;
     g.progress = on_progress;
     g.progress_user = &next_us;
+    struct qn_mask_vocab vocab = {.n_vocab = config->vocab, .bytes = mask_bytes, .ctx = text};
+    QN_TRY(qn_mask_create(&mask, &vocab, &e));
+    g.mask = mask;
     QN_TRY(qn_engine_open(&engine, &g, &e));
     print_table(&o, &w, model, qn_engine_info(engine), fake ? "scripted" : w.device);
     qn_server_set_engine(server, engine);
@@ -618,6 +636,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
 out:
     qn_server_close(server);
     qn_engine_close(engine);
+    qn_mask_free(mask);
     if (rc) {
         qn_cli_failed("serve", &e);
         if (!status) status = 1;

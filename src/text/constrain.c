@@ -307,7 +307,8 @@ static int make(qn_term *out, struct maker *m, struct qn_err *e)
         }
         qn_term calls = qn_term_seq3(t, open, m->calls, after_call);
         content = is_forced ? calls : qn_term_alt(t, form, calls);
-        content = qn_term_seq(t, newlines, content);
+        /* blank lines only where the parser drops them: after thinking, before a call */
+        if (is_forced || c->starts_in_reasoning) content = qn_term_seq(t, newlines, content);
     } else {
         qn_term rule = qn_term_rule_new(t);
         QN_TRY(make_text(&content, m, rule, e));

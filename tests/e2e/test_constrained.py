@@ -1,0 +1,86 @@
+"""Constrained output from a model with random weights, which wants garbage. SPDX-License-Identifier: Apache-2.0"""
+import json
+import re
+import subprocess
+
+import pytest
+
+from conftest import BUILD, Server
+
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMAS = [
+    {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 150}},
+     "required": ["name", "age"], "additionalProperties": False},
+    {"type": "array", "items": {"enum": ["red", "green", 3, None]}, "minItems": 2, "maxItems": 4},
+    {"anyOf": [{"type": "boolean"}, {"type": "null"}, {"const": {"a": [1, 2]}}]},
+    {"type": "object", "properties": {"p": {"$ref": "#/$defs/point"}, "q": {"$ref": "#/$defs/point"}}, "required": ["p"],
+     "additionalProperties": False, "$defs": {"point": {"type": "object", "properties": {"x": {"enum": [1, 2]}, "y": {"type": "boolean"}},
+                                                        "required": ["x", "y"], "additionalProperties": False}}},
+    {"type": "string", "pattern": "^[a-f]{2}-[0-9]{3}$"},
+]
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": SCHEMAS[i]}} for name, i in (("person", 0), ("shape", 3))]
+
+
+@pytest.fixture(scope="module", params=["off", "3"])
+def random_model(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "tiny"
+    subprocess.run([BUILD / "quern", "synth", "tiny", str(path)], check=True, capture_output=True, timeout=60)
+    s = Server("quern", path, "--mtp", request.param, "--context", "2048", "--threads", "1", "--log-level", "warn")
+    yield s
+    assert s.stop() == 0
+
+
+def ask(server, seed, thinking=False, **more):
+    status, answer = server.post("/v1/chat/completions", {
+        "messages": [{"role": "user", "content": "go"}], "seed": seed, "temperature": 1, "max_tokens": 400,
+        "chat_template_kwargs": {"enable_thinking": thinking}, "thinking_token_budget": 10 if thinking else None, **more})
+    assert status == 200, answer
+    return answer["choices"][0]
+
+
+SEEN = {}
+
+
+@pytest.mark.parametrize("at", range(len(SCHEMAS)))
+def test_schema(random_model, at):
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMAS[at], "strict": True}}
+    texts = []
+    for seed in range(4):
+        choice = ask(random_model, seed, thinking=seed % 2 == 1, response_format=form)
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["message"]["content"]), SCHEMAS[at])
+        texts.append(choice["message"]["content"])
+    # the same at every depth
+    assert SEEN.setdefault(at, texts) == texts
+
+
+def test_other_forms(random_model):
+    assert re.fullmatch("[ab]{3}x?", ask(random_model, 1, guided_regex="[ab]{3}x?")["message"]["content"])
+    assert ask(random_model, 2, structured_outputs={"choice": ["yes", "no"]})["message"]["content"] in ("yes", "no")
+    assert ask(random_model, 3, grammar='root ::= "a" ("b" | "c") "d"')["message"]["content"] in ("abd", "acd")
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "shape"}},
+                                    {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
+                                        {"type": "function", "function": {"name": "person"}}]}}])
+def test_forced_calls(random_model, choice, thinking):
+    for seed in range(2):
+        answer = ask(random_model, seed, thinking=thinking, tools=TOOLS, tool_choice=choice, parallel_tool_calls=False)
+        if answer["finish_reason"] == "length":  # garbage may fill a free string to the limit
+            continue
+        call, = answer["message"]["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        if isinstance(choice, dict):
+            assert call["function"]["name"] == ("shape" if choice["type"] == "function" else "person")
+            assert answer["finish_reason"] == ("stop" if choice["type"] == "function" else "tool_calls")
+        if call["function"]["name"] == "shape":
+            jsonschema.validate(arguments, SCHEMAS[3])
+        else:
+            assert isinstance(arguments["age"], int) and isinstance(arguments["name"], str)
+
+
+def test_none_makes_no_call(random_model):
+    for seed in range(3):
+        assert not ask(random_model, seed, tools=TOOLS, tool_choice="none")["message"].get("tool_calls")

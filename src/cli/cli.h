@@ -13,6 +13,7 @@ struct qn_cmd {
 };
 
 extern const struct qn_cmd qn_cmd_serve;
+extern const struct qn_cmd qn_cmd_replay;
 extern const struct qn_cmd qn_cmd_tokenize;
 extern const struct qn_cmd qn_cmd_parse;
 extern const struct qn_cmd qn_cmd_inspect;

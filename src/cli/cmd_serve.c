@@ -599,6 +599,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         .allow_request_template = w.request_template,
         .mirror_reasoning = w.mirror_reasoning,
         .trace_dir = w.trace,
+        .model_path = w.model,
     };
     QN_TRY(qn_server_open(&server, &o, &e));
 

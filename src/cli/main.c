@@ -16,6 +16,7 @@ static const struct qn_cmd *const commands[] = {
     &qn_cmd_render,
     &qn_cmd_eval,
     &qn_cmd_bench,
+    &qn_cmd_replay,
     &qn_cmd_version,
 };
 

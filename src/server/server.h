@@ -38,7 +38,8 @@ struct qn_server_options {
     const struct qn_json *template_kwargs; /* object or NULL */
     bool allow_request_template;
     bool mirror_reasoning; /* also as "reasoning" */
-    const char *trace_dir; /* or NULL */
+    const char *trace_dir;  /* or NULL */
+    const char *model_path; /* for traces */
 };
 
 /* Binds and answers; /health says "loading" until qn_server_set_engine. */

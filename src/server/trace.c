@@ -78,6 +78,8 @@ void qn_trace_write(const struct qn_stream *s)
     qn_buf_printf(&out, "{\"id\":\"%s\",\"path\":\"%s\",\"created\":%" PRId64, s->x->id, s->x->path,
                   s->created);
     write_text(&out, "model", s->ask.model, strlen(s->ask.model));
+    const char *folder = s->server->o.model_path ? s->server->o.model_path : "";
+    write_text(&out, "model_path", folder, strlen(folder));
     write_text(&out, "error", s->is_failed ? s->error.text : "", s->is_failed ? strlen(s->error.text) : 0);
     write_text(&out, "body", qn_buf_str(&s->x->body), s->x->body.n_byte);
     write_text(&out, "prompt", s->rendered.text ? s->rendered.text : "", s->rendered.n_byte);

@@ -47,6 +47,9 @@ class Page:
         self.requests = []
         self.call("Network.enable")
         self.call("Page.enable")
+        self.open(url)
+
+    def open(self, url):
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete' && typeof connect === 'function'")
 

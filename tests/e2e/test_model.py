@@ -73,3 +73,23 @@ def test_mini_answers():
         assert status == 200 and (message["content"] or message.get("reasoning_content"))
     finally:
         assert s.stop() == 0
+
+
+def test_trace_and_replay(tiny, tmp_path):
+    """A sampled, streamed request with a tool runs again to the same tokens, at another depth, too."""
+    s = Server("quern", tiny, "--context", "2048", "--threads", "1", "--trace", tmp_path)
+    tool = {"name": "f", "input_schema": {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}}
+    s.events("/v1/messages", {"model": "m", "max_tokens": 60, "stream": True, "temperature": 1, "tools": [tool],
+                              "tool_choice": {"type": "any"}, "thinking": {"type": "disabled"},
+                              "messages": [{"role": "user", "content": "call it"}]})
+    assert s.stop() == 0
+    file, = tmp_path.glob("*.json")
+    for depth in ("off", "3"):
+        result = subprocess.run([BUILD / "quern", "replay", file, "--mtp", depth, "--threads", "1"], capture_output=True, text=True,
+                                timeout=60)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "prompt 0: same" in result.stdout and "output 0: same" in result.stdout
+    wrong = file.read_text().replace('"sampled_ids":[', '"sampled_ids":[1,')
+    (tmp_path / "wrong.json").write_text(wrong)
+    result = subprocess.run([BUILD / "quern", "replay", tmp_path / "wrong.json", "--threads", "1"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and "output 0: differs at token 0" in result.stdout

@@ -4,20 +4,29 @@ import json
 import pytest
 
 import browser
-from conftest import say
+from conftest import Server, say
 
 pytestmark = pytest.mark.skipif(not browser.BINARY, reason="no Chromium on this machine")
 ENTER = ("Enter", 13, "\r")
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}}]
 
 
-@pytest.fixture
-def page(start, tmp_path):
-    s = start(FAKE_STEP_US=3000)
-    p = browser.Page(s.url + "/", tmp_path / "profile")
+@pytest.fixture(scope="module")
+def chromium(model, tmp_path_factory):
+    s = Server("quern-fake", model, FAKE_STEP_US=3000)
+    p = browser.Page(s.url + "/", tmp_path_factory.mktemp("chromium"))
     p.server = s
     yield p
     p.close()
+    s.stop()
+
+
+@pytest.fixture
+def page(chromium):
+    chromium.run("localStorage.clear()")
+    chromium.requests.clear()
+    chromium.open(chromium.server.url + "/")
+    return chromium
 
 
 def ask(page, text):

@@ -60,7 +60,7 @@ struct qn_ask {
     bool has_seed;
     bool return_token_ids; /* token ids beside the text */
     bool tokens_as_ids;    /* "token_id:N" in log-probabilities */
-    bool wants_timings, wants_progress;
+    bool wants_timings;
 
     enum qn_priority priority;
     uint64_t salt;

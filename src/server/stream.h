@@ -56,7 +56,6 @@ struct qn_output {
     const struct qn_stream_prompt *prompt;
     struct qn_request *request; /* between submit and end */
     bool is_submitted, is_over;
-    bool is_begun;    /* of the dialect: the choice's first chunk is written */
     bool is_tag_open; /* reasoning_format none: inside <think> */
     struct qn_detok detok;
     struct qn_parse *parse; /* or NULL: raw */
@@ -103,7 +102,6 @@ struct qn_stream {
     char id[48];
     struct qn_buf head; /* the constant start of the dialect's chunks */
     void *state;        /* of the dialect, in the arena */
-    bool delivered;     /* an end was written */
 };
 
 /* Takes ask, rendered and tools over. Submits, waits and answers the exchange. */

@@ -84,3 +84,25 @@ def test_forced_calls(random_model, choice, thinking):
 def test_none_makes_no_call(random_model):
     for seed in range(3):
         assert not ask(random_model, seed, tools=TOOLS, tool_choice="none")["message"].get("tool_calls")
+
+
+def test_parse_helpers_of_the_openai_package(random_model):
+    openai = pytest.importorskip("openai")
+    pydantic = pytest.importorskip("pydantic")
+    from typing import Literal
+
+    class Light(pydantic.BaseModel):
+        colour: Literal["red", "amber", "green"]
+        is_on: bool
+
+    client = openai.OpenAI(base_url=random_model.url + "/v1", api_key="k", max_retries=0, timeout=30)
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    answer = client.chat.completions.parse(model="m", messages=[{"role": "user", "content": "go"}], response_format=Light, seed=1,
+                                           max_tokens=200, extra_body=off)
+    assert isinstance(answer.choices[0].message.parsed, Light)
+    response = client.responses.parse(model="m", input="go", text_format=Light, max_output_tokens=200, extra_body={**off, "seed": 2})
+    assert isinstance(response.output_parsed, Light)
+    tool = openai.pydantic_function_tool(Light)
+    answer = client.chat.completions.parse(model="m", messages=[{"role": "user", "content": "go"}], tools=[tool], tool_choice="required",
+                                           parallel_tool_calls=False, seed=3, max_tokens=200, extra_body=off)
+    assert isinstance(answer.choices[0].message.tool_calls[0].function.parsed_arguments, Light)

@@ -346,3 +346,11 @@ def test_trace(start, tmp_path):
     assert trace["choices"][0]["content"] == "traced"
     assert len(trace["choices"][0]["sampled_ids"]) == 6
     assert trace["prompt"].endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_stuck_device_ends_the_process(start):
+    s = start("--stuck", "1", "--log-level", "warn", FAKE_HANG_AT=10)
+    with pytest.raises((ConnectionError, http.client.HTTPException, OSError)):
+        s.post("/v1/chat/completions", chat("x" * 100))
+    assert s.process.wait(10) not in (0, None)
+    assert "the last steps" in "".join(s.log)

@@ -411,7 +411,7 @@ static int splice(struct render *r, const struct qn_jinja_out *o, struct output 
             at = end;
             continue;
         }
-        size_t k = next, from, to;
+        size_t k = next, from = at, to = end;
         while (k < r->normal.n_call && (k % N_MARK_CALL != (size_t)(mark - MARK_CALL) || !r->sampled[k].text))
             k++;
         bool found = k < r->normal.n_call && r->normal.calls[k].name->n == end - at &&
@@ -500,7 +500,7 @@ out:
 static int run_template(struct render *r, struct qn_jinja_out *o, bool *used_empty_user)
 {
     int rc = QN_OK;
-    struct qn_json *vars;
+    struct qn_json *vars = NULL;
     struct qn_jinja_opt opt = {.marks = r->marks, .n_mark = r->n_mark, .now_s = r->opt->now_s};
     QN_TRY(make_vars(r, &vars));
     rc = qn_jinja_render(o, r->template, vars, &opt, r->e);
@@ -654,13 +654,13 @@ static bool test_switch(const struct qn_text *text, const char *what, const char
     if (!rc) rc = qn_chat_read(&chat, body, &e);
     if (!rc) rc = qn_chat_render(&p, text, &chat, &(const struct qn_chat_opt){.no_ids = true}, &e);
     const char *after = NULL;
-    if (!rc && !strncmp(p.text, "<|im_start|>system\n", 19))
+    if (!rc && p.text && !strncmp(p.text, "<|im_start|>system\n", 19))
         after = strstr(p.text, "<|im_end|>\n<|im_start|>user\n");
     if (rc) {
         snprintf(line, line_bytes, "the chat template fails on the reference conversation with %s: %s", what,
                  e.text);
     } else if (!after) {
-        quote(a, sizeof a, p.text);
+        quote(a, sizeof a, p.text ? p.text : "");
         snprintf(
             line, line_bytes,
             "the chat template is not of the expected format: its prompt begins with '%s'; tool calls and "

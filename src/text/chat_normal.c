@@ -430,7 +430,7 @@ static bool order_results(struct qn_arena *arena, struct qn_json *list)
     for (size_t i = 0; i < list->n; i++) {
         const struct qn_json *calls = qn_json_get(list->items[i], "tool_calls");
         if (!calls || !calls->n) continue;
-        struct qn_json **places = qn_arena_alloc(arena, calls->n * sizeof *places);
+        struct qn_json **places = qn_arena_alloc(arena, calls->n * sizeof(void *));
         if (!places) return false;
         size_t end = i + 1, n = 0;
         bool ok = true;
@@ -532,7 +532,7 @@ int qn_chat_normal_tools(struct qn_json **out, struct qn_arena *a, const struct 
             ++*n_skipped;
             continue;
         }
-        struct qn_json *one = qn_json_new(a, QN_JSON_OBJECT), *kept;
+        struct qn_json *one = qn_json_new(a, QN_JSON_OBJECT), *kept = NULL;
         QN_NEED(one, e);
         if (qn_json_is(fn, QN_JSON_OBJECT)) {
             QN_TRY(normal_function(&kept, a, fn, what, i, e));

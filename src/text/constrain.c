@@ -20,7 +20,7 @@ struct maker {
     struct qn_buf *report;
     struct tool *tools; /* [n_tool] */
     int n_tool;
-    qn_term calls;         /* behind "<tool_call>": the rest of one call of an allowed tool */
+    qn_term calls; /* behind "<tool_call>": the rest of one call of an allowed tool */
 };
 
 static const char TOOL_OPEN[] = "<tool_call>";

@@ -426,8 +426,8 @@ static void push(struct parser *p, struct body *b, struct node *n)
 {
     if (b->n == b->capacity) {
         b->capacity = b->capacity ? b->capacity * 2 : 4;
-        struct node **items = get(p, (size_t)b->capacity * sizeof *items);
-        if (b->n) memcpy(items, b->items, (size_t)b->n * sizeof *items);
+        struct node **items = get(p, (size_t)b->capacity * sizeof(void *));
+        if (b->n) memcpy(items, b->items, (size_t)b->n * sizeof(void *));
         b->items = items;
     }
     b->items[b->n++] = n;
@@ -1077,10 +1077,10 @@ static void parse_signature(struct parser *p, struct params *params)
         if (params->n == params->capacity) {
             params->capacity = params->capacity ? params->capacity * 2 : 4;
             int *syms = get(p, (size_t)params->capacity * sizeof *syms);
-            struct node **defaults = get(p, (size_t)params->capacity * sizeof *defaults);
+            struct node **defaults = get(p, (size_t)params->capacity * sizeof(void *));
             if (params->n) {
                 memcpy(syms, params->syms, (size_t)params->n * sizeof *syms);
-                memcpy(defaults, params->defaults, (size_t)params->n * sizeof *defaults);
+                memcpy(defaults, params->defaults, (size_t)params->n * sizeof(void *));
             }
             params->syms = syms;
             params->defaults = defaults;

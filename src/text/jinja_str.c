@@ -1222,7 +1222,7 @@ static struct val field_value(struct run *r, struct fields *f, const char *p, si
     }
     if (is_index) {
         if (!k) index = f->next++;
-        if (index >= f->c->n) jj_fail(r, "format: there is no argument %" PRId64, index);
+        if (index >= f->c->n || !f->c->args) jj_fail(r, "format: there is no argument %" PRId64, index);
         v = f->c->args[index];
     } else {
         for (int i = 0; i < f->c->n_kw; i++)

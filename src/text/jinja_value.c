@@ -218,7 +218,7 @@ struct str *jj_flat(struct run *r, struct val v)
     char *p = jj_alloc(r, root->n + 1);
     uint8_t *origin = jj_alloc(r, root->n);
     size_t at = root->n, n_stack = 0, capacity = 64;
-    struct str **stack = jj_alloc(r, capacity * sizeof *stack);
+    struct str **stack = jj_alloc(r, capacity * sizeof(void *));
     bool mixed = false;
     int first = -1;
     stack[n_stack++] = root;
@@ -226,8 +226,8 @@ struct str *jj_flat(struct run *r, struct val v)
         struct str *s = stack[--n_stack];
         if (!s->p && s->left) {
             if (n_stack + 2 > capacity) {
-                struct str **bigger = jj_alloc(r, capacity * 2 * sizeof *bigger);
-                memcpy(bigger, stack, n_stack * sizeof *stack);
+                struct str **bigger = jj_alloc(r, capacity * 2 * sizeof(void *));
+                memcpy(bigger, stack, n_stack * sizeof(void *));
                 stack = bigger;
                 capacity *= 2;
             }
@@ -236,7 +236,7 @@ struct str *jj_flat(struct run *r, struct val v)
             continue;
         }
         at -= s->n;
-        if (s->n) memcpy(p + at, s->p, s->n);
+        if (s->n && s->p) memcpy(p + at, s->p, s->n);
         copy_origin(origin + at, s);
         if (first < 0) first = s->uniform;
         mixed |= s->origin || s->uniform != first;

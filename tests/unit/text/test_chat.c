@@ -197,6 +197,37 @@ static void test_golden_example(void **state)
     qn_text_close(t);
 }
 
+static void check_self_test(const char *path_folder, const char *template_path)
+{
+    struct qn_text *t = NULL;
+    struct qn_err e = {0};
+    char line[400];
+    const struct qn_text_opt opt = {.template_path = template_path, .no_tokenizer = true};
+    int rc = qn_text_open(&t, path_folder, &opt, &e);
+    if (rc == QN_NOTFOUND) {
+        print_message("skipped: %s\n", e.text);
+        return;
+    }
+    if (rc) fail_msg("%s", e.text);
+    if (!t->template)
+        print_message("skipped: no template in %s\n", path_folder);
+    else if (!qn_chat_self_test(t, line, sizeof line))
+        fail_msg("%s", line);
+    qn_text_close(t);
+}
+
+/* The template that ships, and the published one where it lies beside the checkout. */
+static void test_real_templates_pass(void **state)
+{
+    (void)state;
+    char path[4096];
+    const char *shared = getenv("QUERN_SHARED");
+    check_self_test(QN_SOURCE_DIR "/models/mini", NULL);
+    snprintf(path, sizeof path, "%s/data/templates/qwen3.5.jinja",
+             shared ? shared : QN_SOURCE_DIR "/../shared");
+    check_self_test(folder, path);
+}
+
 /* roles and contents, one line a message */
 #define SHOW                                                                                                 \
     "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.tool_call_id %}#{{ m.tool_call_id }}{% "     \
@@ -596,6 +627,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_folder_is_read),
         cmocka_unit_test(test_golden_example),
+        cmocka_unit_test(test_real_templates_pass),
         cmocka_unit_test(test_system_messages_are_folded),
         cmocka_unit_test(test_roles_and_contents),
         cmocka_unit_test(test_calls),

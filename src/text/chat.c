@@ -24,6 +24,7 @@ const struct qn_json *qn_chat_lift_extra_body(struct qn_arena *arena, const stru
 {
     const struct qn_json *extra = qn_json_get(body, "extra_body");
     if (!qn_json_is(extra, QN_JSON_OBJECT) || !extra->n) return body;
+    if (body->n + extra->n > QN_CHAT_MAX_KWARGS) return body; /* no client's mistake looks like that */
     struct qn_json *all = qn_json_new(arena, QN_JSON_OBJECT);
     for (size_t i = 0; i < body->n; i++)
         if (strcmp(body->keys[i].text, "extra_body") &&
@@ -103,6 +104,8 @@ int qn_chat_read(struct qn_chat *c, const struct qn_json *request, struct qn_err
     QN_TRY(qn_chat_normal_tools(&c->tools, c->arena, tools, what, &c->n_tools_skipped, e));
     QN_TRY(qn_json_get_arr(body, "documents", &c->documents, e));
     QN_TRY(qn_json_get_obj(body, "chat_template_kwargs", &c->kwargs, e));
+    QN_FAIL_IF(c->kwargs && c->kwargs->n > QN_CHAT_MAX_KWARGS, e, QN_TOOBIG,
+               "chat_template_kwargs holds %zu members; the limit is %d", c->kwargs->n, QN_CHAT_MAX_KWARGS);
     QN_TRY(qn_json_get_str(body, "chat_template", NULL, &c->template_source, e));
     QN_TRY(read_thinking(c, body, e));
     const struct qn_json *add = qn_json_get(body, "add_generation_prompt");

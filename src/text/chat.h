@@ -23,6 +23,7 @@
 
 #define QN_CHAT_MAX_MESSAGES 65536
 #define QN_CHAT_MAX_TOOLS    4096
+#define QN_CHAT_MAX_KWARGS   1024 /* members of chat_template_kwargs */
 #define QN_CHAT_NO_BUDGET    (-1)
 
 struct qn_chat {

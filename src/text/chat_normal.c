@@ -6,6 +6,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/chat_impl.h"
 
+#include "base/hash.h"
+
 enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL };
 
 static const char *const role_names[] = {"system", "user", "assistant", "tool"};
@@ -412,15 +414,20 @@ out:
     return rc;
 }
 
+static uint64_t id_hash(const struct qn_json *id)
+{
+    return qn_hash_bytes(0, id->text, id->n) | 1;
+}
+
 /* Place of a result's call among the calls of the assistant message, SIZE_MAX when it answers none. */
-static size_t call_place(const struct qn_json *calls, const struct qn_json *result)
+static size_t call_place(const struct qn_map *places, const struct qn_json *calls,
+                         const struct qn_json *result)
 {
     const struct qn_json *id = string_of(result, "tool_call_id");
-    for (size_t i = 0; id && i < calls->n; i++) {
-        const struct qn_json *call_id = string_of(calls->items[i], "id");
-        if (call_id && call_id->n == id->n && !memcmp(call_id->text, id->text, id->n)) return i;
-    }
-    return SIZE_MAX;
+    uint64_t at;
+    if (!id || !qn_map_get(places, id_hash(id), &at)) return SIZE_MAX;
+    const struct qn_json *call_id = string_of(calls->items[at], "id");
+    return call_id->n == id->n && !memcmp(call_id->text, id->text, id->n) ? (size_t)at : SIZE_MAX;
 }
 
 /* Tool results after an assistant message are put in the order of its calls, when each answers one of them:
@@ -431,18 +438,24 @@ static bool order_results(struct qn_arena *arena, struct qn_json *list)
         const struct qn_json *calls = qn_json_get(list->items[i], "tool_calls");
         if (!calls || !calls->n) continue;
         struct qn_json **places = qn_arena_alloc(arena, calls->n * sizeof(void *));
+        struct qn_map by_id = {0};
         if (!places) return false;
+        for (size_t k = calls->n; k-- > 0;) { /* the first of equal ids counts */
+            const struct qn_json *id = string_of(calls->items[k], "id");
+            if (id) qn_map_put(&by_id, id_hash(id), k);
+        }
         size_t end = i + 1, n = 0;
         bool ok = true;
         for (; end < list->n && ok; end++) {
             enum role role = message_role(list->items[end]);
             if (role == ROLE_SYSTEM) continue;
             if (role != ROLE_TOOL) break;
-            size_t at = call_place(calls, list->items[end]);
+            size_t at = call_place(&by_id, calls, list->items[end]);
             ok = at != SIZE_MAX && !places[at];
             if (ok) places[at] = list->items[end];
             n++;
         }
+        qn_map_free(&by_id);
         if (!ok || n < 2) continue;
         for (size_t k = i + 1, at = 0; k < end; k++) {
             if (message_role(list->items[k]) != ROLE_TOOL) continue;

@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/text.h"
 
+#include <sys/stat.h>
+
 #include "text/jinja.h"
 #include "text/tokenizer.h"
 
@@ -213,7 +215,9 @@ int qn_text_open(struct qn_text **out, const char *folder, const struct qn_text_
     int rc = QN_OK;
     struct qn_json *tokenizer_config, *generation;
     struct qn_text *t = xcalloc(1, sizeof *t);
+    struct stat st;
     if (!opt) opt = &plain;
+    QN_FAIL_IF(stat(folder, &st) || !S_ISDIR(st.st_mode), e, QN_NOTFOUND, "%s: no such folder", folder);
     t->arena = qn_arena_create(QN_TEXT_MAX_CONFIG_BYTES * 8);
     QN_TRY(read_config(&tokenizer_config, t->arena, folder, "tokenizer_config.json", e));
     QN_TRY(read_config(&generation, t->arena, folder, "generation_config.json", e));

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "engine/flight.h"
 #include "engine/sched.h"
+#include "engine/tier.h"
 #include "model/plan.h"
 
 #define DEFAULT_STUCK_S  120
@@ -19,9 +20,19 @@
 #define DEFAULT_STEP     512
 #define TICK_US          100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
 #define LONG_AGO_US      30000000
-#define MAX_FLAWED_INPUT 4096 /* stop tokens, biases, closing tokens */
+#define SAVE_EVERY_US    1000000              /* between two copies into the tiers while streams run */
+#define TRANSIT_BYTES    ((int64_t)256 << 20) /* of RAM, when only a folder was asked for */
+#define MAX_FLAWED_INPUT 4096                 /* stop tokens, biases, closing tokens */
 
-enum letter_kind { LETTER_WORK, LETTER_REQUEST, LETTER_JOB, LETTER_JOB_NEXT, LETTER_CANCEL_ALL, LETTER_QUIT };
+enum letter_kind {
+    LETTER_WORK,
+    LETTER_REQUEST,
+    LETTER_JOB,
+    LETTER_JOB_NEXT,
+    LETTER_CANCEL_ALL,
+    LETTER_QUIT,
+    LETTER_TIER
+};
 
 /* Raw logits of a text: chunks go to the caller's mailbox, who asks for the next one. */
 struct qn_job {
@@ -56,6 +67,8 @@ struct qn_engine {
     struct qn_chores chores; /* for the next piece of work */
     struct qn_spec spec;
     struct qn_sched sched;
+    struct qn_tier *tier; /* or NULL */
+    int64_t next_save_us;
     struct qn_batch batch[2];
     int next_batch;
     struct qn_batch *in_flight;
@@ -308,6 +321,7 @@ static void apply(struct qn_engine *g, struct qn_batch *b)
         publish_stats(g);
         return;
     }
+    if (g->tier) qn_tier_returned(g->tier);
     if (b->work.step) {
         g->counters.n_step++;
         qn_sched_learn(&g->sched, b, took_us);
@@ -335,13 +349,38 @@ static void publish(struct qn_engine *g, struct qn_batch *b)
     g->in_flight = b;
     g->next_batch ^= 1;
     g->publish_us = qn_now_us();
+    if (g->tier) qn_tier_published(g->tier);
     qn_flight_begin(g->flight, b, &g->sched);
     qn_rank_publish(g->rank, &b->work);
+}
+
+/* Copies the unsaved snapshot used last into the tiers: whenever there is nothing else to do, and once in a
+ * while when there is, as a process can be killed. */
+static void save_one(struct qn_engine *g)
+{
+    bool is_idle = !g->sched.n_running && !g->sched.n_waiting;
+    if (!g->tier || atomic_load(&g->is_broken) || (!is_idle && qn_now_us() < g->next_save_us)) return;
+    int best = -1;
+    for (int i = 0; i < g->cache.slots.n; i++) {
+        const struct qn_snap *s = &g->cache.snap[i];
+        if (s->is_used && !s->is_stored && (best < 0 || s->last_use > g->cache.snap[best].last_use)) best = i;
+    }
+    if (best < 0) return;
+    qn_tier_save(g->tier, best);
+    g->cache.snap[best].is_stored = true; /* or there is no room for it: not tried again */
+    g->next_save_us = qn_now_us() + SAVE_EVERY_US;
+}
+
+static void save_evicted(void *user, int slot)
+{
+    struct qn_engine *g = user;
+    if (!atomic_load(&g->is_broken)) qn_tier_save(g->tier, slot);
 }
 
 static void next_step(struct qn_engine *g)
 {
     struct qn_batch *b = &g->batch[g->next_batch];
+    save_one(g);
     qn_sched_admit(&g->sched);
     bool has_step = qn_sched_build(&g->sched, b);
     if (!has_step) {
@@ -395,6 +434,9 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
     case LETTER_QUIT:
         g->is_quitting = true;
         break;
+    case LETTER_TIER:
+        qn_tier_letter(g->tier, letter);
+        break;
     }
 }
 
@@ -446,7 +488,7 @@ static void *engine_main(void *arg)
         publish_stats(g);
         if (!g->sched.n_running && !g->sched.n_waiting) {
             qn_sched_check(&g->sched); /* idle: every page and slot is accounted for */
-            if (g->is_quitting) return NULL;
+            if (g->is_quitting && !(g->tier && qn_tier_is_writing(g->tier))) return NULL;
         }
     }
 }
@@ -558,6 +600,40 @@ out:
     return rc;
 }
 
+/* Files are good for the same weights, the same back end (its roundings are part of the bytes) and layout. */
+static int open_tier(struct qn_engine *g, const struct qn_device_options *d, struct qn_err *e)
+{
+    const struct qn_engine_options *o = &g->options;
+    if (o->no_prefix_cache || (o->ram_tier_bytes <= 0 && !o->disk_tier)) return QN_OK;
+    struct qn_device_sizes size;
+    o->runner->sizes(o->runner_user, d, &size);
+    const char *backend = o->model && !o->config ? o->backend->name : o->runner->name;
+    uint64_t about[] = {o->model ? qn_model_fingerprint(o->model) : 1,
+                        size.page_bytes,
+                        size.slot_bytes,
+                        (uint64_t)d->kv,
+                        (uint64_t)d->act,
+                        (uint64_t)d->has_mtp,
+                        qn_hash_str(backend)};
+    int64_t least = 4 * (int64_t)(size.slot_bytes + 16 * size.page_bytes);
+    struct qn_tier_options options = {
+        .page_bytes = size.page_bytes,
+        .slot_bytes = size.slot_bytes,
+        .ram_bytes = o->ram_tier_bytes > 0 ? o->ram_tier_bytes : QN_MAX(TRANSIT_BYTES, least),
+        .folder = o->disk_tier,
+        .disk_bytes = o->disk_tier_bytes,
+        .fingerprint = qn_hash_bytes(0, about, sizeof about),
+        .home = g->mail,
+        .letter_kind = LETTER_TIER,
+    };
+    int rc = qn_tier_open(&g->tier, &g->cache, &options, e);
+    if (rc) return rc;
+    g->info.ram_tier_bytes = (size_t)options.ram_bytes;
+    g->cache.on_evict_snap = save_evicted;
+    g->cache.user = g;
+    return QN_OK;
+}
+
 int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -588,11 +664,13 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     qn_cache_init(&g->cache, g->info.n_page, g->info.n_slot, g->info.max_seqs, &g->chores);
     if (o->model) g->cache.fingerprint = qn_model_fingerprint(o->model);
     g->cache.is_off = o->no_prefix_cache;
+    QN_TRY(open_tier(g, &fo.device, e));
     QN_TRY(qn_rank_open(&g->rank, g->options.runner, o->runner_user, o->model, &fo, g->mail, e));
     g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;
     g->info.weight_bytes = qn_rank_weight_bytes(g->rank);
     qn_spec_init(&g->spec, g->info.has_mtp, o->mtp);
     qn_sched_init(&g->sched, &g->cache, &g->spec, g->info.max_seqs);
+    g->sched.tier = g->tier;
     g->sched.step_tokens = g->info.step_tokens;
     g->sched.max_logits = fo.device.max_logits;
     g->sched.snapshot_gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP;
@@ -619,6 +697,7 @@ out:
         if (g->sched.running) qn_sched_fini(&g->sched);
         for (int i = 0; i < 2; i++)
             if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
+        qn_tier_close(g->tier);
         qn_cache_fini(&g->cache);
         qn_flight_free(g->flight);
         qn_mail_free(g->mail);
@@ -647,6 +726,7 @@ void qn_engine_close(struct qn_engine *g)
     qn_sched_fini(&g->sched);
     for (int i = 0; i < 2; i++) qn_batch_fini(&g->batch[i]);
     qn_chores_fini(&g->chores);
+    qn_tier_close(g->tier);
     qn_cache_fini(&g->cache);
     qn_flight_free(g->flight);
     qn_mail_free(g->mail);

@@ -219,16 +219,17 @@ uint64_t qn_cache_root(const struct qn_cache *c, uint64_t salt)
     return root ? root : 1;
 }
 
-static uint64_t chain(uint64_t parent_key, const int32_t *tok)
+uint64_t qn_cache_chain(uint64_t parent_key, const int32_t *tok)
 {
     uint64_t key = qn_hash_bytes(parent_key, tok, QN_PAGE * sizeof *tok);
     return key ? key : 1;
 }
 
-static int find_node(const struct qn_cache *c, uint64_t root, int parent, const int32_t *tok)
+int qn_cache_find_node(const struct qn_cache *c, uint64_t root, int parent, const int32_t *tok)
 {
     uint64_t at;
-    if (!qn_map_get(&c->by_key, chain(parent >= 0 ? c->node[parent].key : root, tok), &at)) return -1;
+    if (!qn_map_get(&c->by_key, qn_cache_chain(parent >= 0 ? c->node[parent].key : root, tok), &at))
+        return -1;
     int page = (int)at;
     const struct qn_node *n = &c->node[page];
     if (n->parent != parent || n->root != root) return -1;
@@ -262,7 +263,7 @@ void qn_cache_match(struct qn_cache *c, uint64_t root, const int32_t *tok, int n
             out->n_tok = snap->n_tok;
             out->last = at;
         }
-        int next = left >= QN_PAGE ? find_node(c, root, at, tok + done) : -1;
+        int next = left >= QN_PAGE ? qn_cache_find_node(c, root, at, tok + done) : -1;
         if (next < 0) break;
         at = next;
         done += QN_PAGE;
@@ -280,7 +281,7 @@ void qn_cache_match(struct qn_cache *c, uint64_t root, const int32_t *tok, int n
     out->n_match = done + most;
     out->end = at;
     if (n - done >= QN_PAGE && most < QN_PAGE &&
-        qn_map_get(&c->lost, chain(at >= 0 ? c->node[at].key : root, tok + done), NULL))
+        qn_map_get(&c->lost, qn_cache_chain(at >= 0 ? c->node[at].key : root, tok + done), NULL))
         out->miss = "pages of this prefix were evicted";
     else if (out->n_match > out->n_tok + 1 && out->n_tok < n - 1) {
         bool lost = false;
@@ -307,9 +308,9 @@ void qn_cache_pin(struct qn_cache *c, int slot, int by)
 int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t *tok, int page)
 {
     if (c->is_off) return -1;
-    int known = find_node(c, root, parent, tok);
+    int known = qn_cache_find_node(c, root, parent, tok);
     if (known >= 0) return known;
-    uint64_t key = chain(parent >= 0 ? c->node[parent].key : root, tok);
+    uint64_t key = qn_cache_chain(parent >= 0 ? c->node[parent].key : root, tok);
     if (qn_map_get(&c->by_key, key, NULL)) return -1; /* a collision of keys: not cached */
     QN_CHECK(!c->node[page].key && c->n_user[page] > 0);
     int *first = parent >= 0 ? &c->node[parent].first_child : &c->first_root;

@@ -95,6 +95,9 @@ struct qn_match {
 };
 
 uint64_t qn_cache_root(const struct qn_cache *c, uint64_t salt);
+/* Key of a page behind a parent's key (or a root); the node with these tokens, or -1. */
+uint64_t qn_cache_chain(uint64_t parent_key, const int32_t *tok);
+int qn_cache_find_node(const struct qn_cache *c, uint64_t root, int parent, const int32_t *tok);
 /* The longest resumable prefix of tok[n] that leaves at least one token to run. */
 void qn_cache_match(struct qn_cache *c, uint64_t root, const int32_t *tok, int n, struct qn_match *out);
 /* Pages of the path that ends in node `last`, first page first: [depth + 1]. */

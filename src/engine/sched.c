@@ -121,12 +121,29 @@ static struct qn_seq *victim(const struct qn_sched *s, const struct qn_seq *bene
     return worst;
 }
 
+static bool wants_rows(const struct qn_seq *q)
+{
+    return q->job || (q->params->prompt_top >= 0 && q->n_prompt_scored < q->n_prompt);
+}
+
+/* What the tiers know of its prefix comes back before it is matched; asked once. */
+static void promote(struct qn_sched *s, struct qn_seq *q)
+{
+    q->was_promoted = true;
+    if (wants_rows(q)) return;
+    struct qn_match m;
+    uint64_t root = qn_cache_root(s->cache, q->params->salt);
+    qn_cache_match(s->cache, root, q->tok, q->n_tok, &m);
+    qn_tier_promote(s->tier, root, q->tok, q->n_tok, m.n_tok);
+}
+
 void qn_sched_admit(struct qn_sched *s)
 {
     while (s->n_waiting) {
         struct qn_seq *next = s->waiting[0];
         for (int i = 1; i < s->n_waiting; i++)
             if (goes_first(s, s->waiting[i], next)) next = s->waiting[i];
+        if (s->tier && s->n_running < s->max_seqs && !next->was_promoted) promote(s, next);
         bool is_in = s->n_running < s->max_seqs &&
                      qn_seq_admit(next, s->cache, s->stop_tok, s->n_stop, s->snapshot_gap, false);
         if (!is_in && !s->n_running) {
@@ -176,11 +193,6 @@ static int depth_for(const struct qn_sched *s, const struct qn_seq *q, int depth
 {
     if (q->params->mtp >= 0) depth = s->spec->has_mtp ? QN_MIN(q->params->mtp, QN_MAX_DRAFT) : 0;
     return QN_CLAMP(q->max_tok - q->n_tok - n_more - 1, 0, depth);
-}
-
-static bool wants_rows(const struct qn_seq *q)
-{
-    return q->job || (q->params->prompt_top >= 0 && q->n_prompt_scored < q->n_prompt);
 }
 
 static int chunk(const struct qn_seq *q, int most)

@@ -11,6 +11,7 @@
 #define QN_SCHED_H
 
 #include "engine/spec.h"
+#include "engine/tier.h"
 
 struct qn_client {
     uint64_t key;
@@ -21,6 +22,7 @@ struct qn_client {
 struct qn_sched {
     struct qn_cache *cache;
     struct qn_spec *spec;
+    struct qn_tier *tier;               /* or NULL */
     struct qn_seq **waiting, **running; /* waiting in order of arrival; running in order of admission */
     int n_waiting, waiting_capacity, n_running, max_seqs;
     struct qn_client *client;

@@ -240,6 +240,7 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
     s->lane = -1;
     s->n_cached = s->n_done = s->n_commit = s->n_draft = 0;
     s->state = QN_SEQ_WAITING;
+    s->was_promoted = false;
 }
 
 void qn_seq_check(const struct qn_seq *s)

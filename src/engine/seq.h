@@ -28,9 +28,10 @@ struct qn_seq {
     struct qn_job *job;
     const struct qn_request_params *params;
     enum qn_seq_state state;
-    bool is_paused; /* a job whose caller is reading */
-    int64_t order;  /* of arrival */
-    int client;     /* place in the scheduler's table */
+    bool was_promoted; /* the tiers were asked for its prefix */
+    bool is_paused;    /* a job whose caller is reading */
+    int64_t order;     /* of arrival */
+    int client;        /* place in the scheduler's table */
 
     int32_t *tok; /* [n_tok] prompt and output */
     int n_tok, tok_capacity, n_prompt, max_tok;

@@ -90,6 +90,7 @@ struct bench {
     struct qn_mask *plain_mask, *tried_mask;
     int n_compared, n_cached, n_preempted, n_wrong;
     bool is_fixed;
+    char folder[40]; /* of the disk tier: engines one after the other find what the last one left */
     char kind[160];
 };
 
@@ -222,9 +223,12 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     static const int times[] = {1, 2, 10};
     o.n_page = n_most * times[roll(d, 3)];
     o.n_slot = o.max_seqs + (roll(d, 3) ? 20 : roll(d, 3));
-    snprintf(b->kind, sizeof b->kind, "mtp %d step %d seqs %d gap %d cache %d pages %d slots %d accept %d",
-             o.mtp, o.step_tokens, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page, o.n_slot,
-             fo.accept_percent);
+    o.ram_tier_bytes = roll(d, 3) ? -1 : (int64_t)(64 + roll(d, 2000)) << 10;
+    if (b->folder[0] && !roll(d, 3)) o.disk_tier = b->folder;
+    snprintf(b->kind, sizeof b->kind,
+             "mtp %d step %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d", o.mtp,
+             o.step_tokens, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page, o.n_slot,
+             fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL);
     b->is_fixed = o.mtp >= 0;
     o.mask = b->tried_mask;
     b->tried = open_engine(&b->fake, &o);
@@ -299,6 +303,8 @@ static void bench_open(struct bench *b, uint64_t seed, const struct qn_model *mo
     b->dice.seed = seed;
     b->model = model;
     b->backend = backend;
+    snprintf(b->folder, sizeof b->folder, "/tmp/quern-tiers-XXXXXX");
+    if (!mkdtemp(b->folder)) b->folder[0] = 0;
     struct qn_fake_options fo = {.max_context = MAX_TOKENS + 100};
     struct qn_engine_options o;
     qn_fake_init(&b->plain_fake, &fo);
@@ -317,6 +323,9 @@ static void bench_open(struct bench *b, uint64_t seed, const struct qn_model *mo
 static void bench_close(struct bench *b)
 {
     qn_engine_close(b->plain);
+    char line[80];
+    snprintf(line, sizeof line, "rm -rf %s", b->folder);
+    if (b->folder[0] && system(line)) print_message("%s is left\n", b->folder);
     qn_mask_free(b->plain_mask);
     qn_mask_free(b->tried_mask);
     for (int i = 0; i < b->n_pool; i++) free(b->pool[i].tok);

@@ -1,0 +1,55 @@
+/* The tiers behind the prefix cache: copies of pages and snapshots in RAM, and in files that survive a
+ * restart.
+ *
+ * Owned by the engine thread. A blob is one full page, or one snapshot (state, and the page of its tail).
+ * Blobs are found by the same chained keys as the tree's nodes, and their tokens are compared. Copies between
+ * device and RAM are chores of the rank: a blob is busy until the work that carries its chore has come back.
+ * Files are written by the copier thread, one blob a file, under a temporary name and then renamed:
+ *
+ *     FOLDER/<fingerprint>-<kind><key>.qkv    header (magic, sizes, keys, tokens, checksum), then the bytes
+ *
+ * so a killed process leaves whole files or temporary ones. A file of another model, or a damaged one, is
+ * left alone and told once. When the folder is over its budget, the files unused for longest go.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_TIER_H
+#define QN_TIER_H
+
+#include "engine/prefix.h"
+
+struct qn_tier_options {
+    size_t page_bytes, slot_bytes;
+    int64_t ram_bytes;    /* budget of blobs in RAM */
+    const char *folder;   /* or NULL: RAM only */
+    int64_t disk_bytes;   /* 0: default */
+    uint64_t fingerprint; /* of model and layout of pages and slots */
+    struct qn_mail *home; /* where the copier's letters go, with this kind */
+    int letter_kind;
+};
+
+struct qn_tier_stats {
+    uint64_t n_saved, n_promoted, n_written, n_read, n_damaged;
+    int64_t ram_bytes, disk_bytes;
+    int n_blob;
+};
+
+struct qn_tier;
+
+/* Errors: QN_IO when the folder cannot be made or read. */
+int qn_tier_open(struct qn_tier **out, struct qn_cache *c, const struct qn_tier_options *o, struct qn_err *e);
+void qn_tier_close(struct qn_tier *t); /* with nothing busy; NULL is allowed */
+
+/* Copies a snapshot and the pages of its path that are not here yet: read chores. false: no room. */
+bool qn_tier_save(struct qn_tier *t, int slot);
+/* Brings the longest prefix of tok[n] that is longer than n_have back into the cache: write chores, and nodes
+ * and a snapshot that the next match finds. */
+bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have);
+
+/* Work was published; it came back (its chores are done: blobs it filled go to the copier). */
+void qn_tier_published(struct qn_tier *t);
+void qn_tier_returned(struct qn_tier *t);
+/* A letter of the copier. */
+void qn_tier_letter(struct qn_tier *t, struct qn_letter *letter);
+bool qn_tier_is_writing(const struct qn_tier *t); /* the copier has letters */
+void qn_tier_stats(const struct qn_tier *t, struct qn_tier_stats *out);
+
+#endif

@@ -519,13 +519,11 @@ static bool is_side(const char *name)
 static int check_leftovers(struct qn_model *m, struct qn_err *e)
 {
     int rc = QN_OK, n_left = 0, n_vision = 0, first = -1;
-    size_t vision_bytes = 0;
     for (int i = 0; i < m->n; i++) {
         const char *name = m->tensors[i].name;
         if (is_vision(name)) {
             m->use[i] = VISION;
             n_vision++;
-            vision_bytes += m->tensors[i].n_byte;
         } else if (m->use[i] == UNUSED && is_side(name)) {
             m->use[i] = SIDE;
         } else if (m->use[i] == UNUSED && m->config.is_tied && strstr(name, "lm_head.")) {

@@ -1,0 +1,75 @@
+"""The commands that read and write checkpoints: synth, inspect, plan, quantize.
+
+SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("QUERN_BUILD", ROOT / "build"))
+
+
+def quern(*args, code=0):
+    p = subprocess.run([BUILD / "quern", *map(str, args)], capture_output=True, text=True, timeout=60)
+    assert p.returncode == code, p.stdout + p.stderr
+    return p.stdout if code == 0 else p.stdout + p.stderr
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "moe"
+    quern("synth", "tiny-moe", path, "--seed", 4)
+    return path
+
+
+def test_inspect(moe):
+    x = json.loads(quern("inspect", moe, "--json"))
+    assert x["moe"] and x["mtp"] and not x["vision"] and x["tokenizer"] and x["notes"] == []
+    assert x["template"] == "chat_template.jinja" and x["stop_tokens"] == [258, 256]
+    assert x["parts"]["experts"] == {"modules": 96, "parameters": 196608, "bytes": 393216, "formats": {"BF16": 96}}
+    assert sum(p["bytes"] for k, p in x["parts"].items() if k != "mtp") == x["text_bytes"]
+    text = quern("inspect", moe)
+    assert "Qwen3_5MoeForConditionalGeneration" in text and "BF16 x 96" in text
+
+
+def test_plan(moe):
+    x = json.loads(quern("plan", moe, "--memory", "64M", "--users", "3", "--context", "1000", "--json"))
+    assert x["fits"] and x["users"] == 3 and x["context"] == 1000
+    assert x["total_bytes"] <= x["memory_bytes"] == 64 << 20
+    parts = x["weights"]["bytes"] + x["workspace_bytes"]
+    assert x["total_bytes"] == parts + x["pages_bytes"] + x["slots_bytes"] + x["lanes_bytes"]
+    assert x["pages"] >= 3 * 16 and x["weights"]["bytes"] == sum(x["weights"]["parts"].values())
+    refused = quern("plan", moe, "--memory", "1M", code=1)
+    assert "does not fit" in refused
+
+
+@pytest.mark.parametrize("fmt, part, name", [("nvfp4", "experts", "NVFP4"), ("nvfp4-ct", "attention", "NVFP4"),
+                                             ("fp8", "gdn", "FP8-block"), ("awq", "gdn", "INT4-AWQ"),
+                                             ("gptq", "experts", "INT4-GPTQ"), ("int8", "attention", "INT8-channel")])
+def test_quantize(moe, tmp_path, fmt, part, name):
+    out = tmp_path / fmt
+    report = quern("quantize", moe, out, "--format", fmt, "--shard", "100K")
+    assert name in report
+    x = json.loads(quern("inspect", out, "--json"))
+    assert name in x["parts"][part]["formats"] and x["notes"] == [] and x["files"] > 1
+    assert "quantization_config" in json.loads((out / "config.json").read_text())
+    assert (out / "hf_quant_config.json").exists() == (fmt == "nvfp4")
+    assert (out / "tokenizer.json").read_bytes() == (moe / "tokenizer.json").read_bytes()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_errors(moe, tmp_path):
+    assert "no such folder" in quern("inspect", tmp_path / "nowhere", code=1)
+    assert "unknown shape" in quern("synth", "qwen3.5-1t", tmp_path / "x", code=2)
+    assert "exists" in quern("synth", "tiny", moe, code=1)
+    assert "--calib" in quern("quantize", moe, tmp_path / "x", "--format", "awq", "--calib", "f", code=2)
+    assert "unknown format" in quern("quantize", moe, tmp_path / "x", "--format", "q4_0", code=2)
+    (tmp_path / "cut").mkdir()
+    for f in moe.iterdir():
+        data = f.read_bytes()
+        (tmp_path / "cut" / f.name).write_bytes(data[: len(data) // 2] if f.suffix == ".safetensors" else data)
+    assert "truncated" in quern("inspect", tmp_path / "cut", code=1)

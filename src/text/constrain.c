@@ -56,18 +56,19 @@ static qn_term other_key(struct qn_terms *t, const struct qn_term_member *member
             *declared = xcalloc((size_t)n + 1, sizeof *declared);
     for (int i = 0; i < n; i++) declared[i] = members[i].key;
     name = qn_term_seq3(t, qn_term_str(t, "<parameter="), name, qn_term_str(t, ">\n"));
-    name = qn_term_and(t, name, qn_term_not(t, qn_term_alts(t, declared, (size_t)n)), false);
+    name = qn_term_and(t, name, qn_term_not(t, qn_term_alts(t, declared, (size_t)n)), true);
     free(declared);
     return name;
 }
 
 /* An argument's text; what cannot be compiled is free text unless the tool is strict. */
-static int argument(qn_term *out, bool *is_tagged, struct qn_schema *s, const struct qn_json *schema,
-                    bool strict, const char *where, struct maker *m, struct qn_err *e)
+static int argument(qn_term *out, bool *is_tagged, bool *is_bare, struct qn_schema *s,
+                    const struct qn_json *schema, bool strict, const char *where, struct maker *m,
+                    struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_err why = {0};
-    rc = qn_schema_argument(out, is_tagged, s, schema, &why);
+    rc = qn_schema_argument(out, is_tagged, is_bare, s, schema, &why);
     if (rc && !strict && rc != QN_TOOBIG) {
         if (m->report) qn_buf_printf(m->report, "%s: an argument is left free: %s\n", where, why.text);
         *out = QN_TERM_EMPTY;
@@ -111,13 +112,14 @@ static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, 
         member->n_name = n_key;
         for (size_t k = 0; qn_json_is(required, QN_JSON_ARRAY) && k < required->n; k++)
             member->is_required |= qn_json_is_str(required->items[k], key);
-        QN_TRY(argument(&member->value, &member->is_tagged, s, properties->items[i], tool->is_strict, where,
-                        m, e));
+        QN_TRY(argument(&member->value, &member->is_tagged, &member->is_bare, s, properties->items[i],
+                        tool->is_strict, where, m, e));
     }
     const struct qn_json *more = qn_json_get(flat, "additionalProperties");
     if (!tool->is_strict && !(qn_json_is(more, QN_JSON_BOOL) && !more->truth)) {
         object.more = other_key(m->t, members, object.n_member);
-        QN_TRY(argument(&object.more_value, &object.more_tagged, s, more, false, where, m, e));
+        QN_TRY(argument(&object.more_value, &object.more_tagged, &object.more_bare, s, more, false, where, m,
+                        e));
     }
     object.end = qn_term_str(m->t, "</function>\n</tool_call>");
     *out = qn_term_object(m->t, &object);

@@ -40,6 +40,13 @@ static bool count_open(uint8_t *field, int shift)
     return true;
 }
 
+/* A blank, or a byte of one outside ASCII: the blanks there begin with these lead bytes. */
+static bool may_be_blank(unsigned char b)
+{
+    if (b < 0x80) return b == ' ' || (b >= 9 && b <= 13) || (b >= 0x1c && b <= 0x1f);
+    return b < 0xc0 || b == 0xc2 || (b >= 0xe1 && b <= 0xe3);
+}
+
 static bool take_text(struct qn_freetext *s, unsigned char b)
 {
     s->phase = TEXT;
@@ -48,8 +55,7 @@ static bool take_text(struct qn_freetext *s, unsigned char b)
         s->node = node_of(0, 1);
         return true; /* line_start is of the '<' */
     }
-    bool is_blank = b == ' ' || (b >= 9 && b <= 13) || (b >= 0x1c && b <= 0x1f) || b >= 0x80;
-    if (!is_blank) s->owed = 0;
+    if (!may_be_blank(b)) s->owed = 0;
     s->line_start = b == '\n';
     return true;
 }
@@ -107,7 +113,7 @@ static bool take_tag(struct qn_freetext *s, int tag)
 static bool take_key(struct qn_freetext *s, unsigned char b, const struct qn_freetext_key *keys, int n_key)
 {
     int at = s->key >> 8, pos = s->key & 255;
-    if (b == '\n') {
+    if (b == '\n' || b == '<') {
         s->key = s->node = 0;
         return take_text(s, b);
     }
@@ -117,7 +123,7 @@ static bool take_key(struct qn_freetext *s, unsigned char b, const struct qn_fre
         s->phase = TEXT;
         return !is_name && n_key <= 255 && count_open(&s->parameter_function, 0);
     }
-    bool is_blank = b == ' ' || (b >= 9 && b <= 13) || (b >= 0x1c && b <= 0x1f) || b >= 0x80;
+    bool is_blank = may_be_blank(b);
     if (s->key == KEY_NONE) return true;
     if (is_blank && b < 0x80) {
         if (pos > 0) s->node = 1; /* trailing blanks: only '>' keeps the name */

@@ -9,9 +9,11 @@
 #include "base/mem.h"
 #include "text/term.h"
 
-#define MIN_SUBTREE 32 /* tokens below a node from which on its bytes are known */
+#define MIN_SUBTREE 2  /* tokens below a node from which on its bytes are known */
+#define BIG_SUBTREE 64 /* and from which on it is worth finding out whether they loop */
 #define MAX_LOOPS   48 /* byte sets whose tokens are known */
 #define LOOP_BYTES  64 /* a state that loops on this many bytes is worth a set */
+#define MIN_COUNT   8  /* repetitions left from which on a bounded string is masked like an endless one */
 #define NO_SET      UINT32_MAX
 
 struct set {
@@ -22,7 +24,8 @@ struct set {
 struct loop {
     struct set set;
     uint64_t *bits;
-    uint32_t *edges; /* nodes, grouped by byte */
+    uint32_t *edges;      /* nodes, grouped by byte; those right below the root are left out */
+    unsigned char *heads; /* the first byte of each edge's path */
     uint32_t start[257];
 };
 
@@ -40,7 +43,8 @@ struct qn_mask {
     uint8_t *kind;
     int *ends; /* end tokens [n_end] */
     int n_end;
-    uint32_t *order; /* text tokens sorted by bytes [n_order] */
+    uint32_t *order;  /* text tokens sorted by bytes [n_order] */
+    uint32_t *by_len; /* the same, longest first */
     uint32_t n_order;
     /* nodes [n_node + 1] */
     uint32_t n_node, cap_node;
@@ -153,18 +157,18 @@ int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, stru
     m->ends = xcalloc((size_t)m->n_vocab, sizeof *m->ends);
     m->order = xcalloc((size_t)m->n_vocab, sizeof *m->order);
     for (int id = 0; id < m->n_vocab; id++) {
-        int kind = QN_TOKEN_TEXT;
+        int kind = QN_MASK_TEXT;
         const char *bytes = vocab->bytes(vocab->ctx, id, &n, &kind);
-        n_byte += bytes && kind == QN_TOKEN_TEXT ? n : 0;
+        n_byte += bytes && kind == QN_MASK_TEXT ? n : 0;
     }
     QN_FAIL_IF(n_byte > UINT32_MAX / 2, e, QN_TOOBIG, "a vocabulary of %zu bytes", n_byte);
     m->text = xmalloc(n_byte + 1);
     for (int id = 0; id < m->n_vocab; id++) {
-        int kind = QN_TOKEN_TEXT;
+        int kind = QN_MASK_TEXT;
         const char *bytes = vocab->bytes(vocab->ctx, id, &n, &kind);
         m->kind[id] = (uint8_t)kind;
-        if (kind == QN_TOKEN_END) m->ends[m->n_end++] = id;
-        if (!bytes || !n || kind != QN_TOKEN_TEXT) continue;
+        if (kind == QN_MASK_END) m->ends[m->n_end++] = id;
+        if (!bytes || !n || kind != QN_MASK_TEXT) continue;
         memcpy(m->text + at, bytes, n);
         m->offset[id] = (uint32_t)at;
         m->len[id] = (uint32_t)n;
@@ -175,6 +179,11 @@ int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, stru
     sorting = m;
     qsort(m->order, m->n_order, sizeof *m->order, by_bytes);
     build_trie(m);
+    m->by_len = xmalloc(m->n_order * sizeof *m->by_len + 1);
+    size_t k = 0;
+    for (int len = m->max_len; len > 0; len--) /* few lengths: a pass each is quick enough once */
+        for (uint32_t i = 0; i < m->n_order; i++)
+            if (m->len[m->order[i]] == (uint32_t)len) m->by_len[k++] = m->order[i];
     size_t cache = vocab->cache_bytes ? vocab->cache_bytes : (size_t)64 << 20;
     m->n_entry = (uint32_t)QN_CLAMP(cache / (m->n_word * 8), 4, 65536);
     m->entries = xcalloc(m->n_entry, sizeof *m->entries);
@@ -196,6 +205,7 @@ void qn_mask_free(struct qn_mask *m)
     for (int i = 0; i < m->n_loop; i++) {
         free(m->loops[i].bits);
         free(m->loops[i].edges);
+        free(m->loops[i].heads);
     }
     free(m->text);
     free(m->offset);
@@ -203,6 +213,7 @@ void qn_mask_free(struct qn_mask *m)
     free(m->kind);
     free(m->ends);
     free(m->order);
+    free(m->by_len);
     free(m->byte);
     free(m->next);
     free(m->first);
@@ -226,6 +237,11 @@ size_t qn_mask_words(const struct qn_mask *m)
 static void set_tokens(const struct qn_mask *m, uint64_t *bits, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++) bits[m->order[i] >> 6] |= (uint64_t)1 << (m->order[i] & 63);
+}
+
+static void clear_tokens(const struct qn_mask *m, uint64_t *bits, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++) bits[m->order[i] >> 6] &= ~((uint64_t)1 << (m->order[i] & 63));
 }
 
 /* Tokens that end at the node itself: they come first in its range. */
@@ -282,15 +298,26 @@ static struct loop *loop_of(struct qn_mask *m, const uint64_t *set)
     l->bits = xcalloc(m->n_word, sizeof *l->bits);
     uint32_t count[256] = {0};
     for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t i = 1; i < m->n_node;) {
+        unsigned char head = 0;
+        for (uint32_t i = 1, child_end = 1; i < m->n_node;) {
+            bool is_child = i == child_end;
             unsigned char b = m->byte[i];
+            if (is_child) {
+                head = b;
+                child_end = m->next[i];
+            }
             if (has_bit(&l->set, b)) {
                 if (!pass) set_tokens(m, l->bits, m->first[i], own_end(m, i));
                 i++;
                 continue;
             }
-            if (pass) l->edges[l->start[b] + count[b]] = i;
-            count[b]++;
+            if (!is_child) {
+                if (pass) {
+                    l->edges[l->start[b] + count[b]] = i;
+                    l->heads[l->start[b] + count[b]] = head;
+                }
+                count[b]++;
+            }
             i = m->next[i];
         }
         if (pass) break;
@@ -302,6 +329,7 @@ static struct loop *loop_of(struct qn_mask *m, const uint64_t *set)
         }
         l->start[256] = total;
         l->edges = xcalloc(total + 1, sizeof *l->edges);
+        l->heads = xcalloc(total + 1, 1);
     }
     return l;
 }
@@ -313,75 +341,126 @@ static int n_bits(const uint64_t *words, size_t n)
     return count;
 }
 
+/* The state many first bytes lead to and that loops on the most bytes; else DEAD. */
+static qn_gstate common_next(struct qn_terms *t, const qn_gstate *row)
+{
+    qn_gstate best = QN_GSTATE_DEAD;
+    int n_best = LOOP_BYTES - 1;
+    for (const char *from = "a 0"; *from; from++) { /* what a letter, a blank, a digit leads to */
+        qn_gstate to = row[(unsigned char)*from];
+        if (to == QN_GSTATE_DEAD) continue;
+        int n = n_bits(qn_term_loop(t, to), 4);
+        if (n > n_best) best = to, n_best = n;
+    }
+    return best;
+}
+
+/* Most bytes lead from `state` to a state that loops (often itself). Tokens that loop there are known; what
+ * is left are first bytes that lead elsewhere, and tokens with some other byte later on. */
 static void compute(struct qn_mask *m, struct qn_terms *t, qn_gstate state, uint64_t *bits)
 {
-    uint64_t set[4];
-    memcpy(set, qn_term_loop(t, state), sizeof set);
-    struct loop *l = n_bits(set, 4) >= LOOP_BYTES ? loop_of(m, set) : NULL;
+    qn_gstate row[256];
+    memcpy(row, qn_term_row(t, state), sizeof row);
+    qn_gstate common = common_next(t, row);
+    struct loop *l = common != QN_GSTATE_DEAD ? loop_of(m, qn_term_loop(t, common)) : NULL;
     if (l)
         memcpy(bits, l->bits, m->n_word * sizeof *bits);
     else
         memset(bits, 0, m->n_word * sizeof *bits);
-    if (!l) {
-        for (uint32_t i = 1; i < m->n_node; i = m->next[i]) {
-            qn_term next = qn_term_next(t, state, m->byte[i]);
-            if (next != QN_TERM_EMPTY) walk(m, t, i, next, bits);
-        }
-        return;
+    for (uint32_t i = 1; i < m->n_node; i = m->next[i]) {
+        unsigned char b = m->byte[i];
+        bool is_known = l && row[b] == common && has_bit(&l->set, b);
+        if (is_known) continue;
+        if (l && has_bit(&l->set, b)) clear_tokens(m, bits, m->first[i], m->first[m->next[i]]);
+        if (row[b] != QN_GSTATE_DEAD) walk(m, t, i, row[b], bits);
     }
-    for (int b = 0; b < 256; b++) {
+    for (int b = 0; l && b < 256; b++) {
         if (l->start[b] == l->start[b + 1]) continue;
-        qn_term next = qn_term_next(t, state, (unsigned char)b);
-        if (next == QN_TERM_EMPTY) continue;
-        for (uint32_t k = l->start[b]; k < l->start[b + 1]; k++) walk(m, t, l->edges[k], next, bits);
+        qn_gstate next = qn_term_next(t, common, (unsigned char)b);
+        if (next == QN_GSTATE_DEAD) continue;
+        for (uint32_t k = l->start[b]; k < l->start[b + 1]; k++)
+            if (row[l->heads[k]] == common && has_bit(&l->set, l->heads[k]))
+                walk(m, t, l->edges[k], next, bits);
     }
+}
+
+static void set_ends(const struct qn_mask *m, uint64_t *bits)
+{
+    for (int i = 0; i < m->n_end; i++) bits[m->ends[i] >> 6] |= (uint64_t)1 << (m->ends[i] & 63);
+}
+
+/* The mask of a state out of the cache. */
+static bool recall(struct qn_mask *m, uint64_t serial, qn_gstate state, uint64_t *bits, int *n_allowed)
+{
+    uint64_t place;
+    if (!qn_map_get(&m->places, qn_mix64(serial ^ (uint64_t)state << 32) | 1, &place)) return false;
+    const struct entry *hit = &m->entries[place - 1];
+    if (hit->serial != serial || hit->state != state) return false;
+    memcpy(bits, m->cached + (place - 1) * m->n_word, m->n_word * sizeof *bits);
+    *n_allowed = hit->n_allowed;
+    return true;
+}
+
+static void remember(struct qn_mask *m, uint64_t serial, qn_gstate state, const uint64_t *bits, int n_allowed)
+{
+    struct entry *entry = &m->entries[m->at_entry];
+    if (entry->serial) qn_map_remove(&m->places, qn_mix64(entry->serial ^ (uint64_t)entry->state << 32) | 1);
+    *entry = (struct entry){serial, state, n_allowed};
+    memcpy(m->cached + m->at_entry * m->n_word, bits, m->n_word * sizeof *bits);
+    qn_map_put(&m->places, qn_mix64(serial ^ (uint64_t)state << 32) | 1, m->at_entry + 1);
+    m->at_entry = (m->at_entry + 1) % m->n_entry;
 }
 
 int qn_mask_fill(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, uint64_t *bits)
 {
     struct qn_terms *t = qn_grammar_algebra(g);
+    uint64_t serial = qn_grammar_serial(g);
+    uint32_t exact;
+    int n_allowed;
     m->stats.n_fill++;
-    if (state == QN_GSTATE_DEAD || qn_grammar_failed(g)) {
-        memset(bits, 0, m->n_word * sizeof *bits);
-        return 0;
+    if (state == QN_GSTATE_DEAD || qn_grammar_failed(g)) goto dead;
+    if (recall(m, serial, state, bits, &n_allowed)) {
+        m->stats.n_hit++;
+        return n_allowed;
     }
-    state = qn_term_saturate(t, state, (uint32_t)m->max_len);
-    uint64_t serial = qn_grammar_serial(g), place, key = qn_mix64(serial ^ (uint64_t)state << 32) | 1;
-    if (qn_map_get(&m->places, key, &place)) {
-        struct entry *hit = &m->entries[place - 1];
-        if (hit->serial == serial && hit->state == state) {
-            m->stats.n_hit++;
-            memcpy(bits, m->cached + (place - 1) * m->n_word, m->n_word * sizeof *bits);
-            return hit->n_allowed;
-        }
+    qn_gstate wide = qn_term_saturate(t, state, MIN_COUNT, (uint32_t)m->max_len, &exact);
+    bool is_exact = exact >= (uint32_t)m->max_len;
+    if (wide == state || !recall(m, serial, wide, bits, &n_allowed)) {
+        compute(m, t, wide, bits);
+        if (qn_term_nullable(t, wide)) set_ends(m, bits);
+        if (qn_grammar_failed(g)) goto dead;
+        n_allowed = n_bits(bits, m->n_word);
+        remember(m, serial, wide, bits, n_allowed);
+    } else if (is_exact) {
+        m->stats.n_hit++;
     }
-    compute(m, t, state, bits);
-    if (qn_term_nullable(t, state))
-        for (int i = 0; i < m->n_end; i++) bits[m->ends[i] >> 6] |= (uint64_t)1 << (m->ends[i] & 63);
-    if (qn_grammar_failed(g)) {
-        memset(bits, 0, m->n_word * sizeof *bits);
-        return 0;
+    if (is_exact) return n_allowed;
+    /* longer tokens may overrun the bound: ask the state itself */
+    for (uint32_t i = 0; i < m->n_order && m->len[m->by_len[i]] > exact; i++) {
+        uint32_t id = m->by_len[i];
+        if (!(bits[id >> 6] >> (id & 63) & 1) || qn_mask_allows(m, g, state, (int)id)) continue;
+        bits[id >> 6] &= ~((uint64_t)1 << (id & 63));
+        n_allowed--;
     }
-    struct entry *entry = &m->entries[m->at_entry];
-    if (entry->serial) qn_map_remove(&m->places, qn_mix64(entry->serial ^ (uint64_t)entry->state << 32) | 1);
-    *entry = (struct entry){serial, state, n_bits(bits, m->n_word)};
-    memcpy(m->cached + m->at_entry * m->n_word, bits, m->n_word * sizeof *bits);
-    qn_map_put(&m->places, key, m->at_entry + 1);
-    m->at_entry = (m->at_entry + 1) % m->n_entry;
-    return entry->n_allowed;
+    if (qn_grammar_failed(g)) goto dead;
+    remember(m, serial, state, bits, n_allowed);
+    return n_allowed;
+dead:
+    memset(bits, 0, m->n_word * sizeof *bits);
+    return 0;
 }
 
 qn_gstate qn_mask_advance(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, int token)
 {
     if (token < 0 || token >= m->n_vocab || state == QN_GSTATE_DEAD) return QN_GSTATE_DEAD;
-    if (m->kind[token] == QN_TOKEN_END) return qn_grammar_may_end(g, state) ? QN_GSTATE_END : QN_GSTATE_DEAD;
+    if (m->kind[token] == QN_MASK_END) return qn_grammar_may_end(g, state) ? QN_GSTATE_END : QN_GSTATE_DEAD;
     if (!m->len[token]) return qn_grammar_is_free(g, state) ? state : QN_GSTATE_DEAD;
     return qn_grammar_advance(g, state, m->text + m->offset[token], m->len[token]);
 }
 
 bool qn_mask_allows(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, int token)
 {
-    if (token >= 0 && token < m->n_vocab && !m->len[token] && m->kind[token] != QN_TOKEN_END) return false;
+    if (token >= 0 && token < m->n_vocab && !m->len[token] && m->kind[token] != QN_MASK_END) return false;
     return qn_mask_advance(m, g, state, token) != QN_GSTATE_DEAD;
 }
 

@@ -10,9 +10,9 @@
 #include "text/grammar.h"
 
 enum qn_mask_token {
-    QN_TOKEN_TEXT = 0,    /* its bytes are shown: words, and markers like <tool_call> */
-    QN_TOKEN_CONTROL = 1, /* never allowed where a grammar constrains (padding, image marks, unused ids) */
-    QN_TOKEN_END = 2,     /* ends the turn: allowed where the grammar may end */
+    QN_MASK_TEXT = 0,    /* its bytes are shown: words, and markers like <tool_call> */
+    QN_MASK_CONTROL = 1, /* never allowed where a grammar constrains (padding, image marks, unused ids) */
+    QN_MASK_END = 2,     /* ends the turn: allowed where the grammar may end */
 };
 
 struct qn_mask_vocab {

@@ -628,16 +628,21 @@ static enum mark mark_of(enum tri r, enum mark yes)
     return r == MORE ? M_MORE : r == YES ? yes : M_DATA;
 }
 
+static bool is_key_end(char c)
+{
+    return c == '>' || c == '<' || c == '\n';
+}
+
 /* <parameter=K> at the start of a line: a new parameter whose predecessor lacks its closer, or a nested
  * block. */
 static enum mark parameter_opener(struct qn_parse *p, size_t i)
 {
     size_t at = i + LEN(PARAMETER_OPEN), end = at, n = p->in.n_byte;
-    while (end < n && end - at <= QN_PARSE_MAX_KEY && *text_at(p, end) != '>' && *text_at(p, end) != '\n')
-        end++;
+    /* a name goes on to its '>'; a line's end or another tag before that means it is none */
+    while (end < n && end - at <= QN_PARSE_MAX_KEY && !is_key_end(*text_at(p, end))) end++;
     if (end - at > QN_PARSE_MAX_KEY) return M_DATA;
     if (end == n) return p->is_final ? M_DATA : M_MORE;
-    if (*text_at(p, end) == '\n') return M_DATA;
+    if (*text_at(p, end) != '>') return M_DATA;
     const char *key = text_at(p, at);
     size_t n_key = end - at;
     trim(&key, &n_key);

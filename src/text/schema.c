@@ -726,7 +726,7 @@ static int object_term(qn_term *out, struct qn_schema *s, const struct qn_json *
         qn_term name =
             qn_term_seq3(t, qn_term_str(t, "\""), qn_term_repeat(t, qn_term_class(t, plain), 0, 64),
                          qn_term_seq(t, qn_term_str(t, "\""), colon(s)));
-        name = qn_term_and(t, name, qn_term_not(t, qn_term_alts(t, names, m)), false);
+        name = qn_term_and(t, name, qn_term_not(t, qn_term_alts(t, names, m)), true);
         object.more = qn_term_seq(t, name, value);
     }
     *out = qn_term_seq3(t, qn_term_str(t, "{"), gap(s), qn_term_object(t, &object));
@@ -982,13 +982,38 @@ int qn_schema_term(qn_term *out, struct qn_schema *s, const struct qn_json *sche
 
 /* --- arguments --- */
 
-int qn_schema_argument(qn_term *out, bool *is_tagged, struct qn_schema *s, const struct qn_json *schema,
-                       struct qn_err *e)
+/* Bare strings the parser would read as another type of the set. */
+static int other_types(qn_term *out, struct qn_schema *s, unsigned set, struct qn_err *e)
+{
+    int rc = QN_OK;
+    static const struct {
+        unsigned bits;
+        const char *pattern;
+    } looks[] = {
+        {QN_ARG_OBJECT, "\\s*\\{[\\s\\S]*"},
+        {QN_ARG_ARRAY, "\\s*[\\[(][\\s\\S]*"},
+        {QN_ARG_NULL, "\\s*([nN][uU][lL][lL]|[nN][oO][nN][eE])\\s*"},
+        {QN_ARG_BOOLEAN, "\\s*([tT][rR][uU][eE]|[fF][aA][lL][sS][eE])\\s*"},
+        {QN_ARG_INTEGER | QN_ARG_NUMBER, "\\s*[+-]?[0-9.][0-9.eE+-]*\\s*"},
+    };
+    *out = QN_TERM_EMPTY;
+    for (size_t i = 0; i < QN_COUNT(looks); i++) {
+        qn_term one;
+        if (!(set & looks[i].bits)) continue;
+        QN_TRY(qn_regex_term(&one, s->t, looks[i].pattern, strlen(looks[i].pattern), true, false, "type", e));
+        *out = qn_term_alt(s->t, *out, one);
+    }
+out:
+    return rc;
+}
+
+int qn_schema_argument(qn_term *out, bool *is_tagged, bool *is_bare, struct qn_schema *s,
+                       const struct qn_json *schema, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_json *flat;
     *out = QN_TERM_EMPTY;
-    *is_tagged = false;
+    *is_tagged = *is_bare = false;
     if (!qn_json_is(schema, QN_JSON_OBJECT)) goto out;
     /* the types the parser will see */
     struct qn_json *holder = qn_json_new(s->arena, QN_JSON_OBJECT),
@@ -1013,17 +1038,23 @@ int qn_schema_argument(qn_term *out, bool *is_tagged, struct qn_schema *s, const
     }
     QN_TRY(normal(&flat, s, schema, e));
     const struct qn_json *list = qn_json_get(flat, "enum"), *any = qn_json_get(flat, "anyOf");
-    *is_tagged = true;
+    *is_tagged = *is_bare = true;
     if (qn_json_is(list, QN_JSON_ARRAY)) {
         *out = enum_term(s, flat, list, true);
     } else if (qn_json_is(any, QN_JSON_ARRAY)) {
         qn_term all = QN_TERM_EMPTY;
         for (size_t i = 0; i < any->n; i++) {
             qn_term one;
-            bool tagged;
-            QN_TRY(qn_schema_argument(&one, &tagged, s, any->items[i], e));
+            bool tagged, bare;
+            QN_TRY(qn_schema_argument(&one, &tagged, &bare, s, any->items[i], e));
             if (one == QN_TERM_EMPTY) goto out; /* some member is free text: so is the whole */
+            if (bare) {
+                qn_term other;
+                QN_TRY(other_types(&other, s, type.set, e));
+                one = qn_term_and(s->t, one, qn_term_not(s->t, other), true);
+            }
             all = qn_term_alt(s->t, all, one);
+            *is_bare = *is_bare && (bare || !tagged);
         }
         *out = all;
     } else if (!(type.set & ~(unsigned)QN_ARG_STRING)) {

@@ -25,9 +25,9 @@ void qn_schema_free(struct qn_schema *s);
 /* The JSON text of a value (no blanks around it). EMPTY when nothing is allowed. schema NULL: any value. */
 int qn_schema_term(qn_term *out, struct qn_schema *s, const struct qn_json *schema, struct qn_err *e);
 /* The same as the raw text of a call's argument: strings bare. *out EMPTY: free text. *is_tagged: the text
- * can hold the format's tags. */
-int qn_schema_argument(qn_term *out, bool *is_tagged, struct qn_schema *s, const struct qn_json *schema,
-                       struct qn_err *e);
+ * can hold the format's tags. *is_bare: a string's bare text, nothing of JSON. */
+int qn_schema_argument(qn_term *out, bool *is_tagged, bool *is_bare, struct qn_schema *s,
+                       const struct qn_json *schema, struct qn_err *e);
 /* Any JSON object. */
 qn_term qn_schema_any_object(struct qn_schema *s);
 /* The object schema behind references and allOf, for its properties; or the schema itself. */

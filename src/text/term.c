@@ -353,6 +353,8 @@ qn_term qn_term_and(struct qn_terms *t, qn_term a, qn_term b, bool checked)
     if (a == QN_TERM_EMPTY || b == QN_TERM_EMPTY) return QN_TERM_EMPTY;
     if (a == QN_TERM_ANY || a == b) return b;
     if (b == QN_TERM_ANY) return a;
+    if (t->is_sealed && (a == QN_TERM_EPS || b == QN_TERM_EPS))
+        return qn_term_nullable(t, a) && qn_term_nullable(t, b) ? QN_TERM_EPS : QN_TERM_EMPTY;
     qn_term x = make(t, AND, QN_MIN(a, b), QN_MAX(a, b), checked);
     return checked && !is_alive(t, x) ? QN_TERM_EMPTY : x;
 }
@@ -424,28 +426,40 @@ bool qn_term_is_free(const struct qn_terms *t, qn_term a)
     return is_free;
 }
 
-static qn_term saturate(struct qn_terms *t, qn_term a, uint32_t limit, int spine)
+struct saturation {
+    uint32_t least, limit, exact;
+};
+
+static qn_term saturate(struct qn_terms *t, qn_term a, struct saturation *s, int spine)
 {
     struct term x = t->terms[a];
-    if (x.kind == REPEAT && x.b <= limit && x.c != QN_TERM_MANY && x.c > limit)
-        return qn_term_repeat(t, x.a, x.b, QN_TERM_MANY);
-    if (x.kind == REPEAT && x.b > limit)
-        return qn_term_repeat(t, x.a, limit + 1, x.c == QN_TERM_MANY || x.c > limit ? QN_TERM_MANY : x.c);
+    if (x.kind == REPEAT) {
+        uint32_t min = x.b, max = x.c;
+        if (max != QN_TERM_MANY && max >= s->least && min <= max - s->least) {
+            s->exact = QN_MIN(s->exact, max);
+            max = QN_TERM_MANY;
+        }
+        if (min > s->limit && max == QN_TERM_MANY) min = s->limit + 1;
+        return qn_term_repeat(t, x.a, min, max);
+    }
     if (x.kind == SEQ && spine > 0) {
-        qn_term head = saturate(t, x.a, limit, 0), rest = saturate(t, x.b, limit, spine - 1);
+        qn_term head = saturate(t, x.a, s, 0), rest = saturate(t, x.b, s, spine - 1);
         return head == x.a && rest == x.b ? a : qn_term_seq(t, head, rest);
     }
     if (x.kind == ALT && spine > 0 && x.b <= 8) {
         qn_term list[8];
-        for (uint32_t i = 0; i < x.b; i++) list[i] = saturate(t, t->lists[x.a + i], limit, spine - 1);
+        for (uint32_t i = 0; i < x.b; i++) list[i] = saturate(t, t->lists[x.a + i], s, spine - 1);
         return qn_term_alts(t, list, x.b);
     }
     return a;
 }
 
-qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t limit)
+qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t least, uint32_t limit, uint32_t *exact)
 {
-    return saturate(t, a, limit, 4);
+    struct saturation s = {least, limit, UINT32_MAX};
+    qn_term out = saturate(t, a, &s, 4);
+    *exact = s.exact;
+    return out;
 }
 
 /* --- nullable --- */
@@ -630,7 +644,8 @@ static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given)
 static const char CLOSER[] = "</parameter>\n";
 
 /* VALUE NL </parameter> NL of a call; value EMPTY: free text. */
-static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, qn_term value, bool is_tagged)
+static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, qn_term value, bool is_tagged,
+                          bool is_bare)
 {
     qn_term closer = qn_term_str(t, CLOSER), framed;
     if (value != QN_TERM_EMPTY) {
@@ -639,7 +654,8 @@ static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, q
     }
     qn_term text = text_term(t, context_of(t, object, given), qn_freetext_start());
     if (value == QN_TERM_EMPTY) return qn_term_alt(t, text, closer); /* an empty value may lack its newline */
-    return qn_term_and(t, framed, text, false);
+    /* bare text of bounded length could open a block it has no room to close */
+    return qn_term_and(t, framed, text, is_bare);
 }
 
 static qn_term expand(struct qn_terms *t, qn_term a)
@@ -657,7 +673,7 @@ static qn_term expand(struct qn_terms *t, qn_term a)
         if (!is_ordered && given >> i & 1) continue;
         const struct qn_term_member m = t->objects[x.a].members[i];
         uint64_t after = is_ordered ? (uint64_t)i + 1 : given | (uint64_t)1 << i;
-        qn_term value = is_call ? call_value(t, x.a, after, m.value, m.is_tagged) : m.value;
+        qn_term value = is_call ? call_value(t, x.a, after, m.value, m.is_tagged, m.is_bare) : m.value;
         qn_term rest = intern(
             t, (struct term){
                    .kind = OBJECT, .d = 1, .a = x.a, .b = (uint32_t)(after >> 32), .c = (uint32_t)after});
@@ -669,7 +685,8 @@ static qn_term expand(struct qn_terms *t, qn_term a)
     if (o->def.more != QN_TERM_EMPTY && (!is_ordered || can_close)) {
         uint64_t after = is_ordered ? (uint64_t)n : given;
         qn_term value =
-            is_call ? call_value(t, x.a, given, o->def.more_value, o->def.more_tagged) : QN_TERM_EPS;
+            is_call ? call_value(t, x.a, given, o->def.more_value, o->def.more_tagged, o->def.more_bare)
+                    : QN_TERM_EPS;
         qn_term rest = intern(
             t, (struct term){
                    .kind = OBJECT, .d = 1, .a = x.a, .b = (uint32_t)(after >> 32), .c = (uint32_t)after});
@@ -849,12 +866,26 @@ const uint64_t *qn_term_loop(struct qn_terms *t, qn_term a)
     return full_row(t, a)->loop;
 }
 
+const uint64_t *qn_term_loop_known(const struct qn_terms *t, qn_term a)
+{
+    return t->rows[a] && t->rows[a]->is_full ? t->rows[a]->loop : NULL;
+}
+
 /* Is some string in the intersection? Breadth first over its states, bounded; too many count as alive. What
  * is learnt is kept on the unchecked twins, whose derivatives do not look again. */
 static bool is_alive(struct qn_terms *t, qn_term checked)
 {
     qn_term first = make(t, AND, t->terms[checked].a, t->terms[checked].b, 0);
     if (t->terms[first].alive) return t->terms[first].alive == 2;
+    /* the ends most often near */
+    static const char *const ends[] = {"", "\n</parameter>\n", ">\n"};
+    for (size_t i = 0; i < QN_COUNT(ends); i++) {
+        qn_term x = first;
+        for (const char *c = ends[i]; *c && x != QN_TERM_EMPTY; c++) x = derive(t, x, (unsigned char)*c);
+        if (x == QN_TERM_EMPTY || !qn_term_nullable(t, x)) continue;
+        t->terms[first].alive = 2;
+        return true;
+    }
     uint32_t n_seen = 0, at = 0, cap = 64, found = UNKNOWN;
     struct {
         qn_term term;

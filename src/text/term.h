@@ -53,6 +53,7 @@ struct qn_term_member {
     qn_term key;   /* everything up to the value: "\"k\":" and a gap, or "<parameter=k>" and a newline */
     qn_term value; /* a call's: what the text between the tags must be, or EMPTY for free text */
     bool is_required;
+    bool is_bare;     /* call: the value is a string's bare text, not JSON */
     bool is_tagged;   /* call: the value can spell tags and has to be checked against B.4 */
     const char *name; /* call: for the rule of parameter openers inside values */
     size_t n_name;
@@ -66,7 +67,7 @@ struct qn_term_object {
     /* a call's parameters: framed by tags, free text ends where the parser says it ends */
     bool is_call;
     qn_term more_value; /* call: value of a parameter not declared, or EMPTY for free text */
-    bool more_tagged;
+    bool more_tagged, more_bare;
 };
 qn_term qn_term_object(struct qn_terms *t, const struct qn_term_object *object);
 
@@ -76,9 +77,10 @@ qn_term qn_term_trigger(struct qn_terms *t, const char *const *words, const qn_t
 /* True for a trigger that may end and has nothing pending: unconstrained text. */
 bool qn_term_is_free(const struct qn_terms *t, qn_term a);
 
-/* A term that allows the same strings of at most `limit` bytes to start with: large counts made equal, so
- * that the positions of a long bounded string share one mask. */
-qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t limit);
+/* A term that starts with the same strings as long as they are short: counts over `least` repetitions left
+ * are made endless, minimums over `limit` equal, so that the positions of a bounded string share one mask.
+ * *exact: strings of at most so many bytes are judged the same. */
+qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t least, uint32_t limit, uint32_t *exact);
 
 bool qn_term_nullable(struct qn_terms *t, qn_term a);                    /* matches the empty string */
 qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte); /* the derivative, remembered */
@@ -86,6 +88,8 @@ qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte); /* the 
 const qn_term *qn_term_row(struct qn_terms *t, qn_term a);
 /* Bytes that lead from a back to a. Valid until the next call. */
 const uint64_t *qn_term_loop(struct qn_terms *t, qn_term a);
+/* The same where the row is known already, else NULL. */
+const uint64_t *qn_term_loop_known(const struct qn_terms *t, qn_term a);
 
 /* --- grammars (grammar.h) are terms with a count --- */
 struct qn_grammar;

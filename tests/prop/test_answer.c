@@ -51,7 +51,7 @@ static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
 {
     static char bytes[256][2];
     (void)ctx;
-    *kind = id == 255 ? QN_TOKEN_END : id > 255 ? QN_TOKEN_CONTROL : QN_TOKEN_TEXT;
+    *kind = id == 255 ? QN_MASK_END : id > 255 ? QN_MASK_CONTROL : QN_MASK_TEXT;
     *n = id >= 255 ? 0 : id < 128 ? 1 : 2;
     if (id >= 255) return "";
     bytes[id][0] = (char)(id < 128 ? id : 'a' + id % 26);

@@ -344,7 +344,7 @@ static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
         return words[id - 256];
     }
     *n = 5;
-    *kind = (size_t)id == 256 + QN_COUNT(words) ? QN_TOKEN_END : QN_TOKEN_CONTROL;
+    *kind = (size_t)id == 256 + QN_COUNT(words) ? QN_MASK_END : QN_MASK_CONTROL;
     return "<eos>";
 }
 

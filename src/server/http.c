@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <sys/random.h>
@@ -500,6 +502,12 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
         peer = xcalloc(1, sizeof *peer);
         peer->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         peer->since_us = qn_now_us();
+        /* a peer that is there but reads nothing, or is gone without a word, does not hold its thread for
+         * ever */
+        unsigned stall_ms = QN_HTTP_STALL_S * 1000;
+        int on = 1;
+        setsockopt(peer->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
+        setsockopt(peer->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
         *context = peer;
         pthread_mutex_lock(&h->lock);
         peer->next = h->peers;

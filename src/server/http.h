@@ -85,6 +85,7 @@ struct qn_http_options {
 #define QN_HTTP_MAX_REQUESTS   512
 #define QN_HTTP_BODY_TIMEOUT_S 120
 #define QN_HTTP_IDLE_S         75
+#define QN_HTTP_STALL_S        120 /* written data a peer may leave unread */
 
 /* Binds; QN_IO names address and reason. Requests are accepted from here on. */
 int qn_http_open(struct qn_http **out, struct qn_server *server, const struct qn_http_options *o,

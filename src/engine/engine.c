@@ -312,6 +312,10 @@ static void apply(struct qn_engine *g, struct qn_batch *b)
     g->in_flight = NULL;
     atomic_store(&g->last_step_us, qn_now_us());
     qn_flight_end(g->flight, &b->work);
+    if (b->work.rc && b->work.mtp_logits && b->work.rc != QN_DEVICE) {
+        finish(g, b->part[0].seq, QN_FINISH_ERROR, -1, &b->work.error); /* concerns the job alone */
+        return;
+    }
     if (b->work.rc) {
         qn_log(QN_LOG_ERROR, "engine", "device fault: %s", b->work.error.text);
         atomic_store(&g->is_broken, true);
@@ -388,6 +392,8 @@ static void next_step(struct qn_engine *g)
     } else if (b->step.all_logits && b->part[0].seq->job && b->part[0].seq->job->with_mtp) {
         b->work.mtp_logits = b->logits;
         b->work.logits = NULL;
+        b->step.all_logits = false; /* the draft head's are wanted instead */
+        b->step.n_logit = 0;
     }
     publish(g, b);
 }

@@ -367,6 +367,57 @@ static void test_one_answer(void **state)
     bench_close(&b);
 }
 
+struct kept {
+    int vocab, n_row, next;
+    float *last; /* [vocab] of the last row */
+};
+
+static int keep_last(void *user, int first, int n_row, const float *logits)
+{
+    struct kept *k = user;
+    assert_int_equal(first, k->next);
+    k->next = first + n_row;
+    k->n_row += n_row;
+    memcpy(k->last, logits + (size_t)(n_row - 1) * (size_t)k->vocab, (size_t)k->vocab * sizeof *logits);
+    return QN_OK;
+}
+
+/* Logits of every position, of the model and of its draft head, beside the answer they lead to. */
+static void check_logits(const struct qn_model *m, const char *backend)
+{
+    struct qn_engine_options o = {.model = m,
+                                  .backend = qn_backend_get(backend),
+                                  .kv = -1,
+                                  .max_seqs = 2,
+                                  .max_context = 600,
+                                  .step_tokens = 100,
+                                  .mtp = 2,
+                                  .n_thread = 1,
+                                  .ram_tier_bytes = -1};
+    struct qn_engine *g = open_engine(NULL, &o);
+    struct kept k = {.vocab = qn_model_config(m)->vocab};
+    struct qn_err e = {0};
+    int32_t *tok = ask_prompt(9, 333, 250);
+    k.last = xcalloc((size_t)k.vocab, sizeof *k.last);
+    if (qn_engine_logits(g, tok, 333, false, keep_last, &k, &e)) fail_msg("logits: %s", e.text);
+    assert_int_equal(k.n_row, 333);
+    int best = 0;
+    for (int i = 0; i < k.vocab; i++)
+        if (k.last[i] > k.last[best]) best = i;
+    struct qn_request_params p = ask_params(tok, 333);
+    struct ask_answer a;
+    ask(g, &p, &a);
+    assert_int_equal(a.tok[0], best);
+    ask_free(&a);
+    k.n_row = 0;
+    k.next = 1;
+    if (qn_engine_logits(g, tok, 333, true, keep_last, &k, &e)) fail_msg("draft logits: %s", e.text);
+    assert_int_equal(k.n_row, 332);
+    free(k.last);
+    free(tok);
+    qn_engine_close(g);
+}
+
 /* Tokens and log-probabilities to the bit, on small synthetic models. */
 static void test_one_answer_model(void **state)
 {
@@ -394,6 +445,7 @@ static void test_one_answer_model(void **state)
             bench_open(&b, start_seed() + i * 2 + k, m, backends[k]);
             compare(&b, wanted(100));
             bench_close(&b);
+            check_logits(m, backends[k]);
         }
         qn_model_close(m);
     }

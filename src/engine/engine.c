@@ -15,7 +15,6 @@
 
 #define DEFAULT_STUCK_S  120
 #define DEFAULT_QUEUE    1024
-#define DEFAULT_ITL_MS   100
 #define DEFAULT_GAP      64
 #define DEFAULT_STEP     512
 #define TICK_US          100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
@@ -682,7 +681,7 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     g->sched.snapshot_gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP;
     g->sched.stop_tok = g->config.stop_tok;
     g->sched.n_stop = g->config.n_stop;
-    g->sched.itl_target_us = 1000.0 * (o->itl_target_ms > 0 ? (double)o->itl_target_ms : DEFAULT_ITL_MS);
+    g->sched.itl_target_us = 1000.0 * (double)o->itl_target_ms;
     for (int i = 0; i < 2; i++)
         qn_batch_init(&g->batch[i], g->info.max_seqs, fo.device.max_rows, fo.device.max_logits,
                       g->config.vocab);

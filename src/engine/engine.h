@@ -39,7 +39,7 @@ struct qn_engine_options {
     int64_t ram_tier_bytes; /* 0: default; -1: none */
     const char *disk_tier;  /* folder, or NULL */
     int64_t disk_tier_bytes;
-    float itl_target_ms; /* 0: default */
+    float itl_target_ms; /* 0: from the measured time of a step */
     int stuck_s;         /* a step that takes longer ends the process with a flight record; 0: default */
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes); /* of loading; or NULL */
     void *progress_user;

@@ -4,9 +4,11 @@
 
 #include "base/mem.h"
 
-#define MIN_BUDGET      16   /* prefill rows beside running streams, however slow */
-#define SERVED_DECAY    0.98 /* of a client's tokens, a step */
-#define MAX_CLIENT_IDLE 256  /* clients remembered without work */
+#define MIN_BUDGET        16      /* prefill rows beside running streams, however slow */
+#define AUTO_ITL          1.8     /* of a step's time without prefill */
+#define AUTO_ITL_LEAST_US 10000.0 /* gaps nobody sees */
+#define SERVED_DECAY      0.98    /* of a client's tokens, a step */
+#define MAX_CLIENT_IDLE   256     /* clients remembered without work */
 
 void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs)
 {
@@ -183,8 +185,10 @@ static void make_room(struct qn_sched *s, struct qn_seq *q, int n_tok)
 
 static int budget(const struct qn_sched *s, int n_decode)
 {
-    if (!n_decode || s->itl_target_us <= 0 || s->prefill_row_us <= 0) return s->step_tokens;
-    double left = (s->itl_target_us - s->decode_us) / s->prefill_row_us;
+    if (!n_decode || s->prefill_row_us <= 0) return s->step_tokens;
+    double target_us =
+        s->itl_target_us > 0 ? s->itl_target_us : QN_MAX(AUTO_ITL * s->decode_us, AUTO_ITL_LEAST_US);
+    double left = (target_us - s->decode_us) / s->prefill_row_us;
     return left < MIN_BUDGET ? QN_MIN(MIN_BUDGET, s->step_tokens) : (int)QN_MIN(left, (double)s->step_tokens);
 }
 

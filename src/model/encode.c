@@ -355,11 +355,25 @@ static void add_error(struct work *k, float w, float stored)
     k->x->power += (double)(w * w);
 }
 
-static uint8_t e2m1_code(float v)
+/* Codes of one NVFP4 block, and its sums of (w - stored)^2 and w^2. */
+CLONES static void pack_e2m1(const float *w, float s, unsigned char *out, float *error, float *power)
 {
-    float a = fabsf(v);
-    uint8_t code = a >= 6 ? 7 : a >= 4 ? 6 : a >= 3 ? 5 : (uint8_t)(a * 2.0f);
-    return code | (v < 0 ? 8 : 0);
+    float inv = s > 0 ? 1.0f / s : 0, e[LANES] = {0}, p[LANES] = {0};
+    int code[16];
+    for (int i = 0; i < 16; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            float x = w[i + j], v = round_e2m1(x * inv), a = fabsf(v), d = v * s - x;
+            int c = a > 2.0f ? (int)a + 2 : (int)(a * 2.0f); /* 0 .5 1 1.5 2 3 4 -> 0 .. 6 */
+            c = a > 4.0f ? 7 : c;
+            code[i + j] = v < 0 ? c + 8 : c;
+            e[j] += d * d;
+            p[j] += x * x;
+        }
+    for (int i = 0; i < 8; i++) out[i] = (unsigned char)(code[2 * i] | code[2 * i + 1] << 4);
+    for (int j = 0; j < LANES; j++) {
+        *error += e[j];
+        *power += p[j];
+    }
 }
 
 static void block_nvfp4(struct work *k)
@@ -368,25 +382,47 @@ static void block_nvfp4(struct work *k)
     for (size_t g = 0; g < (size_t)k->n * K / 16; g++) {
         const float *w = k->w + g * 16;
         uint8_t code = nvfp4_scale(w, k->whole, k->x->search);
-        float s = qn_e4m3_to_f32(code) * k->whole, inv = s > 0 ? 1.0f / s : 0;
+        float error = 0, power = 0;
         k->b[g] = code;
-        for (int i = 0; i < 16; i += 2) {
-            float lo = round_e2m1(w[i] * inv), hi = round_e2m1(w[i + 1] * inv);
-            k->a[g * 8 + (size_t)i / 2] = (unsigned char)(e2m1_code(lo) | e2m1_code(hi) << 4);
-            add_error(k, w[i], lo * s);
-            add_error(k, w[i + 1], hi * s);
-        }
+        pack_e2m1(w, qn_e4m3_to_f32(code) * k->whole, k->a + g * 8, &error, &power);
+        k->x->error += (double)error;
+        k->x->power += (double)power;
     }
+}
+
+/* E4M3 codes of at most 128 weights, and the same sums. */
+CLONES static void pack_e4m3(const float *w, int n, float s, unsigned char *out, float *error, float *power)
+{
+    float inv = 1.0f / s, e = 0, p = 0;
+    uint32_t code[128];
+    float stored[128];
+    for (int i = 0; i < n; i++) {
+        union {
+            float f;
+            uint32_t u;
+        } x = {w[i] * inv}, v = {round_e4m3(x.f)};
+        float a = fabsf(v.f);
+        uint32_t low = (uint32_t)(int32_t)(a * 512.0f), high = ((v.u & 0x7fffffffu) >> 20) - (120u << 3);
+        code[i] = (a < 0x1p-6f ? low : high) | (x.u >> 24 & 0x80);
+        stored[i] = v.f * s;
+    }
+    for (int i = 0; i < n; i++) {
+        float d = stored[i] - w[i];
+        out[i] = (unsigned char)code[i];
+        e += d * d;
+        p += w[i] * w[i];
+    }
+    *error = e;
+    *power = p;
 }
 
 static void fp8_run(struct work *k, size_t at, int n, float s)
 {
-    float inv = 1.0f / s;
-    for (int i = 0; i < n; i++) {
-        float w = k->w[at + (size_t)i];
-        uint8_t code = qn_f32_to_e4m3(w * inv);
-        k->a[at + (size_t)i] = code;
-        add_error(k, w, qn_e4m3_to_f32(code) * s);
+    for (int i = 0; i < n; i += 128) {
+        float error, power;
+        pack_e4m3(k->w + at + (size_t)i, QN_MIN(128, n - i), s, k->a + at + (size_t)i, &error, &power);
+        k->x->error += (double)error;
+        k->x->power += (double)power;
     }
 }
 

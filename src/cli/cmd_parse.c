@@ -127,7 +127,7 @@ out:
     return rc;
 }
 
-static int parse_stream(const char *tools_path, const char *chunks, bool think, enum qn_parse_end end,
+static int parse_stream(const char *tools_path, struct cutter cutter, bool think, enum qn_parse_end end,
                         bool events, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -136,10 +136,8 @@ static int parse_stream(const char *tools_path, const char *chunks, bool think, 
     struct qn_parse *p = NULL;
     struct qn_parsed message;
     struct qn_buf in = QN_BUF_INIT(MAX_INPUT);
-    struct cutter cutter;
     struct qn_json *list = NULL;
     qn_parsed_init(&message);
-    QN_TRY(cutter_parse(&cutter, chunks, e));
     if (tools_path) QN_TRY(qn_json_read_file(&list, arena, tools_path, MAX_TOOLS_FILE, e));
     QN_TRY(qn_toolset_create(&tools, list, e));
     QN_TRY(qn_buf_read_stream(&in, stdin, "standard input", e));
@@ -189,9 +187,11 @@ static int run(int argc, char **argv)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--think: '%s' is not on or off", think);
     if (!rc && strcmp(finish, "stop") && strcmp(finish, "length"))
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--finish: '%s' is not stop or length", finish);
+    struct cutter cutter;
+    if (!rc) rc = cutter_parse(&cutter, chunks, &e);
     if (rc) return qn_cli_usage_failed("parse", rc, &e);
     enum qn_parse_end end = strcmp(finish, "length") ? QN_PARSE_STOP : QN_PARSE_LENGTH;
-    if (parse_stream(tools, chunks, !strcmp(think, "on"), end, events, &e)) return qn_cli_failed("parse", &e);
+    if (parse_stream(tools, cutter, !strcmp(think, "on"), end, events, &e)) return qn_cli_failed("parse", &e);
     return 0;
 }
 

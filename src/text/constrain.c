@@ -2,6 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/constrain.h"
 
+#include <pthread.h>
+
+#include "base/hash.h"
 #include "text/gbnf.h"
 #include "text/regex.h"
 #include "text/schema.h"
@@ -323,16 +326,11 @@ out:
     return rc;
 }
 
-int qn_constrain_compile(struct qn_grammar **out, const struct qn_constrain *c, struct qn_buf *report,
-                         struct qn_err *e)
+static int compile(struct qn_grammar **out, const struct qn_constrain *c, struct qn_buf *report,
+                   struct qn_err *e)
 {
     int rc = QN_OK;
-    bool has_tools = c->tools && c->tools->n_tool;
     struct maker m = {.c = c, .report = report};
-    if (!has_tools && c->form == QN_CONTENT_FREE && c->choice < QN_CHOICE_REQUIRED) {
-        *out = NULL;
-        return QN_OK;
-    }
     qn_term start;
     m.t = qn_terms_create(QN_GRAMMAR_MAX_TERMS);
     QN_TRY(make(&start, &m, e));
@@ -344,4 +342,113 @@ out:
     free(m.tools);
     qn_terms_free(m.t);
     return rc;
+}
+
+/* --- grammars kept for equal requests --- */
+
+struct kept {
+    uint64_t key[2];
+    struct qn_grammar *grammar;
+    char *report;
+    uint64_t used; /* by age */
+};
+
+static struct kept kept[QN_CONSTRAIN_KEPT];
+static uint64_t kept_clock;
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER; /* requests compile on their own threads */
+
+static void write_part(struct qn_buf *b, const char *s)
+{
+    if (s) qn_json_write_str(b, s, strlen(s), false);
+    qn_buf_puts(b, "\n");
+}
+
+/* Everything the grammar depends on. False: too large to keep. */
+static bool key_of(uint64_t key[2], const struct qn_constrain *c)
+{
+    struct qn_buf b = QN_BUF_INIT(32u << 20);
+    qn_buf_printf(&b, "%d %d %d %d %d\n", c->starts_in_reasoning, (int)c->choice, c->single_call,
+                  (int)c->form, c->is_strict);
+    write_part(&b, c->name);
+    for (int i = 0; i < c->n_allowed; i++) write_part(&b, c->allowed[i]);
+    write_part(&b, c->text);
+    if (c->schema) qn_json_write(&b, c->schema, QN_JSON_EXACT);
+    for (int i = 0; c->tools && i < c->tools->n_tool; i++) {
+        const struct qn_tool *tool = &c->tools->tools[i];
+        qn_buf_printf(&b, "\n%d ", tool->is_strict);
+        qn_json_write_str(&b, tool->name, tool->n_name, false);
+        if (tool->parameters) qn_json_write(&b, tool->parameters, QN_JSON_EXACT);
+    }
+    key[0] = qn_hash_bytes(1, qn_buf_str(&b), b.n_byte);
+    key[1] = qn_hash_bytes(0x9e3779b97f4a7c15u, qn_buf_str(&b), b.n_byte);
+    bool is_ok = !b.failed;
+    qn_buf_free(&b);
+    return is_ok;
+}
+
+static void forget(struct kept *k)
+{
+    qn_grammar_release(k->grammar);
+    free(k->report);
+    *k = (struct kept){0};
+}
+
+static struct qn_grammar *recall(const uint64_t key[2], struct qn_buf *report)
+{
+    struct qn_grammar *out = NULL;
+    pthread_mutex_lock(&kept_lock);
+    for (int i = 0; i < QN_CONSTRAIN_KEPT; i++) {
+        struct kept *k = &kept[i];
+        if (!k->grammar || k->key[0] != key[0] || k->key[1] != key[1]) continue;
+        if (qn_grammar_is_worn(k->grammar)) {
+            forget(k);
+            break;
+        }
+        out = qn_grammar_acquire(k->grammar);
+        k->used = ++kept_clock;
+        if (report) qn_buf_puts(report, k->report);
+    }
+    pthread_mutex_unlock(&kept_lock);
+    return out;
+}
+
+static void keep(const uint64_t key[2], struct qn_grammar *g, const char *report)
+{
+    pthread_mutex_lock(&kept_lock);
+    struct kept *oldest = &kept[0];
+    for (int i = 1; i < QN_CONSTRAIN_KEPT; i++)
+        if (kept[i].used < oldest->used) oldest = &kept[i];
+    forget(oldest);
+    *oldest = (struct kept){{key[0], key[1]}, qn_grammar_acquire(g), xstrdup(report), ++kept_clock};
+    pthread_mutex_unlock(&kept_lock);
+}
+
+int qn_constrain_compile(struct qn_grammar **out, const struct qn_constrain *c, struct qn_buf *report,
+                         struct qn_err *e)
+{
+    uint64_t key[2];
+    bool has_tools = c->tools && c->tools->n_tool;
+    if (!has_tools && c->form == QN_CONTENT_FREE && c->choice < QN_CHOICE_REQUIRED) {
+        *out = NULL;
+        return QN_OK;
+    }
+    bool can_keep = key_of(key, c);
+    if (can_keep && (*out = recall(key, report))) return QN_OK;
+    struct qn_buf lines = QN_BUF_INIT(1 << 20);
+    struct qn_grammar *g = NULL;
+    int rc = compile(&g, c, &lines, e);
+    if (!rc) {
+        if (can_keep) keep(key, g, qn_buf_str(&lines));
+        if (report) qn_buf_append(report, qn_buf_str(&lines), lines.n_byte);
+        *out = g;
+    }
+    qn_buf_free(&lines);
+    return rc;
+}
+
+void qn_constrain_forget(void)
+{
+    pthread_mutex_lock(&kept_lock);
+    for (int i = 0; i < QN_CONSTRAIN_KEPT; i++) forget(&kept[i]);
+    pthread_mutex_unlock(&kept_lock);
 }

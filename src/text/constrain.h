@@ -34,10 +34,17 @@ struct qn_constrain {
     bool is_strict; /* an unsupported keyword is an error that names it; else ignored and reported */
 };
 
+#define QN_CONSTRAIN_KEPT 16 /* grammars kept for requests with equal constraints, with their states */
+
 /* *out is NULL when nothing constrains the output (no tools, free content). `report` (may be NULL) gets one
  * line for each schema keyword that was ignored. The JSON given may be freed afterwards.
- * Errors name the keyword, the rule or the position: QN_INVAL, QN_UNSUPPORTED, QN_TOOBIG. */
+ * Errors name the keyword, the rule or the position: QN_INVAL, QN_UNSUPPORTED, QN_TOOBIG.
+ * Requests with equal constraints share one grammar, so an agent's next turn finds its masks ready: all
+ * grammars of a process must be used by the same thread. */
 int qn_constrain_compile(struct qn_grammar **out, const struct qn_constrain *c, struct qn_buf *report,
                          struct qn_err *e);
+
+/* Lets go of all kept grammars (tests, end of the process). */
+void qn_constrain_forget(void);
 
 #endif

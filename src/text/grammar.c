@@ -7,11 +7,14 @@
 #include "base/mem.h"
 #include "text/term.h"
 
+#define WORN_TERMS (1u << 16)
+
 struct qn_grammar {
     atomic_int n_ref;
     uint64_t serial;
     struct qn_terms *terms;
     qn_term start;
+    atomic_bool is_worn;
 };
 
 _Static_assert(QN_GSTATE_DEAD == QN_TERM_EMPTY && QN_GSTATE_END == QN_TERM_EPS, "states are terms");
@@ -54,6 +57,7 @@ qn_gstate qn_grammar_advance(struct qn_grammar *g, qn_gstate state, const char *
 {
     for (size_t i = 0; i < n && state != QN_GSTATE_DEAD; i++)
         state = qn_term_next(g->terms, state, (unsigned char)bytes[i]);
+    if (qn_terms_count(g->terms) > WORN_TERMS || qn_terms_failed(g->terms)) atomic_store(&g->is_worn, true);
     return state;
 }
 
@@ -98,6 +102,11 @@ size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, siz
 int qn_grammar_failed(const struct qn_grammar *g)
 {
     return qn_terms_failed(g->terms);
+}
+
+bool qn_grammar_is_worn(const struct qn_grammar *g)
+{
+    return atomic_load(&g->is_worn);
 }
 
 uint64_t qn_grammar_serial(const struct qn_grammar *g)

@@ -41,6 +41,8 @@ bool qn_grammar_is_free(const struct qn_grammar *g, qn_gstate state);
 size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, size_t cap);
 /* QN_OK, or QN_TOOBIG once the cap on terms has been reached (states are DEAD from then on). */
 int qn_grammar_failed(const struct qn_grammar *g);
+/* Grown so far that a fresh copy serves new requests better. Any thread. */
+bool qn_grammar_is_worn(const struct qn_grammar *g);
 /* Identity for caches that outlive a grammar: never repeats in a process. */
 uint64_t qn_grammar_serial(const struct qn_grammar *g);
 size_t qn_grammar_terms(const struct qn_grammar *g);

@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "text/freetext.h"
 
-#define MAX_ROWS      16384 /* remembered rows of derivatives, 1 KiB each; then they are dropped */
+#define MAX_ROWS      8192 /* remembered rows of derivatives, 1 KiB each; then they are dropped */
 #define MAX_ALIVE     4096  /* states looked at to see whether an intersection is empty */
 #define MAX_POOL      (1u << 24)
 #define MAX_CONTEXTS  4096

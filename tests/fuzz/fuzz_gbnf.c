@@ -30,5 +30,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         QN_CHECK(e.text[0]);
     }
     free(text);
+    qn_constrain_forget();
     return 0;
 }

@@ -66,5 +66,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     qn_buf_free(&text);
     qn_buf_free(&report);
     qn_arena_free(arena);
+    qn_constrain_forget();
     return 0;
 }

@@ -510,6 +510,7 @@ static void bench_text(struct qn_mask *m, const struct bench_vocab *v, const cha
     double best = 1e18, compile_us;
     for (int i = 0; i < 20; i++) {
         qn_grammar_release(g);
+        qn_constrain_forget();
         double from = now_us();
         if (qn_constrain_compile(&g, c, NULL, &e)) {
             printf("%s: %s\n", what, e.text);

@@ -17,6 +17,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
+    qn_constrain_forget();
     qn_arena_free(arena);
     return 0;
 }
@@ -278,6 +279,29 @@ static void test_calls(void **state)
     qn_toolset_free(tools);
 }
 
+static void test_equal_requests_share(void **state)
+{
+    (void)state;
+    struct qn_constrain c = {.form = QN_CONTENT_JSON_SCHEMA,
+                             .schema = json("{\"type\":\"integer\",\"multipleOf\":2}")};
+    struct qn_constrain same = {.form = QN_CONTENT_JSON_SCHEMA,
+                                .schema = json("{ \"type\": \"integer\", \"multipleOf\": 2 }")};
+    struct qn_buf one = QN_BUF_INIT(1 << 16), two = QN_BUF_INIT(1 << 16);
+    struct qn_grammar *a, *b;
+    assert_int_equal(qn_constrain_compile(&a, &c, &one, NULL), QN_OK);
+    assert_int_equal(qn_constrain_compile(&b, &same, &two, NULL), QN_OK);
+    assert_ptr_equal(a, b);
+    assert_string_equal(one.data, two.data);
+    qn_grammar_release(b);
+    same.starts_in_reasoning = true;
+    assert_int_equal(qn_constrain_compile(&b, &same, NULL, NULL), QN_OK);
+    assert_ptr_not_equal(a, b);
+    qn_grammar_release(a);
+    qn_grammar_release(b);
+    qn_buf_free(&one);
+    qn_buf_free(&two);
+}
+
 static void test_texts(void **state)
 {
     (void)state;
@@ -396,8 +420,9 @@ static void test_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas), cmocka_unit_test(test_refusals), cmocka_unit_test(test_calls),
-        cmocka_unit_test(test_texts),   cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_schemas), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calls),   cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_masks),   cmocka_unit_test(test_equal_requests_share),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,0 +1,97 @@
+/* Every storage format end to end: a synthesised checkpoint gives the same logits on cpu, in each instruction
+ * set, as on ref, which dequantises by definition; and the same bits in any chunks.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cpu.h"
+#include "model/synth.h"
+#include "support/rig.h"
+#include "support/test.h"
+
+enum { N = 70 };
+
+static void synthesise(const char *folder, const char *shape_text, const struct qn_store *store,
+                       const char *recipe)
+{
+    struct qn_shape shape;
+    struct qn_err e = {0};
+    if (qn_shape_find(&shape, shape_text, &e)) fail_msg("%s", e.text);
+    struct qn_synth s = {.shape = &shape,
+                         .store = store,
+                         .recipe = strcmp(store->name, "bf16") ? qn_recipe_find(recipe) : NULL,
+                         .seed = 5,
+                         .n_thread = 1,
+                         .is_quiet = true};
+    if (qn_synth_write(&s, folder, &e)) fail_msg("%s: %s", store->name, e.text);
+}
+
+static void check_format(const char *folder, const char *name)
+{
+    struct rig r;
+    int32_t tok[N];
+    rig_open(&r, folder, &(struct rig_options){"ref", QN_ACT_F32, QN_KV_F32, 1, 0, true});
+    size_t v = (size_t)r.c->vocab, n = N * v;
+    float *want = malloc(n * sizeof *want), *got = malloc(n * sizeof *got), *cut = malloc(n * sizeof *cut);
+    for (int i = 0; i < N; i++) tok[i] = i * 37 % 200;
+    rig_logits(&r, 0, tok, N, N, want);
+    rig_close(&r);
+    double scale = 0;
+    for (size_t i = 0; i < n; i++) scale = fmax(scale, fabs(want[i]));
+    unsetenv("QUERN_CPU");
+    for (int isa = 0, best = (int)qn_cpu_isa(); isa <= best; isa++) {
+        setenv("QUERN_CPU", qn_isa_name((enum qn_isa)isa), 1);
+        for (int act = 0; act < 2; act++) {
+            rig_open(&r, folder,
+                     &(struct rig_options){"cpu", act ? QN_ACT_BF16 : QN_ACT_F32, QN_KV_F32, 2, 0, true});
+            rig_logits(&r, 0, tok, N, N, got);
+            rig_logits(&r, 1, tok, N, 7, cut);
+            if (memcmp(got, cut, n * sizeof *got))
+                fail_msg("%s, %s: chunks of 7 differ", name, qn_isa_name(isa));
+            double worst = 0;
+            for (size_t i = 0; i < n; i++) worst = fmax(worst, fabs((double)want[i] - got[i]));
+            for (size_t i = 0; i < n; i++) assert_false(isnan(got[i]));
+            if (!act && !(worst <= 1e-4 * scale))
+                fail_msg("%s, %s: %.2g of the largest logit from ref", name, qn_isa_name(isa), worst / scale);
+            rig_close(&r);
+        }
+    }
+    unsetenv("QUERN_CPU");
+    free(want);
+    free(got);
+    free(cut);
+}
+
+static void each_format(const char *shape)
+{
+    for (int i = 0; qn_store_at(i); i++) {
+        char folder[] = "/tmp/quern-format-XXXXXX", command[80];
+        assert_non_null(mkdtemp(folder));
+        synthesise(folder, shape, qn_store_at(i), "linear-mtp");
+        check_format(folder, qn_store_at(i)->name);
+        snprintf(command, sizeof command, "rm -r %s", folder);
+        assert_int_equal(system(command), 0);
+    }
+}
+
+static void test_dense(void **unused)
+{
+    (void)unused;
+    each_format("tiny");
+}
+
+static void test_experts(void **unused)
+{
+    (void)unused;
+    each_format("tiny-moe");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_experts),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -12,6 +12,7 @@ import collections
 import json
 import re
 import time
+import urllib.error
 import urllib.request
 
 from generate import Generator
@@ -111,8 +112,13 @@ def by_server(url, work, limit, key):
         if key:
             head["Authorization"] = "Bearer " + key
         q = urllib.request.Request(url.rstrip("/") + "/v1/chat/completions", json.dumps(body).encode(), head)
-        with urllib.request.urlopen(q, timeout=300) as f:
-            c = json.load(f)["choices"][0]
+        try:
+            with urllib.request.urlopen(q, timeout=300) as f:
+                c = json.load(f)["choices"][0]
+        except urllib.error.HTTPError as e:
+            print("status %d: %s (skill %s; %s)" % (e.code, e.read().decode(errors="replace")[:300], d["skill"], context[-1]["content"]))
+            out.append(("", "", None, False))
+            continue
         m, calls = c["message"], []
         for t in m.get("tool_calls") or []:
             try:
@@ -240,7 +246,9 @@ def main():
         if expect:
             declared = {t["function"]["name"] for t in d["tools"]}
             formed = calls is not None and len(calls) > 0 and ended
-            mark("call well formed", formed)
+            mark("calls where it should", calls != [])
+            if calls != []:
+                mark("call well formed", formed)
             tool = formed and [c[0] for c in calls] == [c[0] for c in expect]
             mark("right tool", tool)
             exact = tool and calls == expect
@@ -249,6 +257,7 @@ def main():
             mark("skill " + d["skill"], exact)
             ok = exact
         else:
+            mark("no call where it should not", calls == [])
             ok = ended and calls == [] and content == want["content"].strip()
             mark("plain answer right", ok)
             mark("skill " + d["skill"], ok)
@@ -259,7 +268,7 @@ def main():
     report = {"dialogues": len(work), "seed": a.seed, "seconds": round(spent, 1), "by": a.server and "server" or "reference"}
     for what in sorted(sums, key=lambda s: (s.startswith("skill"), s.startswith("thinking"), s)):
         ok, n = sums[what]
-        report[what] = round(ok / n, 4)
+        report[what] = [ok, n]
         print("%-22s %5.1f %%  (%d of %d)" % (what, 100 * ok / n, ok, n))
     if a.drafts and answers:
         rate, per = drafts(a.model, answers, 5, a.threads)

@@ -215,14 +215,22 @@ out:
     return rc;
 }
 
-/* Other servers take options with underscores, and several values after --served-model-name and --api-key. */
-static char **normalise(int *argc, char **argv)
+/* A copy that lives as long as the command. */
+static char *keep(struct qn_arena *arena, const char *s, size_t n)
 {
-    char **out = xcalloc((size_t)*argc + 1, sizeof *out);
+    char *copy = qn_arena_strndup(arena, s, n);
+    QN_CHECK(copy);
+    return copy;
+}
+
+/* Other servers take options with underscores, and several values after --served-model-name and --api-key. */
+static char **normalise(int *argc, char **argv, struct qn_arena *arena)
+{
+    char **out = qn_arena_alloc(arena, ((size_t)*argc + 1) * sizeof *out);
     int n = 0;
     bool has_model = false;
     for (int i = 0; i < *argc; i++) {
-        out[n++] = xstrdup(argv[i]);
+        out[n++] = keep(arena, argv[i], strlen(argv[i]));
         if (!i) continue;
         if (strncmp(argv[i], "--", 2) != 0) {
             if (i == 1 || (argv[i - 1][0] != '-')) has_model = true;
@@ -232,27 +240,25 @@ static char **normalise(int *argc, char **argv)
             if (*c == '_') *c = '-';
         if (!strncmp(out[n - 1], "--model", 7)) has_model = true;
         if (strcmp(out[n - 1], "--served-model-name") != 0 && strcmp(out[n - 1], "--api-key") != 0) continue;
-        char *list = NULL;
-        for (int k = 0; i + 1 < *argc && argv[i + 1][0] != '-' && (!k || has_model); k++) {
-            char *more = list ? xasprintf("%s,%s", list, argv[i + 1]) : xstrdup(argv[i + 1]);
-            free(list);
-            list = more;
-            i++;
-        }
-        if (list) out[n++] = list;
+        struct qn_buf list = QN_BUF_INIT(1 << 20);
+        for (int k = 0; i + 1 < *argc && argv[i + 1][0] != '-' && (!k || has_model); k++)
+            qn_buf_printf(&list, "%s%s", k ? "," : "", argv[++i]);
+        if (list.n_byte) out[n++] = keep(arena, list.data, list.n_byte);
+        qn_buf_free(&list);
     }
     *argc = n;
     return out;
 }
 
-static int split(const char *list, const char **out, int max, const char *flag, struct qn_err *e)
+static int split(const char *list, const char **out, int max, const char *flag, struct qn_arena *arena,
+                 struct qn_err *e)
 {
     int n = 0;
     while (list && *list) {
         size_t k = strcspn(list, ",");
         if (k && n == max)
             return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "--%s: more than %d", flag, max);
-        if (k) out[n++] = xstrndup(list, k);
+        if (k) out[n++] = keep(arena, list, k);
         list += k + (list[k] == ',');
     }
     return n;
@@ -457,13 +463,13 @@ static void print_table(const struct qn_server_options *o, const struct wish *w,
 }
 
 /* The folder's name, as the model's. */
-static char *base_name(const char *path)
+static char *base_name(const char *path, struct qn_arena *arena)
 {
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') n--;
     size_t from = n;
     while (from && path[from - 1] != '/') from--;
-    return xstrndup(path + from, n - from);
+    return keep(arena, path + from, n - from);
 }
 
 static int choose_backend(const char **device, const struct qn_backend **out, struct qn_err *e)
@@ -525,11 +531,14 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     struct qn_arena *arena = qn_arena_create(16 << 20);
     struct stat st;
 
-    argv = normalise(&argc, argv);
+    argv = normalise(&argc, argv, arena);
     qn_server_block_signals();
     rc = read_options(&w, argc, argv, &e);
-    if (rc == QN_CANCELED) return 0;
-    if (rc) return qn_cli_usage_failed("serve", rc, &e);
+    if (rc) {
+        status = qn_cli_usage_failed("serve", rc, &e);
+        qn_arena_free(arena);
+        return status;
+    }
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     int level = -1;
     for (size_t i = 0; i < QN_COUNT(levels); i++)
@@ -554,8 +563,8 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         fprintf(stderr,
                 "--tensor-parallel-size %" PRId64 ": this build has one rank; the model runs on it whole\n",
                 w.ranks);
-    if ((n_key = split(w.keys, keys, MAX_KEYS, "api-key", &e)) < 0) QN_TRY(n_key);
-    if ((n_name = split(w.names, names, MAX_NAMES, "served-model-name", &e)) < 0) QN_TRY(n_name);
+    if ((n_key = split(w.keys, keys, MAX_KEYS, "api-key", arena, &e)) < 0) QN_TRY(n_key);
+    if ((n_name = split(w.names, names, MAX_NAMES, "served-model-name", arena, &e)) < 0) QN_TRY(n_name);
     QN_FAIL_IF(w.trace && (stat(w.trace, &st) || !S_ISDIR(st.st_mode)), &e, QN_INVAL,
                "--trace %s is no folder", w.trace);
 
@@ -566,7 +575,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         QN_TRY(qn_model_open(&model, w.model, &e));
     }
     QN_TRY(qn_text_open(&text, w.model, &(struct qn_text_opt){.template_path = w.template}, &e));
-    if (!n_name) names[n_name++] = model ? qn_model_name(model) : base_name(w.model);
+    if (!n_name) names[n_name++] = model ? qn_model_name(model) : base_name(w.model, arena);
 
     struct qn_engine_options g = {.model = model, .backend = backend, .kv = -1, .mtp = depth};
     if (fake) g = *fake;

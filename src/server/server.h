@@ -37,7 +37,7 @@ struct qn_server_options {
     struct qn_sampling_defaults sampling;
     const struct qn_json *template_kwargs; /* object or NULL */
     bool allow_request_template;
-    bool mirror_reasoning; /* also as "reasoning" */
+    bool mirror_reasoning;  /* also as "reasoning" */
     const char *trace_dir;  /* or NULL */
     const char *model_path; /* for traces */
 };

@@ -6,8 +6,9 @@
 #include "base/mem.h"
 #include "text/freetext.h"
 
-#define MAX_ROWS      8192 /* remembered rows of derivatives, 1 KiB each; then they are dropped */
-#define MAX_ALIVE     4096  /* states looked at to see whether an intersection is empty */
+#define MAX_ROWS      8192       /* remembered rows of derivatives, 1 KiB each; then they are dropped */
+#define MAX_ALIVE     4096       /* states looked at to see whether an intersection is empty */
+#define MAX_SEARCH    (1u << 21) /* derivatives spent on that, one grammar; then every state counts as alive */
 #define MAX_POOL      (1u << 24)
 #define MAX_CONTEXTS  4096
 #define MAX_RECURSION 1000
@@ -89,6 +90,7 @@ struct qn_terms {
     uint32_t table_size;
     struct row **rows; /* [cap_terms] */
     uint32_t n_row;
+    uint32_t n_search;
     uint32_t max_terms;
     int depth;
     int failed;
@@ -897,11 +899,13 @@ static bool is_alive(struct qn_terms *t, qn_term checked)
     qn_map_put(&map, (uint64_t)first + 1, 1);
     for (; at < n_seen && found == UNKNOWN && !t->failed; at++) {
         qn_term x = seen[at].term;
-        if (qn_term_nullable(t, x) || t->terms[x].alive == 2 || n_seen >= MAX_ALIVE) {
+        if (qn_term_nullable(t, x) || t->terms[x].alive == 2 || n_seen >= MAX_ALIVE ||
+            t->n_search >= MAX_SEARCH) {
             found = at;
             break;
         }
         if (t->terms[x].alive == 1) continue;
+        t->n_search += 256;
         for (int b = 0; b < 256; b++) {
             qn_term next = derive(t, x, (unsigned char)b);
             if (next == QN_TERM_EMPTY || qn_map_get(&map, (uint64_t)next + 1, NULL)) continue;

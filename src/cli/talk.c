@@ -74,7 +74,7 @@ int qn_talk_open(struct qn_talk *t, const char *folder, const struct qn_talk_opt
     *t = (struct qn_talk){.options = *o};
     const struct qn_backend *backend = qn_backend_get(o->device ? o->device : "cpu");
     if (!backend && !o->device) backend = qn_backend_get("ref");
-    QN_FAIL_IF(!backend, e, QN_INVAL, "no device '%.20s' in this build; there is ref", o->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "no device '%.20s' in this build; there are cpu and ref", o->device);
     QN_FAIL_IF(o->think && strcmp(o->think, "on") && strcmp(o->think, "off"), e, QN_INVAL,
                "--think %.20s: on or off", o->think);
     const struct qn_text_opt text_opt = {.template_path = o->template_path};

@@ -536,6 +536,10 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
                o->mtp, QN_MAX_DRAFT);
     int step_tokens = o->step_tokens ? o->step_tokens : DEFAULT_STEP;
     int max_context = g->config.max_context;
+    if (o->max_context > max_context)
+        qn_log(QN_LOG_WARN, "engine",
+               "a context of %d tokens was asked for; the model was made for %d, which is used",
+               o->max_context, max_context);
     if (o->max_context && o->max_context < max_context) max_context = o->max_context;
     d->config = &g->config;
     d->n_thread = o->n_thread;

@@ -185,10 +185,16 @@ KERN void qk_page(enum qn_kv t, const struct qn_kern_attn *a, float scale)
 }
 
 /* o += p V for n queries and VECS x 16 dims from `dim`; keys [0, n_key) of the page, in order */
-KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, int dim, int n_vec)
+/* is_full: all n_vec vectors lie inside a row, known when compiling. The first pass over a page fetches rows
+ * ahead: later passes find them in the cache. */
+#define ROWS_AHEAD 8
+KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, int dim, const int n_vec,
+                  const bool is_full)
 {
     v16 acc[QN_ATTN_QUERIES][QK_VECS];
     int most = 0;
+    const size_t row_bytes = (size_t)a->hd * qn_kv_bytes(t);
+    const float *score = a->score + (size_t)first * a->stride + a->at;
     for (int g = 0; g < n; g++) {
         most = QN_MAX(most, a->n_key[first + g]);
         for (int j = 0; j < n_vec; j++)
@@ -196,10 +202,16 @@ KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
     }
     for (int key = a->first_key; key < most; key++) {
         v16 v[QK_VECS];
+        if (dim == 0 && first == 0 && key + ROWS_AHEAD < QN_PAGE)
+            for (size_t at = 0; at < row_bytes; at += 64)
+                __builtin_prefetch((const char *)a->kv + (size_t)(key + ROWS_AHEAD) * row_bytes + at);
+#pragma GCC unroll 4
         for (int j = 0; j < n_vec; j++)
-            v[j] = load_kv(t, a->kv, (size_t)key * a->hd + dim + 16 * j, a->hd - dim - 16 * j);
+            v[j] = load_kv(t, a->kv, (size_t)key * a->hd + dim + 16 * j, is_full ? 16 : a->hd - dim - 16 * j);
+#pragma GCC unroll 4
         for (int g = 0; g < n; g++) { /* p is 0 past a query's last key: adds nothing */
-            v16 p = vset(a->score[(size_t)(first + g) * a->stride + a->at + key]);
+            v16 p = vset(score[(size_t)g * a->stride + key]);
+#pragma GCC unroll 4
             for (int j = 0; j < n_vec; j++) acc[g][j] = vfma(p, v[j], acc[g][j]);
         }
     }
@@ -208,22 +220,22 @@ KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
             store_some(a->o[first + g] + dim + 16 * j, acc[g][j], a->hd - dim - 16 * j);
 }
 
-KERN void pv_dims(enum qn_kv t, const struct qn_kern_attn *a, int dim, int n_vec)
+KERN void pv_dims(enum qn_kv t, const struct qn_kern_attn *a, int dim, const int n_vec, const bool is_full)
 {
     if (a->n_query == 4) {
-        pv_part(t, a, 0, 4, dim, n_vec);
+        pv_part(t, a, 0, 4, dim, n_vec, is_full);
         return;
     }
     int g = 0;
-    for (; g + 2 <= a->n_query; g += 2) pv_part(t, a, g, 2, dim, n_vec);
-    if (g < a->n_query) pv_part(t, a, g, 1, dim, n_vec);
+    for (; g + 2 <= a->n_query; g += 2) pv_part(t, a, g, 2, dim, n_vec, is_full);
+    if (g < a->n_query) pv_part(t, a, g, 1, dim, n_vec, is_full);
 }
 
 KERN void pv_page(enum qn_kv t, const struct qn_kern_attn *a)
 {
     int dim = 0;
-    for (; dim + 16 * QK_VECS <= a->hd; dim += 16 * QK_VECS) pv_dims(t, a, dim, QK_VECS);
-    for (; dim < a->hd; dim += 16) pv_dims(t, a, dim, 1);
+    for (; dim + 16 * QK_VECS <= a->hd; dim += 16 * QK_VECS) pv_dims(t, a, dim, QK_VECS, true);
+    for (; dim < a->hd; dim += 16) pv_dims(t, a, dim, 1, false);
 }
 
 #define ATTN(name, type)                                                                                     \

@@ -12,6 +12,7 @@ import csv
 import json
 import pathlib
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLUMNS = ["machine", "version", "model", "bench", "threads", "isa", "kv", "mtp", "runs", "read_gbs", "prompt", "context",
@@ -32,13 +33,14 @@ def main():
     parser.add_argument("model")
     parser.add_argument("out")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("options", nargs="*")
-    args = parser.parse_args()
+    here = sys.argv[1:]
+    at = here.index("--") if "--" in here else len(here)
+    args, options = parser.parse_args(here[:at]), here[at + 1:]
     with open(args.out, "w", newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for threads in args.threads.split(","):
-            command = [ROOT / "build/quern", "bench", args.model, "--json", "--threads", threads, *args.options]
+            command = [ROOT / "build/quern", "bench", args.model, "--json", "--threads", threads, *options]
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             for line in run.stdout.splitlines():
                 row = json.loads(line)

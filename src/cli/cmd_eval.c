@@ -17,8 +17,10 @@ static const struct {
 static void print_help(FILE *out)
 {
     fprintf(out, "usage: quern eval PART MODEL ...\n\n");
-    for (size_t i = 0; i < QN_COUNT(parts); i++) fprintf(out, "  %-10s %s\n", parts[i].name, parts[i].summary);
-    fprintf(out, "\nexample:\n  quern eval ppl models/mini README.md\n\nquern eval PART --help tells more.\n");
+    for (size_t i = 0; i < QN_COUNT(parts); i++)
+        fprintf(out, "  %-10s %s\n", parts[i].name, parts[i].summary);
+    fprintf(out,
+            "\nexample:\n  quern eval ppl models/mini README.md\n\nquern eval PART --help tells more.\n");
 }
 
 static int run(int argc, char **argv)

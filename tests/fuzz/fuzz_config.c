@@ -1,5 +1,5 @@
-/* Fuzz target: any bytes as config.json (and, after a NUL, generation_config.json); what is accepted is within the
- * limits the rest of the program relies on, and its patterns can be matched.
+/* Fuzz target: any bytes as config.json (and, after a NUL, generation_config.json); what is accepted is
+ * within the limits the rest of the program relies on, and its patterns can be matched.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "model/config.h"
 #include "model/hint.h"
@@ -17,7 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         snprintf(pattern, sizeof pattern, "%.*s", (int)n, text);
         qn_hint_matches(pattern, "model.language_model.layers.10.mlp.experts.3.gate_proj");
     }
-    if (qn_config_parse(&c, text, n, second ? second + 1 : NULL, second ? size - n - 1 : 0, "input", &e)) return 0;
+    if (qn_config_parse(&c, text, n, second ? second + 1 : NULL, second ? size - n - 1 : 0, "input", &e))
+        return 0;
     QN_CHECK(c.hidden > 0 && c.n_layer > 0 && c.n_layer <= QN_MAX_LAYERS && c.vocab > 0 && c.max_context > 0);
     QN_CHECK(c.n_full + c.n_gdn == c.n_layer && c.rotary_dim >= 0 && c.rotary_dim <= c.head_dim);
     QN_CHECK(c.n_head % c.n_kv_head == 0 && c.n_v_head % c.n_k_head == 0);

@@ -1,6 +1,5 @@
-/* Fuzz target: any bytes as a safetensors file; every tensor that is accepted lies inside the bytes and can be read,
- * and a layer found among them dequantises.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Fuzz target: any bytes as a safetensors file; every tensor that is accepted lies inside the bytes and can
+ * be read, and a layer found among them dequantises. SPDX-License-Identifier: Apache-2.0 */
 #include "base/mem.h"
 #include "model/detect.h"
 #include "model/safetensors.h"
@@ -37,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const uint8_t *p = t->data;
         QN_CHECK(t->n_byte <= size && p >= data && p + t->n_byte <= data + size);
         if (t->n_byte) sum = (unsigned char)(sum + p[0] + p[t->n_byte - 1]);
-        if (t->n_dim == 2 && t->shape[0] > 0 && t->shape[0] <= 512 && t->shape[1] > 0 && t->shape[1] <= 512 && i < 8) {
+        if (t->n_dim == 2 && t->shape[0] > 0 && t->shape[0] <= 512 && t->shape[1] > 0 && t->shape[1] <= 512 &&
+            i < 8) {
             try_layer(st, (int)t->shape[0], (int)t->shape[1]);
             try_layer(st, (int)t->shape[0], (int)t->shape[1] * 2);
             try_layer(st, (int)t->shape[0], (int)t->shape[1] * 8);

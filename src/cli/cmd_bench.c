@@ -477,7 +477,8 @@ static int run(int argc, char **argv)
         "read).",
         "quern bench models/mini speed --prompt 512,2048 --context 0,4k --runs 5"};
     const char *device = "cpu", *prompt = "512", *context = "0", *levels = "1,2,4,8", *activations = "";
-    int64_t n_thread = 0, n_run = 3, n_gen = 64, mtp = 0, seed = 1, turns = 10, step_tokens = 0;
+    int64_t n_thread = 0, n_run = 3, n_gen = 64, mtp = 0, seed = 1, turns = 10, step_tokens = 0,
+            long_prompt = 4096;
     bool json = false, speculate = false;
     const struct qn_opt options[] = {
         {"prompt", 0, QN_OPT_STR, &prompt, "LIST", "prompt lengths to prefill (512)", .env = NULL},
@@ -485,6 +486,8 @@ static int run(int argc, char **argv)
         {"gen", 'n', QN_OPT_INT, &n_gen, "N", "tokens to generate (64)", .min = 2, .max = 1000000},
         {"streams", 0, QN_OPT_STR, &levels, "LIST", "concurrency levels (1,2,4,8)"},
         {"turns", 0, QN_OPT_INT, &turns, "N", "turns of the agent (10)", .min = 1, .max = 1000},
+        {"long-prompt", 0, QN_OPT_INT, &long_prompt, "N", "prompt read beside running streams (4096)",
+         .min = 1, .max = 1 << 20},
         {"runs", 'r', QN_OPT_INT, &n_run, "N", "runs of each figure (3)", .min = 1, .max = MAX_RUNS},
         {"threads", 't', QN_OPT_INT, &n_thread, "N", "CPU workers (all cores)", .min = 0, .max = 4096},
         {"device", 0, QN_OPT_STR, &device, "NAME", "cpu or ref"},
@@ -544,8 +547,11 @@ static int run(int argc, char **argv)
     for (int i = 0; i < n_prompts; i++) longest = QN_MAX(longest, prompts[i] + 1);
     for (int i = 0; i < n_contexts; i++) longest = QN_MAX(longest, contexts[i] + (int)n_gen + 1);
     if (what[2]) longest = QN_MAX(longest, 512 + (int)turns * (128 + (int)n_gen) + 1);
-    if (what[3]) longest = QN_MAX(longest, 4096 + 1);
-    longest = QN_MAX(longest, 1024 + (int)n_gen) + QN_MAX_DRAFT + 1;
+    /* the long prompt of `mixed` takes what the model's context has room for */
+    int limit = qn_model_config(model)->max_context - QN_MAX_DRAFT - 2,
+        n_long = (int)QN_MIN(long_prompt, (int64_t)limit);
+    if (what[3]) longest = QN_MAX(longest, QN_MAX(n_long + 1, 64 + 4 * (int)n_gen));
+    longest = QN_MAX(longest, QN_MIN(1024 + (int)n_gen, limit)) + QN_MAX_DRAFT + 1;
     struct qn_engine_options options_of_engine = {
         .model = model,
         .backend = backend,
@@ -584,7 +590,7 @@ static int run(int argc, char **argv)
     if (!rc && what[1]) rc = bench_concurrency(&b, streams, n_streams, 256, false, &e);
     if (!rc && what[1]) rc = bench_concurrency(&b, streams, n_streams, 256, true, &e);
     if (!rc && what[2]) rc = bench_agent(&b, (int)turns, 512, 128, &e);
-    if (!rc && what[3]) rc = bench_mixed(&b, 4, 4096, &e);
+    if (!rc && what[3]) rc = bench_mixed(&b, 4, n_long, &e);
     exit_code = rc ? 1 : 0;
 done:
     if (rc) qn_cli_failed("bench", &e);

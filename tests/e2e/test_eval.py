@@ -1,0 +1,81 @@
+"""quern eval and quern bench as a user runs them, on the shipped model."""
+import json
+import math
+import pathlib
+import struct
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QUERN = ROOT / "build/quern"
+MINI = ROOT / "models/mini"
+
+
+def run(*args, ok=True):
+    done = subprocess.run([QUERN, *map(str, args)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done
+
+
+def read_npy(path):
+    data = pathlib.Path(path).read_bytes()
+    assert data[:6] == b"\x93NUMPY"
+    n = struct.unpack("<H", data[8:10])[0]
+    header = eval(data[10:10 + n].decode(), {})
+    rows, cols = header["shape"]
+    values = struct.unpack(f"<{rows * cols}f", data[10 + n:])
+    return [values[i * cols:(i + 1) * cols] for i in range(rows)]
+
+
+def log_softmax(row):
+    top = max(row)
+    total = math.log(sum(math.exp(x - top) for x in row))
+    return [x - top - total for x in row]
+
+
+def test_kld_equals_the_sum_over_logits(tmp_path):
+    ids = [17, 300, 42, 512, 900, 77, 1024, 5]
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    run("quantize", MINI, tmp_path / "q", "--format", "int8")
+    rows = {}
+    for name, model in (("p", MINI), ("q", tmp_path / "q")):
+        run("eval", "logits", model, "--ids", tmp_path / "ids.json", "--out", tmp_path / f"{name}.npy", "--device", "ref",
+            "--activations", "f32")
+        rows[name] = [log_softmax(row) for row in read_npy(tmp_path / f"{name}.npy")]
+    want = [sum(math.exp(a) * (a - b) for a, b in zip(p, q)) for p, q in zip(rows["p"], rows["q"])]
+    done = run("eval", "kld", tmp_path / "q", "--reference", MINI, tmp_path / "ids.json", "--device", "ref", "--activations",
+               "f32", "--json")
+    got = json.loads(done.stdout)
+    assert got["n_tokens"] == len(ids)
+    assert math.isclose(got["mean_kld"], sum(want) / len(want), rel_tol=1e-3, abs_tol=1e-7)
+    assert math.isclose(got["max_kld"], max(want), rel_tol=1e-3, abs_tol=1e-7)
+    ppl = math.exp(-sum(row[t] for row, t in zip(rows["q"], ids[1:])) / (len(ids) - 1))
+    assert math.isclose(got["ppl"], ppl, rel_tol=1e-4)
+    assert {"median_kld", "p95_kld", "p99_kld", "top1"} <= set(got)
+
+
+def test_stored_reference_gives_nearly_the_same(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("quern is a native server. " * 12)
+    run("eval", "reference", MINI, text, "--out", tmp_path / "ref", "--top", "256", "--context", "64")
+    stored = json.loads(run("eval", "kld", MINI, "--reference", tmp_path / "ref", "--json").stdout)
+    assert stored["mean_kld"] < 1e-6 and stored["top1"] == 1.0
+    run("quantize", MINI, tmp_path / "q", "--format", "nvfp4")
+    part = json.loads(run("eval", "kld", tmp_path / "q", "--reference", tmp_path / "ref", "--json").stdout)
+    full = json.loads(run("eval", "kld", tmp_path / "q", "--reference", MINI, text, "--context", "64", "--json").stdout)
+    assert part["n_tokens"] == full["n_tokens"]
+    assert 0.8 * full["mean_kld"] <= part["mean_kld"] <= full["mean_kld"] * 1.0001
+
+
+def test_eval_errors_name_the_object(tmp_path):
+    (tmp_path / "short.json").write_text("[1]")
+    assert "too few" in run("eval", "ppl", MINI, tmp_path / "short.json", ok=False).stderr
+    (tmp_path / "big.json").write_text("[1, 99999]")
+    assert "99999" in run("eval", "ppl", MINI, tmp_path / "big.json", ok=False).stderr
+    assert "no part" in run("eval", "nothing", MINI, ok=False).stderr
+
+
+def test_bench_prints_one_json_line_a_result():
+    done = run("bench", MINI, "speed", "mixed", "--prompt", "32", "--gen", "8", "--runs", "1", "--long-prompt", "300", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["bench"] for line in lines] == ["prefill", "decode", "mixed"]
+    assert all(line["tok_s"] > 0 for line in lines[:2]) and lines[1]["limit_tok_s"] > 0

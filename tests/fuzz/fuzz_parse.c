@@ -30,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct qn_toolset *tools;
     if (!tools) {
         struct qn_json *list;
-        static struct qn_arena *arena; /* lives as long as the process */
+        static struct qn_arena
+            *volatile arena; /* lives as long as the process; volatile so that the leak check sees it */
         arena = qn_arena_create(1 << 20);
         QN_CHECK(qn_json_parse(&list, arena, tools_json, strlen(tools_json), "tools", NULL) == QN_OK);
         QN_CHECK(qn_toolset_create(&tools, list, NULL) == QN_OK);

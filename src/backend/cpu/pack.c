@@ -425,15 +425,14 @@ static float weight_at(const struct qn_packed *p, int n, int k)
     if (p->group) {
         size_t at = group_at(p, tile, k / p->group) * QN_TILE + (size_t)lane;
         float scale;
-        memcpy(&half, p->scales + at * 2, 2);
-        if (p->scale == PACK_E4M3)
+        if (p->scale == PACK_E4M3) {
             scale = qn_e4m3_to_f32(p->scales[at]);
-        else if (p->scale == PACK_F16)
-            scale = qn_f16_to_f32(half);
-        else if (p->scale == PACK_BF16S)
-            scale = qn_bf16_to_f32(half);
-        else
+        } else if (p->scale == PACK_F32S) {
             memcpy(&scale, p->scales + at * 4, 4);
+        } else {
+            memcpy(&half, p->scales + at * 2, 2);
+            scale = p->scale == PACK_F16 ? qn_f16_to_f32(half) : qn_bf16_to_f32(half);
+        }
         if (p->zeros) x += p->zeros[at];
         x *= scale;
     }

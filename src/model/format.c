@@ -136,7 +136,7 @@ float qn_e2m1_to_f32(uint8_t code)
 }
 
 /* Value i of a tensor of a floating type. Tensors lie anywhere in the file, so loads go through memcpy. */
-static float value_at(const struct qn_tensor *t, size_t i)
+float qn_tensor_value(const struct qn_tensor *t, size_t i)
 {
     const unsigned char *p = t->data;
     uint16_t h;
@@ -178,7 +178,7 @@ int qn_tensor_to_f32(const struct qn_tensor *t, float *out, size_t n, struct qn_
                QN_UNSUPPORTED, "%s is %s; BF16, F16 or F32 is needed", t->name, qn_dtype_name(t->dtype));
     QN_FAIL_IF(t->n_byte != n * qn_dtype_bytes(t->dtype), e, QN_FORMAT, "%s has %zu values, %zu are needed",
                t->name, t->n_byte / qn_dtype_bytes(t->dtype), n);
-    for (size_t i = 0; i < n; i++) out[i] = value_at(t, i);
+    for (size_t i = 0; i < n; i++) out[i] = qn_tensor_value(t, i);
 out:
     return rc;
 }
@@ -206,7 +206,7 @@ static int check_scales(const struct qn_linear *l, size_t first, size_t n, struc
     } else {
         for (size_t i = first; i < first + n; i++)
             QN_FAIL_IF(
-                !isfinite(value_at(&l->scale, i)), e, QN_FORMAT,
+                !isfinite(qn_tensor_value(&l->scale, i)), e, QN_FORMAT,
                 "%s: value %zu is not finite; the file is damaged or was written by a failed quantisation",
                 l->scale.name, i);
     }
@@ -241,7 +241,7 @@ out:
 static void plain_row(const struct qn_linear *l, int row, float *out)
 {
     size_t K = (size_t)l->n_in, at = (size_t)row * K;
-    for (size_t k = 0; k < K; k++) out[k] = value_at(&l->weight, at + k);
+    for (size_t k = 0; k < K; k++) out[k] = qn_tensor_value(&l->weight, at + k);
 }
 
 /* W = E2M1 * E4M3 * scale2; the first product is exact. */
@@ -260,12 +260,12 @@ static void fp8_row(const struct qn_linear *l, int row, float *out)
 {
     size_t K = (size_t)l->n_in, n_col = (K + 127) / 128;
     const uint8_t *w = (const uint8_t *)l->weight.data + (size_t)row * K;
-    float scale = l->format == QN_FMT_FP8_TENSOR    ? value_at(&l->scale, 0)
-                  : l->format == QN_FMT_FP8_CHANNEL ? value_at(&l->scale, (size_t)row)
+    float scale = l->format == QN_FMT_FP8_TENSOR    ? qn_tensor_value(&l->scale, 0)
+                  : l->format == QN_FMT_FP8_CHANNEL ? qn_tensor_value(&l->scale, (size_t)row)
                                                     : 0;
     for (size_t k = 0; k < K; k++) {
         if (l->format == QN_FMT_FP8_BLOCK && k % 128 == 0)
-            scale = value_at(&l->scale, (size_t)row / 128 * n_col + k / 128);
+            scale = qn_tensor_value(&l->scale, (size_t)row / 128 * n_col + k / 128);
         out[k] = qn_e4m3_to_f32(w[k]) * scale;
     }
 }
@@ -285,7 +285,7 @@ static void awq_row(const struct qn_linear *l, int n, float *out)
         size_t g = k / (size_t)l->group;
         int q = (int)(word_at(&l->weight, k * words + word) >> shift & 15);
         int z = (int)(word_at(&l->zeros, g * words + word) >> shift & 15);
-        out[k] = (float)(q - z) * value_at(&l->scale, g * N + (size_t)n);
+        out[k] = (float)(q - z) * qn_tensor_value(&l->scale, g * N + (size_t)n);
     }
 }
 
@@ -298,7 +298,7 @@ static void gptq_row(const struct qn_linear *l, int n, float *out)
         int z = l->zeros.n_dim ? (int)(word_at(&l->zeros, g * (N / 8) + (size_t)n / 8) >> 4 * (n % 8) & 15) +
                                      l->zero_offset
                                : 8;
-        out[k] = (float)(q - z) * value_at(&l->scale, g * N + (size_t)n);
+        out[k] = (float)(q - z) * qn_tensor_value(&l->scale, g * N + (size_t)n);
     }
 }
 
@@ -307,7 +307,7 @@ static void ct4_row(const struct qn_linear *l, int n, float *out)
     size_t K = (size_t)l->n_in, group = (size_t)l->group;
     for (size_t k = 0; k < K; k++) {
         int u = (int)(word_at(&l->weight, (size_t)n * (K / 8) + k / 8) >> 4 * (k % 8) & 15);
-        out[k] = (float)(u - 8) * value_at(&l->scale, (size_t)n * (K / group) + k / group);
+        out[k] = (float)(u - 8) * qn_tensor_value(&l->scale, (size_t)n * (K / group) + k / group);
     }
 }
 
@@ -315,7 +315,7 @@ static void int8_row(const struct qn_linear *l, int n, float *out)
 {
     size_t K = (size_t)l->n_in;
     const int8_t *w = (const int8_t *)l->weight.data + (size_t)n * K;
-    float scale = value_at(&l->scale, (size_t)n);
+    float scale = qn_tensor_value(&l->scale, (size_t)n);
     for (size_t k = 0; k < K; k++) out[k] = (float)w[k] * scale;
 }
 

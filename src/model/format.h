@@ -87,6 +87,9 @@ int qn_linear_check(const struct qn_linear *l, struct qn_err *e);
  * held to. Errors: QN_FORMAT (a NaN or infinite scale, naming it). */
 int qn_linear_rows(const struct qn_linear *l, int first, int n_row, float *out, struct qn_err *e);
 
+/* Value i of a float tensor (F32, BF16, F16, F64, E4M3, E5M2); NaN for any other dtype. */
+float qn_tensor_value(const struct qn_tensor *t, size_t i);
+
 /* A small tensor (norm, A_log, conv, ...) widened to float, n values. */
 int qn_tensor_to_f32(const struct qn_tensor *t, float *out, size_t n, struct qn_err *e);
 

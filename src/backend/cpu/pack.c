@@ -30,28 +30,6 @@ const uint8_t pack_fp8_low[128] = {
 static const uint16_t e2m1_table[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                         0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
-static float scale_value(const struct qn_tensor *t, size_t i)
-{
-    uint16_t half;
-    float x;
-    const unsigned char *p = t->data;
-    switch (t->dtype) {
-    case QN_F32:
-        memcpy(&x, p + i * 4, 4);
-        return x;
-    case QN_BF16:
-        memcpy(&half, p + i * 2, 2);
-        return qn_bf16_to_f32(half);
-    case QN_F16:
-        memcpy(&half, p + i * 2, 2);
-        return qn_f16_to_f32(half);
-    case QN_F8_E4M3:
-        return qn_e4m3_to_f32(p[i]);
-    default:
-        return NAN;
-    }
-}
-
 static uint32_t word_at(const struct qn_tensor *t, size_t i)
 {
     uint32_t w;
@@ -86,7 +64,7 @@ static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err 
             p->scale = PACK_F32S;
             p->group = 128;
         } else if (l->format == QN_FMT_FP8_TENSOR) {
-            p->scale2 = scale_value(&l->scale, 0);
+            p->scale2 = qn_tensor_value(&l->scale, 0);
         }
         break;
     case QN_FMT_INT8_CHANNEL:
@@ -215,7 +193,7 @@ static void pack_tile_plain(struct qn_packed *p, const struct qn_linear *l, int 
     if (l->format == QN_FMT_F16) { /* widened */
         for (size_t k = 0; k < K; k++)
             for (int i = 0; i < n_lane; i++) {
-                float x = scale_value(&l->weight, (first + (size_t)i) * K + k);
+                float x = qn_tensor_value(&l->weight, (first + (size_t)i) * K + k);
                 memcpy(to + k / 2 * step + k % 2 * 64 + (size_t)i * 4, &x, 4);
             }
         return;
@@ -264,12 +242,12 @@ static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn
     for (int n = 0; n < p->n_out; n++) {
         int tile = n / QN_TILE, lane = n % QN_TILE;
         if (is_channel) {
-            p->out_scale[n] = scale_value(&l->scale, (size_t)n);
+            p->out_scale[n] = qn_tensor_value(&l->scale, (size_t)n);
             QN_FAIL_IF(!isfinite(p->out_scale[n]), e, QN_FORMAT, "%s: scale %d is not finite", l->name, n);
         }
         for (int g = 0; g < p->n_group; g++) {
             size_t from = scale_index(l, n, g), to = group_at(p, tile, g) * QN_TILE + (size_t)lane;
-            float x = scale_value(&l->scale, from);
+            float x = qn_tensor_value(&l->scale, from);
             QN_FAIL_IF(!isfinite(x), e, QN_FORMAT, "%s: the scale of output %d, group %d is not finite",
                        l->name, n, g);
             if (p->scale == PACK_F32S)

@@ -33,7 +33,6 @@ struct bench {
     int n_gen;
     uint64_t seed;   /* of prompts; counts up so that no two prompts share a prefix */
     double read_gbs; /* measured read bandwidth, 1e9 bytes a second */
-    int max_context;
 };
 
 /* One request of a run and what was seen of it. */
@@ -573,8 +572,7 @@ static int run(int argc, char **argv)
                        .json = json,
                        .n_run = (int)n_run,
                        .n_gen = (int)n_gen,
-                       .seed = (uint64_t)seed << 32,
-                       .max_context = longest};
+                       .seed = (uint64_t)seed << 32};
     b.read_gbs = qn_bandwidth_read(info->n_thread);
     if (!json) {
         printf("model      %s, %.2f GB of weights, loaded in %.2f s\n", qn_model_name(model),

@@ -196,34 +196,40 @@ out:
     return rc;
 }
 
-static const struct qn_opt *option_table(struct options *o, size_t *n)
+/* One body for the three: they differ in what the rows are held against. */
+enum task { PPL, KLD, REFERENCE };
+
+/* Each part takes only the options it honours. */
+static const struct qn_opt *option_table(enum task task, struct options *o, size_t *n)
 {
     static struct qn_opt table[10];
     size_t k = 0;
-    table[k++] =
-        (struct qn_opt){"reference",   0,     QN_OPT_STR,
-                        &o->reference, "REF", "checkpoint folder, or file from eval reference (kld)"};
-    table[k++] = (struct qn_opt){"out", 'o', QN_OPT_STR, &o->out, "FILE", "where to store (reference)"};
-    table[k++] = (struct qn_opt){.name = "top",
-                                 .type = QN_OPT_INT,
-                                 .out = &o->k,
-                                 .arg = "K",
-                                 .help = "tokens kept by position (reference; 64)",
-                                 .min = 1,
-                                 .max = 4096};
+    if (task == KLD)
+        table[k++] = (struct qn_opt){"reference",   0,     QN_OPT_STR,
+                                     &o->reference, "REF", "checkpoint folder, or file from eval reference"};
+    if (task == REFERENCE) {
+        table[k++] = (struct qn_opt){"out", 'o', QN_OPT_STR, &o->out, "FILE", "where to store"};
+        table[k++] = (struct qn_opt){.name = "top",
+                                     .type = QN_OPT_INT,
+                                     .out = &o->k,
+                                     .arg = "K",
+                                     .help = "tokens kept by position (64)",
+                                     .min = 1,
+                                     .max = 4096};
+    }
     table[k++] = (struct qn_opt){.name = "context",
                                  .letter = 'c',
                                  .type = QN_OPT_INT,
                                  .out = &o->context,
                                  .arg = "N",
-                                 .help = "tokens of a chunk (512)",
+                                 .help = "tokens of a chunk (512; a stored reference has its own)",
                                  .min = 2,
                                  .max = 1 << 20};
     table[k++] = (struct qn_opt){.name = "max-tokens",
                                  .type = QN_OPT_INT,
                                  .out = &o->max_tokens,
                                  .arg = "N",
-                                 .help = "stop after that many (0: all)",
+                                 .help = "stop after that many (0: all; a stored reference has its own)",
                                  .min = 0,
                                  .max = INT32_MAX};
     table[k++] = (struct qn_opt){.name = "threads",
@@ -240,7 +246,8 @@ static const struct qn_opt *option_table(struct options *o, size_t *n)
     table[k++] =
         (struct qn_opt){"kv-cache-dtype", 0,      QN_OPT_STR,
                         &o->kv,           "TYPE", "f32, bf16, fp8_e4m3, fp8_e5m2 (follows the activations)"};
-    table[k++] = (struct qn_opt){"json", 0, QN_OPT_FLAG, &o->json, NULL, "one line of JSON: a receipt"};
+    if (task != REFERENCE)
+        table[k++] = (struct qn_opt){"json", 0, QN_OPT_FLAG, &o->json, NULL, "one line of JSON: a receipt"};
     *n = k;
     return table;
 }
@@ -320,9 +327,6 @@ static void print_receipt(const struct receipt *r)
     qn_buf_free(&b);
 }
 
-/* One body for the three: they differ in what the rows are held against. */
-enum task { PPL, KLD, REFERENCE };
-
 static int run_task(enum task task, const char *name, const struct qn_opt_usage *usage, int argc, char **argv)
 {
     struct options o = {"", "cpu", "", "", "", .context = 512, .k = 64};
@@ -330,10 +334,15 @@ static int run_task(enum task task, const char *name, const struct qn_opt_usage 
     int n_arg, rc;
     size_t n_opt;
     struct qn_err e = {0};
-    const struct qn_opt *table = option_table(&o, &n_opt);
+    const struct qn_opt *table = option_table(task, &o, &n_opt);
     rc = qn_opt_parse(table, n_opt, usage, argc, argv, args, 2, &n_arg, &e);
     if (rc) return qn_cli_usage_failed(name, rc, &e);
-    bool needs_text = !(task == KLD && n_arg == 1 && qn_is_reference(o.reference));
+    bool needs_text = !(task == KLD && qn_is_reference(o.reference));
+    if (!needs_text && n_arg > 1) {
+        qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "%s holds its own text; leave out %s", o.reference,
+                   args[1]);
+        return qn_cli_usage_failed(name, QN_INVAL, &e);
+    }
     if (n_arg < (needs_text ? 2 : 1) || (task == KLD && !o.reference[0]) ||
         (task == REFERENCE && !o.out[0])) {
         qn_opt_help(stderr, table, n_opt, usage);

@@ -66,6 +66,14 @@ def test_stored_reference_gives_nearly_the_same(tmp_path):
     assert 0.8 * full["mean_kld"] <= part["mean_kld"] <= full["mean_kld"] * 1.0001
 
 
+def test_a_stored_reference_brings_its_own_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("quern is a native server. " * 4)
+    run("eval", "reference", MINI, text, "--out", tmp_path / "ref")
+    assert "leave out" in run("eval", "kld", MINI, text, "--reference", tmp_path / "ref", ok=False).stderr
+    assert "unknown option" in run("eval", "ppl", MINI, text, "--out", "x", ok=False).stderr
+
+
 def test_eval_errors_name_the_object(tmp_path):
     (tmp_path / "short.json").write_text("[1]")
     assert "too few" in run("eval", "ppl", MINI, tmp_path / "short.json", ok=False).stderr

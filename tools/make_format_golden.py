@@ -118,14 +118,19 @@ def gptq(N, K, group, dtype, symmetric=True, version=1, act_order=False, zeros=T
     return tensors, ((q - z[g]).astype(F) * wide(dtype, s)[g]).T
 
 
-def packed4(N, K, group, dtype):
+def packed4(N, K, group, dtype, act_order=False):
     u = rng.integers(0, 16, (N, K))
     words = np.zeros((N, K // 8), np.uint64)
     for i in range(8):
         words |= u[:, i::8].astype(np.uint64) << np.uint64(4 * i)
     s = scales((N, K // group), dtype)
-    return {"x.weight_packed": ("I32", words.astype(np.uint32).view(np.int32)), "x.weight_scale": (dtype, s),
-            "x.weight_shape": ("I64", np.array([N, K]))}, (u - 8).astype(F) * np.repeat(wide(dtype, s), group, 1)
+    tensors = {"x.weight_packed": ("I32", words.astype(np.uint32).view(np.int32)), "x.weight_scale": (dtype, s),
+               "x.weight_shape": ("I64", np.array([N, K]))}
+    g = np.arange(K) // group
+    if act_order:
+        g = rng.permutation(g)
+        tensors["x.weight_g_idx"] = ("I32", g.astype(np.int32))
+    return tensors, (u - 8).astype(F) * wide(dtype, s)[:, g]
 
 
 def int8(N, K, dtype):
@@ -161,6 +166,7 @@ CASES = {
     "gptq-no-zeros": lambda: gptq(16, 64, 32, "F16", zeros=False),
     "int4-ct": lambda: packed4(12, 128, 64, "BF16"),
     "int8": lambda: int8(12, 40, "BF16"),
+    "int4-ct-order": lambda: packed4(12, 128, 32, "F16", act_order=True),
 }
 
 

@@ -547,6 +547,60 @@ out:
     return rc;
 }
 
+/* The names met: ModelOpt puts the scales under the projections, compressed-tensors beside them. *odd gets
+ * the name of a tensor that is there and cannot be used. */
+static bool kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale, const char **odd)
+{
+    static const char *const names[3][2] = {{"self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale"},
+                                            {"self_attn.k_scale", "self_attn.v_scale"},
+                                            {"self_attn.kv_scale", "self_attn.kv_scale"}};
+    *k_scale = *v_scale = 1;
+    *odd = NULL;
+    char stem[QN_NAME_BYTES], name[QN_NAME_BYTES + 32];
+    qn_role_stem(&m->names, QN_ROLE_Q, layer, 0, stem);
+    stem[strlen(stem) - strlen(qn_role_module(QN_ROLE_Q))] = 0;
+    for (size_t i = 0; i < QN_COUNT(names); i++) {
+        float found[2];
+        int n_good = 0;
+        const struct qn_tensor *some = NULL, *bad = NULL;
+        for (int j = 0; j < 2; j++) {
+            snprintf(name, sizeof name, "%s%s", stem, names[i][j]);
+            const struct qn_tensor *t = qn_model_find(m, name);
+            if (!t) continue;
+            some = t;
+            if (!qn_tensor_to_f32(t, &found[j], 1, NULL) && found[j] > 0 && isfinite(found[j]))
+                n_good++;
+            else
+                bad = t;
+        }
+        if (n_good == 2) {
+            *k_scale = found[0];
+            *v_scale = found[1];
+            return true;
+        }
+        if (some && !*odd) *odd = (bad ? bad : some)->name;
+    }
+    return false;
+}
+
+static void check_kv_scales(struct qn_model *m)
+{
+    const char *first = NULL, *odd;
+    int n_odd = 0;
+    float k, v;
+    for (int i = m->has_mtp ? QN_LAYER_MTP : 0; i < m->config.n_layer; i++) {
+        if (i >= 0 && !m->config.is_full[i]) continue;
+        if (kv_scale(m, i, &k, &v, &odd) || !odd) continue;
+        if (!n_odd++) first = odd;
+    }
+    if (n_odd)
+        note(m,
+             "%d attention layers have a KV-cache scale that cannot be used (not one positive number, or "
+             "without its "
+             "partner; first: %s): an FP8 KV cache has scale 1 there",
+             n_odd, first);
+}
+
 /* Some re-saves hold 1 + w; the formula adds the 1 again. */
 static void check_norms(struct qn_model *m)
 {
@@ -653,6 +707,7 @@ int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e)
     check_mtp(m);
     QN_TRY(check_leftovers(m, e));
     check_norms(m);
+    check_kv_scales(m);
     check_scale_sanity(m);
     qn_hint_compare(m->hint, m);
     for (int i = 0; i < qn_hint_n_note(m->hint); i++) note(m, "%s", qn_hint_note(m->hint, i));
@@ -799,31 +854,10 @@ out:
     return rc;
 }
 
-/* The names met: ModelOpt puts the scales under the projections, compressed-tensors beside them. */
 bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale)
 {
-    static const char *const names[3][2] = {{"self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale"},
-                                            {"self_attn.k_scale", "self_attn.v_scale"},
-                                            {"self_attn.kv_scale", "self_attn.kv_scale"}};
-    *k_scale = *v_scale = 1;
-    char stem[QN_NAME_BYTES], name[QN_NAME_BYTES + 32];
-    qn_role_stem(&m->names, QN_ROLE_Q, layer, 0, stem);
-    stem[strlen(stem) - strlen(qn_role_module(QN_ROLE_Q))] = 0;
-    for (size_t i = 0; i < QN_COUNT(names); i++) {
-        float found[2];
-        int n = 0;
-        for (; n < 2; n++) {
-            snprintf(name, sizeof name, "%s%s", stem, names[i][n]);
-            const struct qn_tensor *t = qn_model_find(m, name);
-            if (!t || qn_tensor_to_f32(t, &found[n], 1, NULL) || !(found[n] > 0) || !isfinite(found[n]))
-                break;
-        }
-        if (n < 2) continue;
-        *k_scale = found[0];
-        *v_scale = found[1];
-        return true;
-    }
-    return false;
+    const char *odd;
+    return kv_scale(m, layer, k_scale, v_scale, &odd);
 }
 
 static void advise(const struct qn_tensor *t, int advice)

@@ -157,6 +157,15 @@ static bool is_act_order(const struct qn_tensor *g_idx, int group)
     return false;
 }
 
+static int add_g_idx(const struct qn_tensor *g_idx, bool is_deep, struct qn_linear *l, struct qn_err *e)
+{
+    if (!g_idx) return QN_OK;
+    if (g_idx->dtype != QN_I32 || g_idx->n_dim != 1 || g_idx->shape[0] != l->n_in)
+        return wrong_shape(g_idx, e, "I32 [%d]", l->n_in);
+    if (is_deep && is_act_order(g_idx, l->group)) l->g_idx = *g_idx;
+    return QN_OK;
+}
+
 static int detect_qweight(const struct qn_detect *d, const char *stem, const struct qn_tensor *q,
                           bool is_deep, struct qn_linear *l, struct qn_err *e)
 {
@@ -184,30 +193,20 @@ static int detect_qweight(const struct qn_detect *d, const char *stem, const str
         return QN_OK;
     }
     l->zero_offset = zeros && is_deep ? gptq_offset(zeros, d->is_gptq_v2) : 0;
-    if (g_idx) {
-        if (g_idx->dtype != QN_I32 || g_idx->n_dim != 1 || g_idx->shape[0] != K)
-            return wrong_shape(g_idx, e, "I32 [%d]", K);
-        if (is_deep && is_act_order(g_idx, l->group)) l->g_idx = *g_idx;
-    }
-    return QN_OK;
+    return add_g_idx(g_idx, is_deep, l, e);
 }
 
 static int detect_ct4(const struct qn_detect *d, const char *stem, const struct qn_tensor *packed,
-                      const struct qn_tensor *scale, struct qn_linear *l, struct qn_err *e)
+                      const struct qn_tensor *scale, bool is_deep, struct qn_linear *l, struct qn_err *e)
 {
     int N = l->n_out, K = l->n_in;
-    const struct qn_tensor *shape = companion(d, stem, "weight_shape");
+    const struct qn_tensor *g_idx = companion(d, stem, "weight_g_idx"),
+                           *shape = companion(d, stem, "weight_shape");
     if (companion(d, stem, "weight_zero_point"))
         return qn_err_set(e, QN_UNSUPPORTED, __FILE__, __LINE__,
                           "%s.weight_zero_point: asymmetric pack-quantized weights are not supported; use a "
                           "symmetric, AWQ or GPTQ release",
                           stem);
-    if (companion(d, stem, "weight_g_idx"))
-        return qn_err_set(
-            e, QN_UNSUPPORTED, __FILE__, __LINE__,
-            "%s.weight_g_idx: act-order in pack-quantized weights is not supported; use a release "
-            "without it",
-            stem);
     if (K % 8 || !is_shape(packed, N, K / 8)) return wrong_shape(packed, e, "I32 [%d, %d], 4 bit", N, K / 8);
     if (!is_float(scale->dtype) || scale->n_dim != 2 || scale->shape[0] != N || scale->shape[1] < 1 ||
         K % scale->shape[1])
@@ -231,7 +230,7 @@ static int detect_ct4(const struct qn_detect *d, const char *stem, const struct 
     l->weight = *packed;
     l->scale = *scale;
     l->group = (int)(K / scale->shape[1]);
-    return QN_OK;
+    return add_g_idx(g_idx, is_deep, l, e);
 }
 
 static int unsupported(const struct qn_tensor *w, const struct qn_tensor *scale, struct qn_err *e)
@@ -268,7 +267,7 @@ int qn_detect_linear(const struct qn_detect *d, const char *stem, int n_out, int
         if (!scale) {
             rc = missing(stem, "weight_scale", "weight_packed needs it", e);
         } else if (packed->dtype == QN_I32) {
-            rc = detect_ct4(d, stem, packed, scale, &l, e);
+            rc = detect_ct4(d, stem, packed, scale, is_deep, &l, e);
         } else if (packed->dtype == QN_U8 && scale->dtype == QN_F8_E4M3) {
             rc = whole ? detect_nvfp4(packed, scale, whole, true, is_deep, &l, e)
                        : missing(stem, "weight_global_scale", "NVFP4 needs it", e);

@@ -307,7 +307,8 @@ static void ct4_row(const struct qn_linear *l, int n, float *out)
     size_t K = (size_t)l->n_in, group = (size_t)l->group;
     for (size_t k = 0; k < K; k++) {
         int u = (int)(word_at(&l->weight, (size_t)n * (K / 8) + k / 8) >> 4 * (k % 8) & 15);
-        out[k] = (float)(u - 8) * qn_tensor_value(&l->scale, (size_t)n * (K / group) + k / group);
+        size_t g = l->g_idx.n_dim ? word_at(&l->g_idx, k) : k / group;
+        out[k] = (float)(u - 8) * qn_tensor_value(&l->scale, (size_t)n * (K / group) + g);
     }
 }
 

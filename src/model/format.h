@@ -68,7 +68,7 @@ struct qn_linear {
     struct qn_tensor weight; /* weight | weight_packed | qweight */
     struct qn_tensor scale;  /* weight_scale | weight_scale_inv | scales; dtype F32/BF16/F16/E4M3 */
     struct qn_tensor zeros;  /* qzeros (AWQ, GPTQ); n_dim 0 when absent: GPTQ symmetric, zero 8 */
-    struct qn_tensor g_idx;  /* GPTQ with act-order; n_dim 0 when absent or k / group */
+    struct qn_tensor g_idx;  /* act-order (GPTQ, INT4_CT); n_dim 0 when absent or k / group */
     float scale2;            /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2, or
                                 1 / weight_global_scale); 1 elsewhere */
     int group;               /* k values that share a scale (16, 128, ...); 0 when not grouped */

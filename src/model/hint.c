@@ -17,6 +17,7 @@ struct source {
     const char *file;
     char method[48], algo[48], kv_algo[24];
     const struct qn_json *exclude; /* list of patterns or NULL */
+    const struct qn_json *layers;  /* quantized_layers: module -> its quant_algo; or NULL */
     const struct qn_json *dynamic; /* GPTQ: object whose keys "-:EXPRESSION" exclude; or NULL */
     bool present;
 };
@@ -66,6 +67,8 @@ static void read_source(struct source *s, const char *file, const struct qn_json
     const struct qn_json *scheme = qn_json_get(obj, "kv_cache_scheme");
     if (qn_json_is(scheme, QN_JSON_OBJECT)) snprintf(s->kv_algo, sizeof s->kv_algo, "FP8");
     s->exclude = first_list(obj);
+    const struct qn_json *layers = qn_json_get(obj, "quantized_layers");
+    s->layers = qn_json_is(layers, QN_JSON_OBJECT) ? layers : NULL;
     const struct qn_json *dynamic = qn_json_get(obj, "dynamic");
     s->dynamic = qn_json_is(dynamic, QN_JSON_OBJECT) ? dynamic : NULL;
 }
@@ -184,33 +187,75 @@ static bool is_plain(enum qn_format f)
     return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16;
 }
 
+/* Whether a name of a method or algorithm can mean this format. Names not known here can mean any. */
+static bool can_mean(const char *name, enum qn_format f)
+{
+    bool fp8 = f == QN_FMT_FP8_BLOCK || f == QN_FMT_FP8_TENSOR || f == QN_FMT_FP8_CHANNEL,
+         fp4 = f == QN_FMT_NVFP4;
+    bool ct = f == QN_FMT_INT4_CT || f == QN_FMT_INT8_CHANNEL;
+    if (!strcmp(name, "fp8") || !strncmp(name, "FP8", 3)) return fp8;
+    if (!strcmp(name, "awq")) return f == QN_FMT_INT4_AWQ;
+    if (!strcmp(name, "gptq")) return f == QN_FMT_INT4_GPTQ;
+    if (!strcmp(name, "compressed-tensors")) return fp8 || fp4 || ct;
+    if (!strcmp(name, "modelopt") || !strcmp(name, "MIXED_PRECISION")) return fp8 || fp4;
+    if (!strcmp(name, "NVFP4")) return fp4;
+    return true;
+}
+
 struct tally {
-    int n_quantised_but_excluded, n_plain_but_not_excluded;
-    enum qn_format plain, quantised;
+    int n_quantised_but_excluded, n_plain_but_not_excluded, n_listed_otherwise;
+    enum qn_format plain, quantised, other;
+    const char *listed;
+};
+
+struct found {
+    bool quantised, kv_scale;
+    int n_by_format[QN_N_FORMAT]; /* layers, one an expert block */
 };
 
 static void count_module(struct qn_hint *h, const struct qn_model *m, enum qn_role role, int layer,
-                         struct tally tally[2][2], bool *any_quantised, bool *any_kv_scale)
+                         struct tally tally[2][2], struct found *found)
 {
     struct qn_linear l;
     if (qn_model_stored(m, role, layer, 0, &l, NULL)) return;
     bool plain = is_plain(l.format);
     float k, v;
-    *any_quantised |= !plain;
-    if (role == QN_ROLE_K) *any_kv_scale |= qn_model_kv_scale(m, layer, &k, &v);
+    found->quantised |= !plain;
+    found->n_by_format[l.format]++;
+    if (role == QN_ROLE_K) found->kv_scale |= qn_model_kv_scale(m, layer, &k, &v);
     for (int s = 0; s < 2; s++) {
         if (!h->sources[s].present) continue;
         struct tally *t = &tally[s][layer == QN_LAYER_MTP];
         bool excluded = is_excluded(&h->sources[s], l.name);
         if (!plain && excluded) t->n_quantised_but_excluded++, t->quantised = l.format;
         if (plain && !excluded) t->n_plain_but_not_excluded++, t->plain = l.format;
+        const struct qn_json *algo = qn_json_get(qn_json_get(h->sources[s].layers, l.name), "quant_algo");
+        if (plain || !qn_json_is(algo, QN_JSON_STRING) || can_mean(algo->text, l.format)) continue;
+        t->n_listed_otherwise++;
+        t->other = l.format;
+        t->listed = algo->text;
     }
+}
+
+/* The method or algorithm named, against the formats found. */
+static void compare_method(struct qn_hint *h, const struct source *s, const struct found *found)
+{
+    const char *names[] = {s->algo, s->method};
+    for (size_t i = 0; i < QN_COUNT(names); i++)
+        for (int f = 0; f < QN_N_FORMAT; f++) {
+            if (!names[i][0] || !found->n_by_format[f] || is_plain((enum qn_format)f) ||
+                can_mean(names[i], (enum qn_format)f))
+                continue;
+            note(h, "%s says %s, the files hold layers as %s (%d): the files count", s->file, names[i],
+                 qn_format_name((enum qn_format)f), found->n_by_format[f]);
+            return;
+        }
 }
 
 void qn_hint_compare(struct qn_hint *h, const struct qn_model *m)
 {
     const struct qn_config *c = qn_model_config(m);
-    bool any_quantised = false, any_kv_scale = false;
+    struct found found = {0};
     struct {
         struct tally t[2][2];
     } all[QN_N_ROLE] = {0};
@@ -218,28 +263,28 @@ void qn_hint_compare(struct qn_hint *h, const struct qn_model *m)
         enum qn_role role = (enum qn_role)r;
         if (role == QN_ROLE_EMBED || (role == QN_ROLE_HEAD && c->is_tied)) continue;
         if (qn_role_is_global(role)) {
-            count_module(h, m, role, role == QN_ROLE_MTP_FC ? QN_LAYER_MTP : 0, all[r].t, &any_quantised,
-                         &any_kv_scale);
+            count_module(h, m, role, role == QN_ROLE_MTP_FC ? QN_LAYER_MTP : 0, all[r].t, &found);
             continue;
         }
         for (int layer = QN_LAYER_MTP; layer < c->n_layer; layer++)
-            count_module(h, m, role, layer, all[r].t, &any_quantised, &any_kv_scale);
+            count_module(h, m, role, layer, all[r].t, &found);
     }
     bool any_source = h->sources[0].present || h->sources[1].present;
-    if (any_quantised && !any_source)
+    if (found.quantised && !any_source)
         note(h, "config.json has no quantization_config, the files hold quantised layers: formats are read "
                 "from the "
                 "files");
     for (int s = 0; s < 2; s++) {
         const struct source *src = &h->sources[s];
         if (!src->present) continue;
-        if (!any_quantised) {
+        if (!found.quantised) {
             note(h, "%s says quantised (%s), the files hold no quantised layer", src->file,
                  src->method[0] ? src->method : src->algo);
             continue;
         }
-        if (src->kv_algo[0] && !any_kv_scale)
+        if (src->kv_algo[0] && !found.kv_scale)
             note(h, "%s declares an FP8 KV cache, the files hold no scales for it", src->file);
+        compare_method(h, src, &found);
         for (int mtp = 0; mtp < 2; mtp++)
             for (int r = 0; r < QN_N_ROLE; r++) {
                 const struct tally *t = &all[r].t[s][mtp];
@@ -248,6 +293,9 @@ void qn_hint_compare(struct qn_hint *h, const struct qn_model *m)
                     note(h,
                          "%s excludes %s%s from quantisation, the files hold it as %s (%d): the files count",
                          src->file, where, module, qn_format_name(t->quantised), t->n_quantised_but_excluded);
+                if (t->n_listed_otherwise)
+                    note(h, "%s lists %s%s as %s, the files hold it as %s (%d): the files count", src->file,
+                         where, module, t->listed, qn_format_name(t->other), t->n_listed_otherwise);
                 if (t->n_plain_but_not_excluded)
                     note(h,
                          "%s does not exclude %s%s from quantisation, the files hold it as %s (%d): the "

@@ -81,6 +81,47 @@ static void run_task(void *ctx, int task, int thread)
                   QN_MIN(tile + r->tile_step, qn_packed_n_tile(j->w)));
 }
 
+/* Jobs with act-order get rows of their own, in the order of their layer. Returns what the caller frees, NULL
+ * when there are none. */
+struct reorder {
+    struct qn_job *jobs;
+    size_t *at; /* of each job's rows in `rows`; SIZE_MAX: the job keeps its own */
+    unsigned char *rows;
+};
+
+static void reorder_job(void *ctx, int i, int thread)
+{
+    (void)thread;
+    struct reorder *o = ctx;
+    struct qn_job *j = &o->jobs[i];
+    if (o->at[i] == SIZE_MAX) return;
+    qn_packed_reorder(j->w, j->act, j->n_row, o->rows + o->at[i]);
+    j->act = o->rows + o->at[i];
+}
+
+static unsigned char *reorder_jobs(struct qn_device *d, const struct qn_job **jobs, int n_job)
+{
+    size_t total = 0, list_bytes = (size_t)n_job * sizeof **jobs, at_bytes = (size_t)n_job * sizeof(size_t);
+    for (int i = 0; i < n_job; i++)
+        if (qn_packed_has_order((*jobs)[i].w))
+            total += qn_packed_act_bytes(qn_packed_n_in((*jobs)[i].w), (*jobs)[i].n_row, d->o.act);
+    if (!total) return NULL;
+    size_t head = QN_ROUND_UP(list_bytes + at_bytes, 64);
+    unsigned char *own = aligned_alloc(64, head + total);
+    QN_CHECK(own);
+    struct reorder o = {(struct qn_job *)(void *)own, (size_t *)(void *)(own + list_bytes), own + head};
+    memcpy(o.jobs, *jobs, list_bytes);
+    total = 0;
+    for (int i = 0; i < n_job; i++) {
+        o.at[i] = qn_packed_has_order(o.jobs[i].w) ? total : SIZE_MAX;
+        if (o.at[i] != SIZE_MAX)
+            total += qn_packed_act_bytes(qn_packed_n_in(o.jobs[i].w), o.jobs[i].n_row, d->o.act);
+    }
+    qn_pool_run(d->cpu->pool, n_job, reorder_job, &o);
+    *jobs = o.jobs;
+    return own;
+}
+
 #define TASK_BYTES ((size_t)128 << 10) /* of weights: enough to stream, few enough to share out evenly */
 
 void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job)
@@ -88,6 +129,7 @@ void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job)
     enum { SOME = 64 };
     int some[SOME + 1], most = 0, n_task = 0;
     size_t n_byte = 0, n_tile = 0;
+    unsigned char *own = reorder_jobs(d, &jobs, n_job);
     struct run r = {d, jobs, n_job,
                     0, 0,    n_job <= SOME ? some : xmalloc(((size_t)n_job + 1) * sizeof *r.first)};
     for (int i = 0; i < n_job; i++) {
@@ -106,6 +148,7 @@ void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job)
         r.first[i + 1] = r.first[i] + n_part(&r, &jobs[i]) * QN_CEIL_DIV(jobs[i].n_row, r.row_step);
     qn_pool_run(d->cpu->pool, r.first[n_job], run_task, &r);
     if (r.first != some) free(r.first);
+    free(own);
 }
 
 void qn_cpu_linear(struct qn_device *d, const float *x, int n_row, const struct qn_host_linear *jobs,

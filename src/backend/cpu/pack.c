@@ -37,6 +37,31 @@ static uint32_t word_at(const struct qn_tensor *t, size_t i)
     return w;
 }
 
+/* Act-order: places for k so that each group's lie together, in the order of the file within a group. Nothing
+ * is made when they do already. */
+static int make_order(struct qn_packed *p, const struct qn_linear *l, struct qn_err *e)
+{
+    int rc = QN_OK, n_group = l->n_in / p->group;
+    bool in_order = true;
+    int32_t *used = xcalloc((size_t)n_group, sizeof *used), *order = xcalloc((size_t)l->n_in, sizeof *order);
+    for (int k = 0; k < l->n_in; k++) {
+        uint32_t g = word_at(&l->g_idx, (size_t)k);
+        QN_FAIL_IF(g >= (uint32_t)n_group || used[g] == p->group, e, QN_UNSUPPORTED,
+                   "%s: entry %d is %" PRId32 "; cpu needs %d groups of %d each (ref reads any)",
+                   l->g_idx.name, k, (int32_t)g, n_group, p->group);
+        in_order &= g == (uint32_t)(k / p->group);
+        order[(int)g * p->group + used[g]++] = k;
+    }
+    if (!in_order) {
+        p->order = order;
+        order = NULL;
+    }
+out:
+    free(used);
+    free(order);
+    return rc;
+}
+
 /* How the format is packed. */
 static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err *e)
 {
@@ -88,12 +113,7 @@ static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err 
         QN_FAIL_IF(p->group % 32 || l->n_in % p->group, e, QN_UNSUPPORTED,
                    "%s: groups of %d do not suit %d inputs (cpu needs multiples of 32)", l->name, p->group,
                    l->n_in);
-        for (int k = 0; l->g_idx.n_dim && k < l->n_in; k++)
-            QN_FAIL_IF(word_at(&l->g_idx, (size_t)k) != (uint32_t)(k / p->group), e, QN_UNSUPPORTED,
-                       "%s: act-order (g_idx is not in order) is not served by cpu; use --device ref, or "
-                       "quantise without "
-                       "desc_act",
-                       l->g_idx.name);
+        if (l->g_idx.n_dim) QN_TRY(make_order(p, l, e));
         break;
     default:
         QN_FAIL(e, QN_UNSUPPORTED, "%s: format %s is not served by cpu", l->name, qn_format_name(l->format));
@@ -275,7 +295,8 @@ static bool zeros_vary(const struct qn_packed *p, const struct qn_linear *l)
 void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_tile, int end_tile)
 {
     bool has_eights = p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4; /* code 8 is zero: padding */
-    unsigned char *codes = xmalloc((size_t)p->n_in + 8);
+    unsigned char *codes = xmalloc(((size_t)p->n_in + 8) * 2), *lane = codes;
+    if (p->order) lane += p->n_in + 8;
     for (int tile = first_tile * 2; tile < QN_MIN(end_tile * 2, p->n_tile); tile++) {
         if (p->kind == PACK_BF16 || p->kind == PACK_F32) {
             pack_tile_plain(p, l, tile);
@@ -285,8 +306,9 @@ void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_ti
             memset(unit_at(p, tile, u), 0x88, (size_t)p->unit_bytes);
         for (int n = tile * QN_TILE; n < QN_MIN((tile + 1) * QN_TILE, p->n_out); n++) {
             row_codes(l, n, codes);
-            for (int k = 0; has_eights && k < p->n_in; k++) codes[k] ^= 8; /* exchanged into the 8s */
-            pack_lane_codes(p, tile, n % QN_TILE, codes);
+            for (int k = 0; p->order && k < p->n_in; k++) lane[k] = codes[p->order[k]];
+            for (int k = 0; has_eights && k < p->n_in; k++) lane[k] ^= 8; /* exchanged into the 8s */
+            pack_lane_codes(p, tile, n % QN_TILE, lane);
         }
     }
     free(codes);
@@ -352,6 +374,7 @@ void qn_packed_free(struct qn_packed *p)
         qn_region_free(p->region, p->region_bytes);
     else
         free(p->region);
+    free(p->order);
     free(p);
 }
 
@@ -419,7 +442,7 @@ static float weight_at(const struct qn_packed *p, int n, int k)
 
 void qn_packed_row(const struct qn_packed *p, int row, float *out)
 {
-    for (int k = 0; k < p->n_in; k++) out[k] = weight_at(p, row, k);
+    for (int k = 0; k < p->n_in; k++) out[p->order ? p->order[k] : k] = weight_at(p, row, k);
 }
 
 size_t qn_packed_act_bytes(int n_in, int n_row, enum qn_act act)
@@ -457,6 +480,34 @@ void qn_packed_act(enum qn_isa isa, enum qn_act act, const float *x, int n_in, i
                 half[i] = 0;
             else
                 full[i] = 0;
+        }
+    }
+}
+
+bool qn_packed_has_order(const struct qn_packed *p)
+{
+    return p->order;
+}
+
+void qn_packed_reorder(const struct qn_packed *p, const void *act, int n_row, void *to)
+{
+    bool is_pairs = p->isa == QN_ISA_AVX512BF16 && p->act == QN_ACT_BF16;
+    size_t row_bytes = pack_act_row_bytes(p->n_in), n = pack_act_values(p->n_in);
+    for (int r = 0; r < n_row; r++) {
+        const unsigned char *from = (const unsigned char *)act + (size_t)r * row_bytes;
+        unsigned char *row = (unsigned char *)to + (size_t)r * row_bytes;
+        const uint16_t *half = (const uint16_t *)from;
+        const float *full = (const float *)from;
+        float *sums = (float *)(row + n * 4), sum = 0;
+        memset(row, 0, row_bytes);
+        for (int i = 0; i < p->n_in; i++) {
+            int k = p->order[i];
+            if (is_pairs)
+                ((uint16_t *)row)[i] = half[k];
+            else
+                ((float *)row)[i] = full[k];
+            sum = (i % 32 ? sum : 0) + (is_pairs ? qn_bf16_to_f32(half[k]) : full[k]);
+            sums[i / 32] = sum;
         }
     }
 }

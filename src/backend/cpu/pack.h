@@ -47,6 +47,11 @@ void qn_packed_row(const struct qn_packed *p, int row, float *out);
 size_t qn_packed_act_bytes(int n_in, int n_row, enum qn_act act);
 void qn_packed_act(enum qn_isa isa, enum qn_act act, const float *x, int n_in, int n_row, void *to);
 
+/* A layer stored in act-order (GPTQ's g_idx) is packed with its groups together; its rows must come in the
+ * same order. qn_packed_reorder makes such rows from prepared ones. */
+bool qn_packed_has_order(const struct qn_packed *p);
+void qn_packed_reorder(const struct qn_packed *p, const void *act, int n_row, void *to);
+
 /* y[r * ldy + n] = sum_k x[r][k] W[n][k] for the outputs n of tiles [first_tile, end_tile). */
 void qn_packed_run(const struct qn_packed *p, const void *act, int n_row, float *y, int ldy, int first_tile,
                    int end_tile);

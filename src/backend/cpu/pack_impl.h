@@ -46,6 +46,7 @@ struct qn_packed {
     float *out_scale;   /* [n_tile * 16] or NULL */
     float scale2;
     uint16_t table[32]; /* NIB4: BF16 of each code, twice */
+    int32_t *order;     /* [K] act-order: the k of the file at each place, groups together; or NULL */
     void *region;       /* holds everything above */
     size_t region_bytes, bytes;
 };

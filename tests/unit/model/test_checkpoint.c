@@ -356,6 +356,18 @@ static void test_hints(void **state)
     same_model(a, m);
     assert_true(has_note(m, "excludes mlp.experts.*.up_proj"));
     qn_model_close(m);
+    rewrite("nvfp4", "hint-method", NULL, NULL, 0, "\"quant_algo\": \"NVFP4\"", "\"quant_algo\": \"FP8\"");
+    m = must_open("hint-method");
+    same_model(a, m);
+    assert_true(has_note(m, "config.json says FP8, the files hold layers as NVFP4"));
+    qn_model_close(m);
+    rewrite("nvfp4", "hint-layers", NULL, NULL, 0, "\"quant_algo\": \"NVFP4\"",
+            "\"quant_algo\": \"MIXED_PRECISION\", \"quantized_layers\": "
+            "{\"model.language_model.layers.1.mlp.experts.0.up_proj\": {\"quant_algo\": \"FP8\"}}");
+    m = must_open("hint-layers");
+    same_model(a, m);
+    assert_true(has_note(m, "lists mlp.experts.*.up_proj as FP8, the files hold it as NVFP4 (1)"));
+    qn_model_close(m);
     rewrite("dense", "hint-false", NULL, NULL, 0, "{\n",
             "{ \"quantization_config\": {\"quant_method\": \"fp8\"},\n");
     m = must_open("hint-false");
@@ -400,6 +412,12 @@ static void test_kv_scales(void **state)
     rewrite("dense", "kv3", NULL, wrong, 2, NULL, NULL);
     m = must_open("kv3");
     assert_false(qn_model_kv_scale(m, 3, &a, &b));
+    assert_true(has_note(m, "KV-cache scale") && has_note(m, "layers.3.self_attn.k_scale"));
+    qn_model_close(m);
+    rewrite("dense", "kv4", NULL, modelopt + 1, 1, NULL, NULL); /* v alone */
+    m = must_open("kv4");
+    assert_false(qn_model_kv_scale(m, 3, &a, &b));
+    assert_true(has_note(m, "v_proj.v_scale"));
     qn_model_close(m);
 }
 

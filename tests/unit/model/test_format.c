@@ -71,6 +71,7 @@ static void test_golden(void **state)
         {"gptq-order", QN_FMT_INT4_GPTQ},
         {"gptq-no-zeros", QN_FMT_INT4_GPTQ},
         {"int4-ct", QN_FMT_INT4_CT},
+        {"int4-ct-order", QN_FMT_INT4_CT},
         {"int8", QN_FMT_INT8_CHANNEL},
     };
     for (size_t i = 0; i < QN_COUNT(cases); i++) {
@@ -211,6 +212,7 @@ static void test_bad_shapes(void **state)
                  {"awq", "x.scales", 1, 1},
                  {"gptq", "x.qweight", 1, 8},
                  {"gptq", "x.g_idx", 0, -1},
+                 {"int4-ct-order", "x.weight_g_idx", 0, 1},
                  {"int4-ct", "x.weight_packed", 1, 1},
                  {"int4-ct", "x.weight_scale", 1, 1},
                  {"int8", "x.weight", 1, 1},

@@ -19,7 +19,9 @@
 #define DEFAULT_STEP     512
 #define TICK_US          100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
 #define LONG_AGO_US      30000000
-#define SAVE_EVERY_US    1000000              /* between two copies into the tiers while streams run */
+#define SAVE_EVERY_US    1000000            /* between two copies into the tiers while streams run */
+#define SAVE_BYTES       ((int64_t)8 << 20) /* at a time, between two steps of streams */
+#define IDLE_SAVE_BYTES  ((int64_t)64 << 20)
 #define TRANSIT_BYTES    ((int64_t)256 << 20) /* of RAM, when only a folder was asked for */
 #define MAX_FLAWED_INPUT 4096                 /* stop tokens, biases, closing tokens */
 
@@ -82,6 +84,8 @@ struct qn_engine {
     atomic_bool has_work;
     pthread_mutex_t stats_lock;
     struct qn_engine_stats stats;
+    struct qn_admission admission[QN_N_ADMISSION]; /* of the scheduler, the first n_admission of all */
+    uint64_t n_admission;
 };
 
 /* --- ending --- */
@@ -101,7 +105,14 @@ static void publish_stats(struct qn_engine *g)
     s->prefix_queries = g->cache.stats.n_query_tok;
     s->prefix_hits = g->cache.stats.n_hit_tok;
     s->depth = g->spec.depth;
+    s->n_snap_made = g->cache.stats.n_snap_made;
+    s->n_snap_evicted = g->cache.stats.n_snap_evicted;
+    s->n_node_evicted = g->cache.stats.n_node_evicted;
+    s->n_fetching = qn_sched_n_fetching(&g->sched);
+    if (g->tier) qn_tier_stats(g->tier, &s->tier);
     pthread_mutex_lock(&g->stats_lock);
+    for (; g->n_admission < g->sched.n_admission; g->n_admission++)
+        g->admission[g->n_admission % QN_N_ADMISSION] = g->sched.admission[g->n_admission % QN_N_ADMISSION];
     uint64_t n_rejected = g->stats.n_rejected; /* counted by the callers */
     g->stats = *s;
     g->stats.n_rejected = n_rejected;
@@ -369,7 +380,9 @@ static void save_one(struct qn_engine *g)
         if (s->is_used && !s->is_stored && (best < 0 || s->last_use > g->cache.snap[best].last_use)) best = i;
     }
     if (best < 0) return;
-    qn_tier_save(g->tier, best);
+    enum qn_tier_saved saved = qn_tier_save(g->tier, best, is_idle ? IDLE_SAVE_BYTES : SAVE_BYTES);
+    if (saved == QN_TIER_MORE) return; /* the rest between the next steps */
+    if (saved == QN_TIER_NO_ROOM && qn_tier_is_copying(g->tier)) return;
     g->cache.snap[best].is_stored = true; /* or there is no room for it: not tried again */
     g->next_save_us = qn_now_us() + SAVE_EVERY_US;
 }
@@ -377,7 +390,7 @@ static void save_one(struct qn_engine *g)
 static void save_evicted(void *user, int slot)
 {
     struct qn_engine *g = user;
-    if (!atomic_load(&g->is_broken)) qn_tier_save(g->tier, slot);
+    if (!atomic_load(&g->is_broken)) qn_tier_save(g->tier, slot, INT64_MAX);
 }
 
 static void next_step(struct qn_engine *g)
@@ -441,6 +454,7 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
         break;
     case LETTER_TIER:
         qn_tier_letter(g->tier, letter);
+        atomic_store(&g->last_step_us, qn_now_us()); /* a slow disk is no stuck step */
         break;
     }
 }
@@ -493,7 +507,7 @@ static void *engine_main(void *arg)
         publish_stats(g);
         if (!g->sched.n_running && !g->sched.n_waiting) {
             qn_sched_check(&g->sched); /* idle: every page and slot is accounted for */
-            if (g->is_quitting && !(g->tier && qn_tier_is_writing(g->tier))) return NULL;
+            if (g->is_quitting && !(g->tier && qn_tier_is_copying(g->tier))) return NULL;
         }
     }
 }
@@ -631,6 +645,7 @@ static int open_tier(struct qn_engine *g, const struct qn_device_options *d, str
         .ram_bytes = o->ram_tier_bytes > 0 ? o->ram_tier_bytes : QN_MAX(TRANSIT_BYTES, least),
         .folder = o->disk_tier,
         .disk_bytes = o->disk_tier_bytes,
+        .write_bytes = o->disk_write_bytes,
         .fingerprint = qn_hash_bytes(0, about, sizeof about),
         .home = g->mail,
         .letter_kind = LETTER_TIER,
@@ -830,6 +845,15 @@ void qn_engine_stats(struct qn_engine *g, struct qn_engine_stats *out)
     *out = g->stats;
     pthread_mutex_unlock(&g->stats_lock);
     out->last_step_age_us = atomic_load(&g->has_work) ? qn_now_us() - atomic_load(&g->last_step_us) : 0;
+}
+
+int qn_engine_admissions(struct qn_engine *g, struct qn_admission *out)
+{
+    pthread_mutex_lock(&g->stats_lock);
+    int n = (int)QN_MIN(g->n_admission, (uint64_t)QN_N_ADMISSION);
+    for (int i = 0; i < n; i++) out[i] = g->admission[(g->n_admission - 1 - (uint64_t)i) % QN_N_ADMISSION];
+    pthread_mutex_unlock(&g->stats_lock);
+    return n;
 }
 
 bool qn_engine_is_alive(struct qn_engine *g)

@@ -36,11 +36,12 @@ struct qn_engine_options {
     int mtp;              /* -1: automatic depth; 0: off; 1..QN_MAX_DRAFT: fixed */
     bool no_prefix_cache;
     int snapshot_gap; /* tokens a state snapshot has to save to be worth a cut in a prefill; 0: default */
-    int64_t ram_tier_bytes; /* 0: default; -1: none */
-    const char *disk_tier;  /* folder, or NULL */
-    int64_t disk_tier_bytes;
-    float itl_target_ms; /* 0: from the measured time of a step */
-    int stuck_s;         /* a step that takes longer ends the process with a flight record; 0: default */
+    int64_t ram_tier_bytes;   /* 0: default; -1: none */
+    const char *disk_tier;    /* folder, or NULL */
+    int64_t disk_tier_bytes;  /* 0: default */
+    int64_t disk_write_bytes; /* that may be written there a day; 0: default; -1: no limit */
+    float itl_target_ms;      /* 0: from the measured time of a step */
+    int stuck_s;              /* a step that takes longer ends the process with a flight record; 0: default */
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes); /* of loading; or NULL */
     void *progress_user;
 };
@@ -57,6 +58,31 @@ struct qn_engine_info {
     double load_s;
 };
 
+/* The tiers behind the prefix cache. Bytes are those of blobs, headers of files included on disk. Counters
+ * only grow. */
+struct qn_tier_stats {
+    int64_t ram_bytes, ram_budget, disk_bytes, disk_budget;
+    int n_ram, n_file;             /* blobs in RAM, files */
+    uint64_t n_saved;              /* snapshots copied out of the device */
+    uint64_t n_hit, n_hit_tok;     /* prefixes brought back, tokens that this saved */
+    uint64_t n_read, read_bytes;   /* files */
+    uint64_t n_write, write_bytes; /* files */
+    uint64_t n_ram_drop, n_file_drop;
+    uint64_t n_over_budget; /* blobs not written because of the write budget */
+    uint64_t n_damaged, n_failed;
+};
+
+/* What the prefix cache did for a request when it was admitted. */
+struct qn_admission {
+    char id[40];
+    int64_t at_us;
+    int n_prompt, n_known, n_cached; /* tokens: in all, known to the cache, resumed from */
+    int n_tier_tok;                  /* of those resumed from, brought back by the tiers */
+    int64_t queue_us;
+    const char *miss; /* why n_cached is less than n_known: a constant text, or NULL */
+};
+#define QN_N_ADMISSION 64
+
 /* Running numbers, for /metrics and /health. Counters only grow. */
 struct qn_engine_stats {
     int n_running, n_waiting;
@@ -67,6 +93,9 @@ struct qn_engine_stats {
     uint64_t finished[4];                 /* by enum qn_finish */
     int64_t last_step_age_us;             /* since a step finished; 0 when idle */
     int depth;                            /* draft depth in use */
+    uint64_t n_snap_made, n_snap_evicted, n_node_evicted;
+    int n_fetching; /* waiting requests whose prefix is being read from disk */
+    struct qn_tier_stats tier;
 };
 
 /* Loads the model and starts the threads. QN_NOMEM names the nearest configuration that fits. */
@@ -82,6 +111,8 @@ const struct qn_engine_info *qn_engine_info(const struct qn_engine *g);
 int qn_engine_submit(struct qn_engine *g, const struct qn_request_params *p, struct qn_request **out,
                      struct qn_err *e);
 void qn_engine_stats(struct qn_engine *g, struct qn_engine_stats *out);
+/* The last admissions, newest first; returns how many, at most QN_N_ADMISSION. */
+int qn_engine_admissions(struct qn_engine *g, struct qn_admission *out);
 /* False when the engine has work but no step has finished for a while. */
 bool qn_engine_is_alive(struct qn_engine *g);
 

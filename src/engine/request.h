@@ -67,6 +67,7 @@ struct qn_event {
 /* Numbers of a request, final once END has been read; prompt numbers are final with the first event. */
 struct qn_request_stats {
     int n_prompt, n_cached, n_new;
+    int n_known; /* prompt tokens that the cache knew, cached or not */
     int n_drafted, n_accepted;
     int accepted_at[QN_MAX_DRAFT]; /* times the draft at this position was accepted */
     int drafted_at[QN_MAX_DRAFT];

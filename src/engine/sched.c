@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/sched.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #define MIN_BUDGET        16      /* prefill rows beside running streams, however slow */
@@ -9,6 +10,8 @@
 #define AUTO_ITL_LEAST_US 10000.0 /* gaps nobody sees */
 #define SERVED_DECAY      0.98    /* of a client's tokens, a step */
 #define MAX_CLIENT_IDLE   256     /* clients remembered without work */
+#define MAX_PROMOTE       1000    /* pieces of a prefix that come back from the tiers, one after the other */
+#define PROMOTE_BYTES     ((int64_t)32 << 20) /* of such a piece, copied between two steps of streams */
 
 void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs)
 {
@@ -128,24 +131,54 @@ static bool wants_rows(const struct qn_seq *q)
     return q->job || (q->params->prompt_top >= 0 && q->n_prompt_scored < q->n_prompt);
 }
 
-/* What the tiers know of its prefix comes back before it is matched; asked once. */
-static void promote(struct qn_sched *s, struct qn_seq *q)
+/* What the tiers know of its prefix comes back before it is matched. true: it has to wait for that. */
+static bool promote(struct qn_sched *s, struct qn_seq *q)
 {
-    q->was_promoted = true;
-    if (wants_rows(q)) return;
+    if (!s->tier || wants_rows(q) || q->n_promote >= MAX_PROMOTE) return false;
     struct qn_match m;
     uint64_t root = qn_cache_root(s->cache, q->params->salt);
     qn_cache_match(s->cache, root, q->tok, q->n_tok, &m);
-    qn_tier_promote(s->tier, root, q->tok, q->n_tok, m.n_tok);
+    q->n_promote++;
+    return qn_tier_promote(s->tier, root, q->tok, q->n_tok, m.n_tok, s->n_running ? PROMOTE_BYTES : INT64_MAX,
+                           &q->wait, &q->n_tier_tok);
+}
+
+static bool is_waiting_for_tier(const struct qn_sched *s, const struct qn_seq *q)
+{
+    return s->tier && !qn_tier_is_over(s->tier, &q->wait);
+}
+
+int qn_sched_n_fetching(const struct qn_sched *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_waiting; i++) n += is_waiting_for_tier(s, s->waiting[i]);
+    return n;
+}
+
+static void note_admission(struct qn_sched *s, const struct qn_seq *q)
+{
+    if (q->job) return;
+    struct qn_admission *a = &s->admission[s->n_admission++ % QN_N_ADMISSION];
+    *a = (struct qn_admission){.at_us = qn_now_us(),
+                               .n_prompt = q->n_prompt,
+                               .n_known = q->stats.n_known,
+                               .n_cached = q->n_cached,
+                               .n_tier_tok = q->n_tier_tok,
+                               .queue_us = qn_now_us() - q->request->submit_us,
+                               .miss = q->stats.miss};
+    snprintf(a->id, sizeof a->id, "%s", q->params->id);
 }
 
 void qn_sched_admit(struct qn_sched *s)
 {
-    while (s->n_waiting) {
-        struct qn_seq *next = s->waiting[0];
-        for (int i = 1; i < s->n_waiting; i++)
-            if (goes_first(s, s->waiting[i], next)) next = s->waiting[i];
-        if (s->tier && s->n_running < s->max_seqs && !next->was_promoted) promote(s, next);
+    for (;;) {
+        struct qn_seq *next = NULL;
+        for (int i = 0; i < s->n_waiting; i++) {
+            struct qn_seq *q = s->waiting[i];
+            if (!is_waiting_for_tier(s, q) && (!next || goes_first(s, q, next))) next = q;
+        }
+        if (!next) return;
+        if (s->n_running < s->max_seqs && promote(s, next)) continue; /* others need not wait for it */
         bool is_in = s->n_running < s->max_seqs &&
                      qn_seq_admit(next, s->cache, s->stop_tok, s->n_stop, s->snapshot_gap, false);
         if (!is_in && !s->n_running) {
@@ -163,6 +196,7 @@ void qn_sched_admit(struct qn_sched *s)
         s->running[s->n_running++] = next;
         s->client[next->client].n_waiting--;
         s->client[next->client].n_running++;
+        note_admission(s, next);
     }
 }
 

@@ -34,7 +34,9 @@ struct qn_sched {
     double decode_us, prefill_row_us; /* measured, smoothed; 0: not yet */
     int64_t n_order;
     uint64_t n_preempted;
-    bool last_was_rows; /* the last step kept all logits: streams are due */
+    bool last_was_rows;                            /* the last step kept all logits: streams are due */
+    struct qn_admission admission[QN_N_ADMISSION]; /* a ring */
+    uint64_t n_admission;
 };
 
 void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs);
@@ -43,6 +45,7 @@ void qn_sched_add(struct qn_sched *s, struct qn_seq *q);    /* a new one: waits 
 void qn_sched_remove(struct qn_sched *s, struct qn_seq *q); /* from wherever it is; it holds nothing */
 /* Admits what fits. */
 void qn_sched_admit(struct qn_sched *s);
+int qn_sched_n_fetching(const struct qn_sched *s); /* waiting ones that wait for the tiers */
 /* Fills the batch. false: nothing to run. */
 bool qn_sched_build(struct qn_sched *s, struct qn_batch *b);
 /* Drafts that q's next step can verify. */

@@ -172,6 +172,7 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
     s->state = QN_SEQ_PREFILL;
     if (!s->stats.n_step && !s->admit_us) { /* the first admission: what usage tells */
         s->stats.n_cached = m.n_tok;
+        s->stats.n_known = m.n_match;
         s->stats.miss = m.miss;
         s->admit_us = qn_now_us();
     }
@@ -240,7 +241,7 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
     s->lane = -1;
     s->n_cached = s->n_done = s->n_commit = s->n_draft = 0;
     s->state = QN_SEQ_WAITING;
-    s->was_promoted = false;
+    s->n_promote = 0;
 }
 
 void qn_seq_check(const struct qn_seq *s)

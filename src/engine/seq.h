@@ -16,6 +16,7 @@
 #include "engine/pick.h"
 #include "engine/prefix.h"
 #include "engine/ticket.h"
+#include "engine/tier.h"
 
 enum qn_seq_state { QN_SEQ_WAITING, QN_SEQ_PREFILL, QN_SEQ_DECODE };
 
@@ -28,10 +29,12 @@ struct qn_seq {
     struct qn_job *job;
     const struct qn_request_params *params;
     enum qn_seq_state state;
-    bool was_promoted; /* the tiers were asked for its prefix */
-    bool is_paused;    /* a job whose caller is reading */
-    int64_t order;     /* of arrival */
-    int client;        /* place in the scheduler's table */
+    bool is_paused;           /* a job whose caller is reading */
+    int64_t order;            /* of arrival */
+    int client;               /* place in the scheduler's table */
+    struct qn_tier_wait wait; /* for its prefix, while it waits */
+    int n_promote;            /* times the tiers were asked */
+    int n_tier_tok;           /* tokens they brought back */
 
     int32_t *tok; /* [n_tok] prompt and output */
     int n_tok, tok_capacity, n_prompt, max_tok;

@@ -9,14 +9,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 
 #define MAGIC         "quernkv1"
 #define DEFAULT_DISK  ((int64_t)8 << 30)
+#define WRITE_TIMES   16 /* the folder's size may be written a day, unless told */
 #define MAX_FILES     (1 << 20)
 #define KIND_PAGE     0
 #define KIND_SNAPSHOT 1
+#define DAY_US        (86400 * 1e6)
 
 struct header {
     char magic[8];
@@ -26,17 +29,45 @@ struct header {
     int32_t tok[QN_PAGE]; /* of the page, or of the snapshot's tail */
 };
 
+/* What the copier is given. Writes and reads come back; a removal is freed there. */
+enum job_kind { JOB_WRITE, JOB_READ, JOB_REMOVE, JOB_QUIT };
+struct job {
+    struct qn_letter letter;
+    enum job_kind kind;
+};
+
+enum place { IN_RAM, ON_DISK, N_PLACE };
+
 struct blob {
-    struct qn_letter letter; /* to the copier and back */
+    struct job job; /* a write */
     struct header h;
     void *data;      /* NULL: on disk only */
     int64_t busy;    /* number of the work that has its chore; done when it is back */
-    bool is_filling; /* busy with a read: goes to the copier afterwards */
-    bool is_writing, is_on_disk;
+    bool is_filling; /* busy with a read of the device: goes to the copier afterwards */
+    bool is_writing, is_reading, is_on_disk;
     bool is_failed; /* the copier's, read when its letter is back */
     int64_t last_use;
-    struct blob *next_sibling; /* snapshots behind the same parent */
-    int at;                    /* place in the list */
+    struct blob *older[N_PLACE], *newer[N_PLACE]; /* by last use, in each place it is at */
+    struct blob *next_sibling;                    /* snapshots behind the same parent */
+    struct blob *next_filling;
+    int at; /* place in the list of all */
+};
+
+struct list {
+    struct blob *oldest, *newest;
+    int n;
+};
+
+struct fetch { /* blobs that the copier reads, in order */
+    struct job job;
+    int64_t number;
+    int n;
+    struct blob *list[];
+};
+
+struct removal {
+    struct job job;
+    char name[];
 };
 
 struct qn_tier {
@@ -45,15 +76,21 @@ struct qn_tier {
     char *folder;
     struct blob **blob;
     int n_blob, capacity;
+    struct list list[N_PLACE];
     struct qn_map by_key;    /* key of page or snapshot -> blob */
     struct qn_map by_parent; /* key of the parent -> first snapshot */
-    int64_t clock, n_published, n_returned;
-    int n_writing, n_filling;
+    struct blob *first_filling, **end_filling;
+    int64_t clock, n_published, n_returned, last_busy;
+    int64_t n_fetch, n_fetched; /* asked for, come back; in order */
+    int64_t n_reply;            /* letters of the copier */
+    int n_writing;
+    double write_left; /* bytes that may be written now */
+    int64_t write_us;  /* when that was reckoned */
     struct qn_tier_stats stats;
     struct qn_mail *copier_mail;
     pthread_t copier;
     bool has_copier;
-    struct qn_letter quit;
+    struct job quit;
 };
 
 static uint64_t checksum(const struct header *h, const void *data)
@@ -98,23 +135,105 @@ static bool write_file(const struct qn_tier *t, struct blob *b)
     return is_good;
 }
 
+/* Fills b->data from its file. */
+static bool read_file(const struct qn_tier *t, const struct blob *b)
+{
+    char name[4200];
+    struct header h;
+    file_name(t, &b->h, ".qkv", name, sizeof name);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    bool is_good = fd >= 0 && read(fd, &h, sizeof h) == (ssize_t)sizeof h && h.n_byte == b->h.n_byte;
+    for (size_t done = 0; is_good && done < h.n_byte;) {
+        ssize_t k = read(fd, (char *)b->data + done, h.n_byte - done);
+        if (k < 0 && errno == EINTR) continue;
+        is_good = k > 0;
+        if (is_good) done += (size_t)k;
+    }
+    if (is_good) futimens(fd, NULL); /* used: the next start knows */
+    if (fd >= 0) close(fd);
+    return is_good && h.checksum == checksum(&h, b->data) && h.key == b->h.key && h.kind == b->h.kind;
+}
+
+struct queue {
+    struct qn_letter *first, **end;
+};
+
+static void queue_put(struct queue *q, struct qn_letter *letter)
+{
+    letter->next = NULL;
+    *q->end = letter;
+    q->end = &letter->next;
+}
+
+static struct qn_letter *queue_take(struct queue *q)
+{
+    struct qn_letter *letter = q->first;
+    if (!letter) return NULL;
+    q->first = letter->next;
+    if (!q->first) q->end = &q->first;
+    return letter;
+}
+
 static void *copier_main(void *arg)
 {
     struct qn_tier *t = arg;
+    struct queue reads = {NULL, &reads.first}, others = {NULL, &others.first};
     for (;;) {
-        struct qn_letter *next = qn_mail_take(t->copier_mail, QN_FOREVER);
+        struct qn_letter *next = qn_mail_take(t->copier_mail, reads.first || others.first ? 0 : QN_FOREVER);
         while (next) {
             struct qn_letter *letter = next;
             next = letter->next;
-            if (letter == &t->quit) return NULL;
-            struct blob *b = (struct blob *)letter;
-            b->is_failed = !write_file(t, b);
-            qn_mail_post(t->o.home, &b->letter);
+            queue_put(((struct job *)letter)->kind == JOB_READ ? &reads : &others, letter);
         }
+        struct job *j = (struct job *)queue_take(reads.first ? &reads : &others);
+        if (j->kind == JOB_QUIT) return NULL;
+        if (j->kind == JOB_REMOVE) {
+            unlink(((struct removal *)j)->name);
+            free(j);
+            continue;
+        }
+        if (j->kind == JOB_READ) {
+            struct fetch *f = (struct fetch *)j;
+            for (int i = 0; i < f->n; i++) f->list[i]->is_failed = !read_file(t, f->list[i]);
+        } else {
+            struct blob *b = (struct blob *)j;
+            b->is_failed = !write_file(t, b);
+        }
+        j->letter.kind = t->o.letter_kind;
+        qn_mail_post(t->o.home, &j->letter);
     }
 }
 
-/* --- the list --- */
+/* --- the lists --- */
+
+static void leave(struct qn_tier *t, enum place p, struct blob *b)
+{
+    struct list *l = &t->list[p];
+    *(b->older[p] ? &b->older[p]->newer[p] : &l->oldest) = b->newer[p];
+    *(b->newer[p] ? &b->newer[p]->older[p] : &l->newest) = b->older[p];
+    b->older[p] = b->newer[p] = NULL;
+    l->n--;
+}
+
+static void join(struct qn_tier *t, enum place p, struct blob *b)
+{
+    struct list *l = &t->list[p];
+    b->older[p] = l->newest;
+    b->newer[p] = NULL;
+    *(l->newest ? &l->newest->newer[p] : &l->oldest) = b;
+    l->newest = b;
+    l->n++;
+}
+
+static void touch(struct qn_tier *t, struct blob *b)
+{
+    b->last_use = t->clock;
+    for (int p = 0; p < N_PLACE; p++) {
+        if (p == IN_RAM ? !b->data : !b->is_on_disk) continue;
+        leave(t, (enum place)p, b);
+        join(t, (enum place)p, b);
+    }
+}
 
 static uint64_t index_key(int kind, uint64_t key)
 {
@@ -147,19 +266,30 @@ static void add(struct qn_tier *t, struct blob *b)
 static void drop_data(struct qn_tier *t, struct blob *b)
 {
     if (!b->data) return;
+    leave(t, IN_RAM, b);
     free(b->data);
     b->data = NULL;
     t->stats.ram_bytes -= (int64_t)b->h.n_byte;
 }
 
+static void no_file(struct qn_tier *t, struct blob *b)
+{
+    leave(t, ON_DISK, b);
+    b->is_on_disk = false;
+    t->stats.disk_bytes -= (int64_t)(sizeof b->h + b->h.n_byte);
+}
+
 static void remove_file(struct qn_tier *t, struct blob *b)
 {
     char name[4200];
-    if (!b->is_on_disk) return;
     file_name(t, &b->h, ".qkv", name, sizeof name);
-    unlink(name);
-    b->is_on_disk = false;
-    t->stats.disk_bytes -= (int64_t)(sizeof b->h + b->h.n_byte);
+    size_t n = strlen(name) + 1;
+    struct removal *r = xcalloc(1, sizeof *r + n);
+    r->job.kind = JOB_REMOVE;
+    memcpy(r->name, name, n);
+    qn_mail_post(t->copier_mail, &r->job.letter);
+    no_file(t, b);
+    t->stats.n_file_drop++;
 }
 
 static void forget(struct qn_tier *t, struct blob *b)
@@ -187,27 +317,25 @@ static void forget(struct qn_tier *t, struct blob *b)
 
 static bool is_busy(const struct qn_tier *t, const struct blob *b)
 {
-    return b->is_writing || b->busy > t->n_returned;
+    return b->is_writing || b->is_reading || b->busy > t->n_returned;
 }
 
-static struct blob *oldest(const struct qn_tier *t, bool in_ram)
+/* The one unused for longest that may go; those of the last use are in use now. */
+static struct blob *oldest(const struct qn_tier *t, enum place p)
 {
-    struct blob *worst = NULL;
-    for (int i = 0; i < t->n_blob; i++) {
-        struct blob *b = t->blob[i];
-        if (is_busy(t, b) || !(in_ram ? b->data != NULL : b->is_on_disk) || b->last_use == t->clock) continue;
-        if (!worst || b->last_use < worst->last_use) worst = b;
-    }
-    return worst;
+    struct blob *b = t->list[p].oldest;
+    while (b && b->last_use != t->clock && is_busy(t, b)) b = b->newer[p];
+    return b && b->last_use != t->clock ? b : NULL;
 }
 
 /* Room in RAM for n bytes: blobs on disk lose their bytes, others go. */
 static bool make_room(struct qn_tier *t, size_t n)
 {
     while (t->stats.ram_bytes + (int64_t)n > t->o.ram_bytes) {
-        struct blob *b = oldest(t, true);
+        struct blob *b = oldest(t, IN_RAM);
         if (!b) return false;
         drop_data(t, b);
+        t->stats.n_ram_drop++;
         if (!b->is_on_disk) forget(t, b);
     }
     return true;
@@ -221,7 +349,39 @@ static void *new_data(struct qn_tier *t, size_t n)
     return data;
 }
 
+static void set_busy(struct qn_tier *t, struct blob *b)
+{
+    b->busy = t->last_busy = t->n_published + 1;
+}
+
 /* --- saving --- */
+
+/* May n more bytes be written? A day's worth may go at once. */
+static bool may_write(struct qn_tier *t, double n)
+{
+    if (t->o.write_bytes < 0) return true;
+    int64_t now = qn_now_us();
+    t->write_left += (double)(now - t->write_us) * ((double)t->o.write_bytes / DAY_US);
+    t->write_left = QN_MIN(t->write_left, (double)t->o.write_bytes);
+    t->write_us = now;
+    if (t->write_left < n) return false;
+    t->write_left -= n;
+    return true;
+}
+
+/* To the copier, when it is only in RAM and may be written. */
+static void write_out(struct qn_tier *t, struct blob *b)
+{
+    if (!t->has_copier || !b->data || b->is_on_disk || b->is_filling || b->is_writing) return;
+    if (!may_write(t, (double)(sizeof b->h + b->h.n_byte))) {
+        t->stats.n_over_budget++;
+        return;
+    }
+    b->is_writing = true;
+    b->job.kind = JOB_WRITE;
+    t->n_writing++;
+    qn_mail_post(t->copier_mail, &b->job.letter);
+}
 
 static struct blob *new_blob(struct qn_tier *t, int kind, uint64_t key, uint64_t parent, uint64_t root,
                              int n_tok, const int32_t *tok, int n, size_t n_byte)
@@ -240,37 +400,46 @@ static struct blob *new_blob(struct qn_tier *t, int kind, uint64_t key, uint64_t
     memcpy(b->h.magic, MAGIC, sizeof b->h.magic);
     if (n) memcpy(b->h.tok, tok, (size_t)n * sizeof *tok);
     b->data = data;
-    b->busy = t->n_published + 1;
     b->is_filling = true;
-    t->n_filling++;
+    *t->end_filling = b;
+    t->end_filling = &b->next_filling;
     b->last_use = t->clock;
+    join(t, IN_RAM, b);
+    set_busy(t, b);
     add(t, b);
     return b;
 }
 
-bool qn_tier_save(struct qn_tier *t, int slot)
+enum qn_tier_saved qn_tier_save(struct qn_tier *t, int slot, int64_t max_bytes)
 {
     struct qn_cache *c = t->cache;
     struct qn_snap *s = &c->snap[slot];
+    int64_t n_byte = 0;
     t->clock++;
+    for (int page = s->parent; page >= 0; page = c->node[page].parent) { /* what is there stays */
+        struct blob *b = find(t, KIND_PAGE, c->node[page].key);
+        if (!b) continue;
+        touch(t, b);
+        write_out(t, b); /* that could not be written before */
+    }
     for (int page = s->parent; page >= 0; page = c->node[page].parent) {
         const struct qn_node *n = &c->node[page];
-        struct blob *b = find(t, KIND_PAGE, n->key);
-        if (!b) {
-            b = new_blob(t, KIND_PAGE, n->key, n->parent >= 0 ? c->node[n->parent].key : n->root, n->root,
-                         (n->depth + 1) * QN_PAGE, c->tok + (size_t)page * QN_PAGE, QN_PAGE, t->o.page_bytes);
-            if (!b) return false;
-            qn_chores_add(c->chores,
-                          (struct qn_chore){.kind = QN_CHORE_KV_READ, .from = page, .host = b->data});
-        }
-        b->last_use = t->clock;
+        if (find(t, KIND_PAGE, n->key)) continue;
+        if (n_byte && n_byte + (int64_t)t->o.page_bytes > max_bytes) return QN_TIER_MORE;
+        struct blob *b =
+            new_blob(t, KIND_PAGE, n->key, n->parent >= 0 ? c->node[n->parent].key : n->root, n->root,
+                     (n->depth + 1) * QN_PAGE, c->tok + (size_t)page * QN_PAGE, QN_PAGE, t->o.page_bytes);
+        if (!b) return QN_TIER_NO_ROOM;
+        qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_READ, .from = page, .host = b->data});
+        n_byte += (int64_t)t->o.page_bytes;
     }
     if (!find(t, KIND_SNAPSHOT, s->key)) {
         int n_tail = s->n_tok % QN_PAGE;
+        size_t size = t->o.slot_bytes + (n_tail ? t->o.page_bytes : 0);
+        if (n_byte && n_byte + (int64_t)size > max_bytes) return QN_TIER_MORE;
         uint64_t parent = s->parent >= 0 ? c->node[s->parent].key : s->root;
-        struct blob *b = new_blob(t, KIND_SNAPSHOT, s->key, parent, s->root, s->n_tok, s->tail, n_tail,
-                                  t->o.slot_bytes + (n_tail ? t->o.page_bytes : 0));
-        if (!b) return false;
+        struct blob *b = new_blob(t, KIND_SNAPSHOT, s->key, parent, s->root, s->n_tok, s->tail, n_tail, size);
+        if (!b) return QN_TIER_NO_ROOM;
         qn_chores_add(c->chores,
                       (struct qn_chore){.kind = QN_CHORE_STATE_READ, .from = slot, .host = b->data});
         if (n_tail)
@@ -280,41 +449,10 @@ bool qn_tier_save(struct qn_tier *t, int slot)
         t->stats.n_saved++;
     }
     s->is_stored = true;
-    return true;
+    return QN_TIER_SAVED;
 }
 
 /* --- bringing back --- */
-
-/* The bytes of a blob, read from its file when they are not in RAM. A damaged file is told and forgotten. */
-static bool load(struct qn_tier *t, struct blob *b)
-{
-    b->last_use = t->clock;
-    if (b->data) return true; /* or it will be, before the chore that needs it: they run in order */
-    char name[4200];
-    struct header h;
-    file_name(t, &b->h, ".qkv", name, sizeof name);
-    void *data = new_data(t, b->h.n_byte);
-    if (!data) return false;
-    int fd = open(name, O_RDONLY | O_CLOEXEC);
-    bool is_good = fd >= 0 && read(fd, &h, sizeof h) == (ssize_t)sizeof h && h.n_byte == b->h.n_byte;
-    for (size_t done = 0; is_good && done < h.n_byte;) {
-        ssize_t k = read(fd, (char *)data + done, h.n_byte - done);
-        is_good = k > 0;
-        if (is_good) done += (size_t)k;
-    }
-    if (fd >= 0) close(fd);
-    is_good = is_good && h.checksum == checksum(&h, data) && h.key == b->h.key && h.kind == b->h.kind;
-    b->data = data;
-    if (!is_good) {
-        qn_log(QN_LOG_WARN, "tier", "%s: damaged, ignored", name);
-        t->stats.n_damaged++;
-        t->stats.disk_bytes -= (int64_t)(sizeof b->h + b->h.n_byte);
-        forget(t, b); /* the next save writes it anew */
-        return false;
-    }
-    t->stats.n_read++;
-    return true;
-}
 
 static bool is_same(const struct blob *b, const int32_t *tok, int n)
 {
@@ -348,21 +486,33 @@ static void write_chore(struct qn_tier *t, enum qn_chore_kind kind, int to, stru
 {
     qn_chores_add(t->cache->chores,
                   (struct qn_chore){.kind = kind, .to = to, .host = (char *)b->data + offset});
-    b->busy = QN_MAX(b->busy, t->n_published + 1);
+    set_busy(t, b);
 }
 
-static bool promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have)
+/* In RAM, or it will be before a chore that needs it: they run in order. */
+static bool has_bytes(const struct blob *b)
+{
+    return b->data && !b->is_reading;
+}
+
+/* Pages of a path that are held while it is brought back. */
+struct path {
+    int32_t *page;
+    int n;
+};
+
+/* The pages of the path that are in RAM, from the root on, as nodes of the tree. true: all of them. *missing:
+ * the first that is not there; -1: none, or there is no room. *is_cut: max_bytes were reached. */
+static bool bring_pages(struct qn_tier *t, uint64_t root, const int32_t *tok, int n_full, int64_t max_bytes,
+                        struct path *path, int *missing, bool *is_cut)
 {
     struct qn_cache *c = t->cache;
-    struct blob *snap = deepest(t, root, tok, n, n_have);
-    if (!snap) return false;
-    t->clock++;
-    snap->last_use = t->clock;
-    int n_full = snap->h.n_tok / QN_PAGE, n_used = 0, parent = -1, slot = -1;
-    int32_t *used = xreallocarray(NULL, (size_t)n_full + 1, sizeof *used);
-    bool is_good = load(t, snap);
     uint64_t key = root;
-    for (int i = 0; i < n_full && is_good; i++) {
+    int parent = -1;
+    int64_t n_byte = 0;
+    *missing = -1;
+    *is_cut = false;
+    for (int i = 0; i < n_full; i++) {
         const int32_t *page_tok = tok + (size_t)i * QN_PAGE;
         key = qn_cache_chain(key, page_tok);
         int node = qn_cache_find_node(c, root, parent, page_tok);
@@ -370,49 +520,130 @@ static bool promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n,
             qn_cache_use_page(c, node);
         } else {
             struct blob *b = find(t, KIND_PAGE, key);
-            is_good = b && is_same(b, page_tok, QN_PAGE) && load(t, b);
-            int page = is_good ? qn_cache_take_page(c) : -1;
-            if (page < 0) {
-                is_good = false;
-                break;
+            if (!b || !is_same(b, page_tok, QN_PAGE)) return false;
+            touch(t, b);
+            if (!has_bytes(b)) {
+                *missing = i;
+                return false;
             }
+            if (n_byte && n_byte + (int64_t)t->o.page_bytes > max_bytes) {
+                *is_cut = true;
+                return false;
+            }
+            set_busy(t, b); /* before anything is evicted for it */
+            int page = qn_cache_take_page(c);
+            if (page < 0) return false;
             write_chore(t, QN_CHORE_KV_WRITE, page, b, 0);
+            n_byte += (int64_t)t->o.page_bytes;
             node = qn_cache_insert(c, root, parent, page_tok, page);
             if (node != page) { /* a collision of keys */
                 qn_cache_drop_page(c, page);
-                is_good = false;
-                break;
+                return false;
             }
         }
-        used[n_used++] = parent = node;
+        path->page[path->n++] = parent = node;
     }
-    int tail_page = -1;
-    if (is_good && snap->h.n_tail) {
-        tail_page = qn_cache_take_page(c);
-        is_good = tail_page >= 0;
-    }
-    if (is_good) slot = qn_cache_take_slot(c);
+    return true;
+}
+
+/* The snapshot itself, behind its pages. */
+static bool bring_snapshot(struct qn_tier *t, uint64_t root, int parent, struct blob *snap)
+{
+    struct qn_cache *c = t->cache;
+    int tail_page = -1, slot = -1;
+    set_busy(t, snap);
+    if (snap->h.n_tail) tail_page = qn_cache_take_page(c);
+    if (!snap->h.n_tail || tail_page >= 0) slot = qn_cache_take_slot(c);
     if (slot >= 0) {
         write_chore(t, QN_CHORE_STATE_WRITE, slot, snap, 0);
         if (tail_page >= 0) write_chore(t, QN_CHORE_KV_WRITE, tail_page, snap, t->o.slot_bytes);
         qn_cache_give_snap(c, root, parent, snap->h.n_tok, snap->h.tok, tail_page, slot);
         int at = qn_cache_find_snap(c, root, parent, snap->h.n_tok, snap->h.tok);
         if (at >= 0) c->snap[at].is_stored = true;
-        t->stats.n_promoted++;
     }
     if (tail_page >= 0) qn_cache_drop_page(c, tail_page);
-    while (n_used) qn_cache_drop_page(c, used[--n_used]);
-    free(used);
     return slot >= 0;
 }
 
-bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have)
+/* Asks the copier for the pages from `first` on and the snapshot, as far as half the RAM goes. */
+static bool fetch(struct qn_tier *t, uint64_t root, const int32_t *tok, int first, struct blob *snap,
+                  struct qn_tier_wait *wait)
 {
-    for (;;) { /* a damaged file was forgotten: what is left may still do */
-        uint64_t n_damaged = t->stats.n_damaged;
-        if (promote(t, root, tok, n, n_have)) return true;
-        if (n_damaged == t->stats.n_damaged) return false;
+    int n_full = snap->h.n_tok / QN_PAGE;
+    int64_t left = QN_MAX(t->o.ram_bytes / 2, (int64_t)t->o.page_bytes);
+    struct fetch *f = xcalloc(1, sizeof *f + ((size_t)(n_full - first) + 1) * sizeof *f->list);
+    bool is_waiting = false;
+    uint64_t key = root;
+    for (int i = 0; i <= n_full && left > 0; i++) {
+        const int32_t *page_tok = tok + (size_t)i * QN_PAGE;
+        if (i < n_full) key = qn_cache_chain(key, page_tok);
+        if (i < first) continue;
+        struct blob *b = i < n_full ? find(t, KIND_PAGE, key) : snap;
+        if (!b || (i < n_full && !is_same(b, page_tok, QN_PAGE))) continue; /* in the tree */
+        touch(t, b);
+        left -= (int64_t)b->h.n_byte;
+        is_waiting |= b->is_reading; /* somebody else asked */
+        if (b->data) continue;
+        b->data = new_data(t, b->h.n_byte);
+        if (!b->data) break;
+        join(t, IN_RAM, b);
+        b->is_reading = true;
+        f->list[f->n++] = b;
     }
+    if (!f->n) {
+        free(f);
+        if (is_waiting) wait->fetch = t->n_fetch;
+        return is_waiting;
+    }
+    f->job.kind = JOB_READ;
+    f->number = wait->fetch = ++t->n_fetch;
+    qn_mail_post(t->copier_mail, &f->job.letter);
+    return true;
+}
+
+bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
+                     int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok)
+{
+    *wait = (struct qn_tier_wait){0};
+    struct blob *snap = deepest(t, root, tok, n, n_have);
+    if (!snap) return false;
+    t->clock++;
+    touch(t, snap);
+    int n_full = snap->h.n_tok / QN_PAGE, missing;
+    struct path path = {xreallocarray(NULL, (size_t)n_full + 1, sizeof *path.page), 0};
+    bool is_cut, is_waiting = false,
+                 is_whole = bring_pages(t, root, tok, n_full, max_bytes, &path, &missing, &is_cut);
+    if (is_whole && !has_bytes(snap)) {
+        is_whole = false;
+        missing = n_full;
+    }
+    if (is_whole) {
+        if (bring_snapshot(t, root, path.n ? path.page[path.n - 1] : -1, snap)) {
+            t->stats.n_hit++;
+            t->stats.n_hit_tok += (uint64_t)(snap->h.n_tok - n_have);
+            *n_tok += snap->h.n_tok - n_have;
+        }
+    } else if (missing >= 0) {
+        is_waiting = fetch(t, root, tok, missing, snap, wait);
+        if (!is_waiting && t->last_busy > t->n_returned) { /* RAM is full of what is being copied */
+            wait->work = t->last_busy;
+            is_waiting = true;
+        } else if (!is_waiting && t->n_writing) {
+            wait->reply = t->n_reply + 1;
+            is_waiting = true;
+        }
+    } else if (is_cut) {
+        wait->work = t->last_busy;
+        is_waiting = true;
+    }
+    while (path.n) qn_cache_drop_page(t->cache, path.page[--path.n]);
+    free(path.page);
+    return is_waiting;
+}
+
+bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait)
+{
+    return t->n_fetched >= wait->fetch && t->n_returned >= wait->work && t->n_reply >= wait->reply;
 }
 
 /* --- coming and going of work --- */
@@ -425,51 +656,84 @@ void qn_tier_published(struct qn_tier *t)
 void qn_tier_returned(struct qn_tier *t)
 {
     t->n_returned = t->n_published;
-    for (int i = 0; i < t->n_blob && t->n_filling; i++) {
-        struct blob *b = t->blob[i];
-        if (!b->is_filling || b->busy > t->n_returned) continue;
+    while (t->first_filling && t->first_filling->busy <= t->n_returned) {
+        struct blob *b = t->first_filling;
+        t->first_filling = b->next_filling;
+        if (!t->first_filling) t->end_filling = &t->first_filling;
+        b->next_filling = NULL;
         b->is_filling = false;
-        t->n_filling--;
-        if (!t->has_copier) continue;
-        b->is_writing = true;
-        b->letter.kind = t->o.letter_kind;
-        t->n_writing++;
-        qn_mail_post(t->copier_mail, &b->letter);
+        write_out(t, b);
     }
 }
 
-void qn_tier_letter(struct qn_tier *t, struct qn_letter *letter)
+static void came_back(struct qn_tier *t, struct fetch *f)
 {
-    struct blob *b = (struct blob *)letter;
+    for (int i = 0; i < f->n; i++) {
+        struct blob *b = f->list[i];
+        b->is_reading = false;
+        if (!b->is_failed) {
+            t->stats.n_read++;
+            t->stats.read_bytes += sizeof b->h + b->h.n_byte;
+            continue;
+        }
+        char name[4200];
+        file_name(t, &b->h, ".qkv", name, sizeof name);
+        qn_log(QN_LOG_WARN, "tier", "%s: damaged, ignored", name);
+        t->stats.n_damaged++;
+        no_file(t, b);
+        forget(t, b); /* the next save writes it anew */
+    }
+    t->n_fetched = f->number;
+    free(f);
+}
+
+static void was_written(struct qn_tier *t, struct blob *b)
+{
     static struct qn_log_limit limit;
     unsigned n_left_out;
     b->is_writing = false;
     t->n_writing--;
     if (b->is_failed) {
+        t->stats.n_failed++;
         if (qn_log_allow(&limit, 60, &n_left_out))
             qn_log(QN_LOG_WARN, "tier", "%s cannot be written; pages stay in RAM", t->folder);
         return;
     }
     b->is_on_disk = true;
-    t->stats.n_written++;
+    join(t, ON_DISK, b);
+    t->stats.n_write++;
+    t->stats.write_bytes += sizeof b->h + b->h.n_byte;
     t->stats.disk_bytes += (int64_t)(sizeof b->h + b->h.n_byte);
     while (t->stats.disk_bytes > t->o.disk_bytes) {
-        struct blob *old = oldest(t, false);
+        struct blob *old = oldest(t, ON_DISK);
         if (!old) break;
         remove_file(t, old);
         if (!old->data) forget(t, old);
     }
 }
 
-bool qn_tier_is_writing(const struct qn_tier *t)
+void qn_tier_letter(struct qn_tier *t, struct qn_letter *letter)
 {
-    return t->n_writing > 0;
+    struct job *j = (struct job *)letter;
+    t->n_reply++;
+    if (j->kind == JOB_READ)
+        came_back(t, (struct fetch *)j);
+    else
+        was_written(t, (struct blob *)j);
+}
+
+bool qn_tier_is_copying(const struct qn_tier *t)
+{
+    return t->n_writing > 0 || t->n_fetched < t->n_fetch;
 }
 
 void qn_tier_stats(const struct qn_tier *t, struct qn_tier_stats *out)
 {
     *out = t->stats;
-    out->n_blob = t->n_blob;
+    out->ram_budget = t->o.ram_bytes;
+    out->disk_budget = t->has_copier ? t->o.disk_bytes : 0;
+    out->n_ram = t->list[IN_RAM].n;
+    out->n_file = t->list[ON_DISK].n;
 }
 
 /* --- open and close --- */
@@ -545,6 +809,7 @@ static int scan(struct qn_tier *t, struct qn_err *e)
         for (int i = 0; i < t->n_blob; i++) {
             t->blob[i]->at = i;
             t->blob[i]->last_use = ++t->clock;
+            join(t, ON_DISK, t->blob[i]);
         }
         t->clock++;
     }
@@ -559,7 +824,11 @@ int qn_tier_open(struct qn_tier **out, struct qn_cache *c, const struct qn_tier_
     struct qn_tier *t = xcalloc(1, sizeof *t);
     t->cache = c;
     t->o = *o;
+    t->end_filling = &t->first_filling;
     if (!t->o.disk_bytes) t->o.disk_bytes = DEFAULT_DISK;
+    if (!t->o.write_bytes) t->o.write_bytes = WRITE_TIMES * t->o.disk_bytes;
+    t->write_left = (double)t->o.write_bytes;
+    t->write_us = qn_now_us();
     if (o->folder) {
         t->folder = xstrdup(o->folder);
         QN_TRY(scan(t, e));
@@ -578,9 +847,10 @@ out:
 void qn_tier_close(struct qn_tier *t)
 {
     if (!t) return;
-    QN_CHECK(!t->n_writing);
+    QN_CHECK(!qn_tier_is_copying(t));
     if (t->has_copier) {
-        qn_mail_post(t->copier_mail, &t->quit);
+        t->quit.kind = JOB_QUIT;
+        qn_mail_post(t->copier_mail, &t->quit.letter);
         pthread_join(t->copier, NULL);
     }
     qn_mail_free(t->copier_mail);

@@ -4,16 +4,20 @@
  * Owned by the engine thread. A blob is one full page, or one snapshot (state, and the page of its tail).
  * Blobs are found by the same chained keys as the tree's nodes, and their tokens are compared. Copies between
  * device and RAM are chores of the rank: a blob is busy until the work that carries its chore has come back.
- * Files are written by the copier thread, one blob a file, under a temporary name and then renamed:
+ * All file work is the copier thread's: it writes, reads and removes files, reads first. Whoever wants what
+ * is only on disk waits for the read; the engine does not. One blob a file, written under a temporary name
+ * and then renamed:
  *
  *     FOLDER/<fingerprint>-<kind><key>.qkv    header (magic, sizes, keys, tokens, checksum), then the bytes
  *
  * so a killed process leaves whole files or temporary ones. A file of another model, or a damaged one, is
- * left alone and told once. When the folder is over its budget, the files unused for longest go.
- * SPDX-License-Identifier: Apache-2.0 */
+ * left alone and told once. When the folder is over its budget, the files unused for longest go. Bytes
+ * written have a budget too, as a disk wears out: what is over it stays in RAM only. SPDX-License-Identifier:
+ * Apache-2.0 */
 #ifndef QN_TIER_H
 #define QN_TIER_H
 
+#include "engine/engine.h"
 #include "engine/prefix.h"
 
 struct qn_tier_options {
@@ -21,15 +25,10 @@ struct qn_tier_options {
     int64_t ram_bytes;    /* budget of blobs in RAM */
     const char *folder;   /* or NULL: RAM only */
     int64_t disk_bytes;   /* 0: default */
+    int64_t write_bytes;  /* that may be written a day; 0: default; -1: no limit */
     uint64_t fingerprint; /* of model and layout of pages and slots */
     struct qn_mail *home; /* where the copier's letters go, with this kind */
     int letter_kind;
-};
-
-struct qn_tier_stats {
-    uint64_t n_saved, n_promoted, n_written, n_read, n_damaged;
-    int64_t ram_bytes, disk_bytes;
-    int n_blob;
 };
 
 struct qn_tier;
@@ -38,18 +37,29 @@ struct qn_tier;
 int qn_tier_open(struct qn_tier **out, struct qn_cache *c, const struct qn_tier_options *o, struct qn_err *e);
 void qn_tier_close(struct qn_tier *t); /* with nothing busy; NULL is allowed */
 
-/* Copies a snapshot and the pages of its path that are not here yet: read chores. false: no room. */
-bool qn_tier_save(struct qn_tier *t, int slot);
-/* Brings the longest prefix of tok[n] that is longer than n_have back into the cache: write chores, and nodes
- * and a snapshot that the next match finds. */
-bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have);
+/* Copies a snapshot and the pages of its path that are not here yet: read chores of at most max_bytes, the
+ * snapshot last. */
+enum qn_tier_saved { QN_TIER_SAVED, QN_TIER_MORE, QN_TIER_NO_ROOM };
+enum qn_tier_saved qn_tier_save(struct qn_tier *t, int slot, int64_t max_bytes);
+
+/* What a prefix waits for: reads up to this one, work of the rank, letters of the copier. Zero: nothing. */
+struct qn_tier_wait {
+    int64_t fetch, work, reply;
+};
+
+/* Brings the longest prefix of tok[n] that is longer than n_have back into the cache: write chores of at most
+ * max_bytes, and nodes and at last a snapshot that the next match finds. true: not yet, *wait says what for;
+ * call again when it is over. *n_tok grows by what was brought back. */
+bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
+                     int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok);
+bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait);
 
 /* Work was published; it came back (its chores are done: blobs it filled go to the copier). */
 void qn_tier_published(struct qn_tier *t);
 void qn_tier_returned(struct qn_tier *t);
 /* A letter of the copier. */
 void qn_tier_letter(struct qn_tier *t, struct qn_letter *letter);
-bool qn_tier_is_writing(const struct qn_tier *t); /* the copier has letters */
+bool qn_tier_is_copying(const struct qn_tier *t); /* the copier has letters */
 void qn_tier_stats(const struct qn_tier *t, struct qn_tier_stats *out);
 
 #endif

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +17,8 @@
 
 static struct qn_fake fake;
 static char folder[64];
+
+static int64_t write_bytes; /* a day; 0: default */
 
 static struct qn_engine *open_engine(const char *disk, int64_t ram, int n_slot, bool other_layout)
 {
@@ -29,6 +32,7 @@ static struct qn_engine *open_engine(const char *disk, int64_t ram, int n_slot, 
     o.n_slot = n_slot;
     o.disk_tier = disk;
     o.ram_tier_bytes = ram;
+    o.disk_write_bytes = write_bytes;
     o.snapshot_gap = 16;
     o.f32_activations = other_layout;
     if (qn_engine_open(&g, &o, &e)) fail_msg("open: %s", e.text);
@@ -205,6 +209,125 @@ static void test_kill(void **state)
     assert_true(n_hit > 50);
 }
 
+static char snapshot_path[400];
+
+static void note_snapshot(const char *path)
+{
+    if (strstr(path, "-s")) snprintf(snapshot_path, sizeof snapshot_path, "%s", path);
+}
+
+/* A prefix is read from a disk that does not answer: its request waits, others run; it can be cancelled, and
+ * gets its prefix when the disk comes back. */
+static void test_slow_disk(void **state)
+{
+    (void)state;
+    struct ask_answer first, again, other;
+    struct qn_engine_stats s;
+    struct qn_request *r[2];
+    struct qn_err e = {0};
+    static char bytes[1 << 20];
+    struct qn_engine *g = open_engine(folder, -1, 12, false);
+    ask_one(g, 1, &first);
+    close_engine(g);
+    g = open_engine(folder, -1, 12, false);
+    each_file(note_snapshot);
+    int fd = open(snapshot_path, O_RDONLY);
+    ssize_t n = read(fd, bytes, sizeof bytes);
+    close(fd);
+    assert_true(n > 0 && n < (ssize_t)sizeof bytes);
+    unlink(snapshot_path);
+    assert_int_equal(mkfifo(snapshot_path, 0600), 0); /* whoever reads it waits */
+    int32_t *prompt = ask_prompt(1, N_PROMPT, 200);
+    struct qn_request_params p = ask_params(prompt, N_PROMPT);
+    for (int i = 0; i < 2; i++) assert_int_equal(qn_engine_submit(g, &p, &r[i], &e), QN_OK);
+    for (uint64_t i = 10; i < 14; i++) {
+        ask_one(g, i, &other);
+        assert_true(other.n > 0);
+        ask_free(&other);
+    }
+    qn_engine_stats(g, &s);
+    assert_int_equal(s.n_waiting, 2);
+    assert_int_equal(s.n_fetching, 2);
+    assert_true(qn_engine_is_alive(g));
+    qn_request_cancel(r[0]);
+    ask_read(r[0], &again);
+    assert_int_equal(again.finish, QN_FINISH_CANCEL);
+    ask_free(&again);
+    fd = open(snapshot_path, O_WRONLY);
+    assert_int_equal(write(fd, bytes, (size_t)n), n);
+    close(fd);
+    ask_read(r[1], &again);
+    assert_true(again.stats.n_cached > N_PROMPT - 20);
+    assert_int_equal(again.n, first.n);
+    assert_memory_equal(again.tok, first.tok, (size_t)again.n * sizeof *again.tok);
+    struct qn_admission a[QN_N_ADMISSION];
+    int n_admission = qn_engine_admissions(g, a);
+    assert_int_equal(n_admission, 5);
+    assert_int_equal(a[0].n_cached, again.stats.n_cached);
+    assert_int_equal(a[0].n_tier_tok, again.stats.n_cached);
+    qn_engine_stats(g, &s);
+    assert_int_equal(s.tier.n_hit, 1);
+    assert_true(s.tier.n_read >= 5 && s.tier.read_bytes > 0);
+    ask_free(&again);
+    ask_free(&first);
+    free(prompt);
+    close_engine(g);
+}
+
+/* A prefix that does not fit into the RAM tier comes back piece by piece. */
+static void test_small_ram(void **state)
+{
+    (void)state;
+    struct ask_answer first, again;
+    struct qn_engine_stats s;
+    struct qn_engine *g = open_engine(folder, (int64_t)1 << 20, 12, false);
+    ask_one(g, 1, &first);
+    close_engine(g);
+    g = open_engine(folder, 14000, 12, false); /* seven pages; half of it is read at a time */
+    assert_true(ask_one(g, 1, &again) > N_PROMPT - 20);
+    assert_memory_equal(again.tok, first.tok, (size_t)again.n * sizeof *again.tok);
+    qn_engine_stats(g, &s);
+    assert_true(s.tier.ram_bytes <= 14000);
+    ask_free(&again);
+    ask_free(&first);
+    close_engine(g);
+}
+
+static int64_t n_file_byte;
+static void add_size(const char *path)
+{
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    n_file_byte += st.st_size;
+}
+
+static void test_budgets(void **state)
+{
+    (void)state;
+    struct ask_answer a;
+    struct qn_engine_stats s;
+    write_bytes = 50000;
+    struct qn_engine *g = open_engine(folder, (int64_t)16 << 20, 12, false);
+    for (uint64_t i = 0; i < 6; i++) {
+        ask_one(g, i, &a);
+        ask_free(&a);
+    }
+    for (int i = 0; i < 500; i++) { /* saved when nothing else is to do */
+        usleep(2000);
+        qn_engine_stats(g, &s);
+        if (s.tier.n_over_budget) break;
+    }
+    close_engine(g);
+    write_bytes = 0;
+    n_file_byte = 0;
+    each_file(add_size);
+    print_message("%lld bytes written of a budget of 50000\n", (long long)n_file_byte);
+    assert_true(s.tier.n_over_budget > 0);
+    assert_true(n_file_byte > 0 && n_file_byte <= 50000);
+    assert_int_equal(s.tier.disk_budget, (int64_t)8 << 30);
+    assert_true(s.tier.ram_bytes > n_file_byte); /* the rest is in RAM */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -212,6 +335,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_restart, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_damaged_files, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_short_files, make_folder, drop_folder),
+        cmocka_unit_test_setup_teardown(test_slow_disk, make_folder, drop_folder),
+        cmocka_unit_test_setup_teardown(test_small_ram, make_folder, drop_folder),
+        cmocka_unit_test_setup_teardown(test_budgets, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_kill, make_folder, drop_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,10 +27,10 @@ struct wish {
     const char *model, *host, *device, *mtp, *kv, *names, *keys, *cors, *template, *kwargs, *generation,
         *trace, *activations, *disk_tier, *level, *spec_json, *spec_algo;
     int64_t port, threads, context, max_seqs, max_queue, step_tokens, memory, max_body, max_requests,
-        body_timeout, drain, ranks, ram_tier, disk_bytes, spec_steps, max_tokens, stuck;
-    double memory_part, itl_ms, temperature, top_p, min_p, presence, frequency, repetition;
+        body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, spec_steps, max_tokens, stuck;
+    double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
     int64_t top_k;
-    bool no_prefix_cache, mirror_reasoning, request_template, strict_model;
+    bool no_prefix_cache, mirror_reasoning, request_template, strict_model, isolate_keys;
 };
 
 static const char parsers_note[] = "not needed: the model's own call and reasoning format is always parsed";
@@ -100,7 +100,10 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
              .alias = "no-enable-prefix-caching,disable-radix-cache"),
         BYTES("ram-tier", ram_tier, "host memory for prefixes that left the cache"),
         STR("disk-tier", disk_tier, "DIR", "folder for prefixes that left memory"),
-        BYTES("disk-tier-size", disk_bytes, "its limit"),
+        BYTES("disk-tier-size", disk_bytes, "its limit (8G)"),
+        BYTES("disk-tier-writes", disk_writes, "bytes that may be written there a day (16 times the limit)"),
+        FLAG("isolate-keys", isolate_keys, "API keys share no cached prefixes"),
+        NUM("request-timeout", request_timeout, "S", "time a request may take; it may ask for less (off)"),
         NUM("itl-target", itl_ms, "MS", "inter-token latency that prefill may not exceed"),
         INT("stuck", stuck, "S", "a step longer than this ends the process", .min = 0, .max = 86400),
         STR("served-model-name", names, "NAMES", "model names, separated by commas",
@@ -559,6 +562,10 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
                "--activations %s: must be bf16 or f32", w.activations);
     QN_FAIL_IF(!isnan(w.memory_part) && !(w.memory_part > 0 && w.memory_part <= 1), &e, QN_INVAL,
                "--memory-part %g: must be over 0 and at most 1", w.memory_part);
+    QN_FAIL_IF(!(w.request_timeout >= 0 && w.request_timeout <= 1e6), &e, QN_INVAL,
+               "--request-timeout %g: 0 (off) to 1000000 seconds", w.request_timeout);
+    QN_FAIL_IF((w.disk_bytes || w.disk_writes) && !w.disk_tier, &e, QN_INVAL,
+               "--disk-tier-size and --disk-tier-writes are limits of --disk-tier DIR, which is not given");
     if (w.ranks > 1)
         fprintf(stderr,
                 "--tensor-parallel-size %" PRId64 ": this build has one rank; the model runs on it whole\n",
@@ -608,6 +615,8 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         .allow_request_template = w.request_template,
         .mirror_reasoning = w.mirror_reasoning,
         .trace_dir = w.trace,
+        .isolate_keys = w.isolate_keys,
+        .request_timeout_s = w.request_timeout,
         .model_path = w.model,
     };
     QN_TRY(qn_server_open(&server, &o, &e));
@@ -629,6 +638,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     if (w.ram_tier) g.ram_tier_bytes = w.ram_tier;
     g.disk_tier = w.disk_tier;
     g.disk_tier_bytes = w.disk_bytes;
+    g.disk_write_bytes = w.disk_writes;
     g.itl_target_ms = (float)w.itl_ms;
     g.stuck_s = (int)w.stuck;
     g.progress = on_progress;

@@ -608,6 +608,7 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     runner->sizes(o->runner_user, d, &size);
     g->info.max_context = max_context;
     g->info.max_seqs = max_seqs;
+    g->info.max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE;
     g->info.n_page = d->n_page;
     g->info.n_slot = d->n_slot;
     g->info.step_tokens = step_tokens;
@@ -816,7 +817,7 @@ int qn_engine_submit(struct qn_engine *g, const struct qn_request_params *p, str
                      struct qn_err *e)
 {
     int rc = QN_OK;
-    int limit = (g->options.max_queue ? g->options.max_queue : DEFAULT_QUEUE) + g->info.max_seqs;
+    int limit = g->info.max_queue + g->info.max_seqs;
     QN_TRY(check_params(g, p, e));
     QN_FAIL_IF(atomic_load(&g->is_broken), e, QN_DEVICE,
                "the device has failed; the server has to be restarted");

@@ -48,7 +48,7 @@ struct qn_engine_options {
 
 /* What was decided at open, for the start-up table and /props. */
 struct qn_engine_info {
-    int max_context, max_seqs, n_page, n_slot, step_tokens, n_thread;
+    int max_context, max_seqs, max_queue, n_page, n_slot, step_tokens, n_thread;
     bool has_mtp;
     bool can_constrain; /* a request may bring a constraint */
     int mtp;            /* as in the options */

@@ -47,6 +47,8 @@ void qn_ask_init(struct qn_ask *a, struct qn_exchange *x)
         .n_top = -1,
     };
     if (o->max_tokens > 0) a->max_new = o->max_tokens;
+    a->timeout_s = s->o.request_timeout_s;
+    if (s->o.isolate_keys) a->salt = qn_mix64(x->client) | 1;
     if (getrandom(&a->sample.seed, sizeof a->sample.seed, 0) != sizeof a->sample.seed)
         a->sample.seed = qn_mix64((uint64_t)qn_now_us());
 }
@@ -228,6 +230,30 @@ out:
     return rc;
 }
 
+/* Seconds the client waits: `timeout` of the body, or a header for the dialects that have none. */
+static int read_timeout(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e)
+{
+    int rc = QN_OK;
+    double wanted = 0;
+    const char *header = qn_http_header(x, "x-request-timeout");
+    x->param = "timeout";
+    if (!qn_json_is_null(qn_json_get(body, "timeout"))) {
+        QN_TRY(qn_json_get_num(body, "timeout", 0, &wanted, e));
+        QN_FAIL_IF(!(wanted > 0 && wanted <= 1e6), e, QN_INVAL,
+                   "timeout is %g; it must be over 0 and at most 1000000 seconds", wanted);
+    } else if (header) {
+        char *end;
+        wanted = strtod(header, &end);
+        QN_FAIL_IF(end == header || *end || !(wanted > 0 && wanted <= 1e6), e, QN_INVAL,
+                   "the header x-request-timeout is '%.40s'; it must be over 0 and at most 1000000 seconds",
+                   header);
+    }
+    if (wanted > 0 && (a->timeout_s <= 0 || wanted < a->timeout_s)) a->timeout_s = wanted;
+    x->param = NULL;
+out:
+    return rc;
+}
+
 int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
                          struct qn_err *e)
 {
@@ -283,7 +309,8 @@ int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct q
     QN_TRY(qn_json_get_bool(body, "timings_per_token", false, &a->wants_timings, e));
     x->param = "cache_salt";
     QN_TRY(qn_json_get_str(body, "cache_salt", NULL, &salt, e));
-    if (salt && *salt) a->salt = qn_hash_str(salt) | 1;
+    if (salt && *salt) a->salt = qn_mix64(a->salt ^ qn_hash_str(salt)) | 1;
+    QN_TRY(read_timeout(a, x, body, e));
     int64_t prompt_top = -1;
     QN_TRY(qn_ask_read_int(x, body, "prompt_logprobs", 0, QN_MAX_TOP, &prompt_top, e));
     a->prompt_top = (int)prompt_top;

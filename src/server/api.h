@@ -64,6 +64,7 @@ struct qn_ask {
 
     enum qn_priority priority;
     uint64_t salt;
+    double timeout_s; /* from the first byte of the request; 0: none */
     int mtp;
 };
 
@@ -132,6 +133,7 @@ void qn_api_apply_template(struct qn_exchange *x);
 void qn_api_props(struct qn_exchange *x);
 void qn_api_version(struct qn_exchange *x);
 void qn_api_load(struct qn_exchange *x);
+void qn_api_cache(struct qn_exchange *x);
 void qn_api_slots(struct qn_exchange *x);
 void qn_ui_page(struct qn_exchange *x);
 

@@ -77,25 +77,75 @@ void qn_api_model(struct qn_exchange *x)
 
 /* ------------------------------------------------------------------ state */
 
+/* /health, /ping: is it alive? /ready: should it get another request? */
 void qn_api_health(struct qn_exchange *x)
 {
     struct qn_server *s = x->server;
     struct qn_engine *g = atomic_load(&s->engine);
     struct qn_buf out = QN_BUF_INIT(4096);
+    struct qn_engine_stats t = {0};
+    int max_queue = 0;
+    if (g) {
+        qn_engine_stats(g, &t);
+        max_queue = qn_engine_info(g)->max_queue;
+    }
     const char *state = !g                             ? "loading"
                         : atomic_load(&s->is_draining) ? "draining"
                         : !qn_engine_is_alive(g)       ? "stuck"
+                        : t.n_waiting >= max_queue     ? "overloaded"
                                                        : "ok";
+    bool is_good = !strcmp(state, "ok") || (!strcmp(state, "overloaded") && strcmp(x->path, "/ready") != 0);
     qn_buf_printf(&out, "{\"status\":\"%s\"", state);
-    if (g) {
-        struct qn_engine_stats t = {0};
-        qn_engine_stats(g, &t);
+    if (g)
         qn_buf_printf(&out,
-                      ",\"running\":%d,\"waiting\":%d,\"steps\":%" PRIu64 ",\"last_step_age_ms\":%" PRId64,
-                      t.n_running, t.n_waiting, t.n_step, t.last_step_age_us / 1000);
-    }
+                      ",\"running\":%d,\"waiting\":%d,\"queue\":%d,\"steps\":%" PRIu64
+                      ",\"last_step_age_ms\":%" PRId64,
+                      t.n_running, t.n_waiting, max_queue, t.n_step, t.last_step_age_us / 1000);
     qn_buf_putc(&out, '}');
-    qn_http_reply_json(x, strcmp(state, "ok") ? 503 : 200, &out);
+    qn_http_reply_json(x, is_good ? 200 : 503, &out);
+}
+
+/* What the prefix cache has, and what it did for the last requests: newest first. */
+void qn_api_cache(struct qn_exchange *x)
+{
+    struct qn_engine *g = qn_server_engine(x->server);
+    struct qn_engine_stats t;
+    struct qn_admission list[QN_N_ADMISSION];
+    struct qn_buf out = QN_BUF_INIT(1 << 20);
+    int n = qn_engine_admissions(g, list);
+    int64_t now = qn_now_us();
+    qn_engine_stats(g, &t);
+    qn_buf_printf(
+        &out,
+        "{\"page_tokens\":%d,\"pages\":%d,\"pages_used\":%d,\"pages_cached\":%d,\"slots\":%d,"
+        "\"slots_live\":%d,\"snapshots\":%d,\"snapshots_made\":%" PRIu64 ",\"snapshots_evicted\":%" PRIu64
+        ",\"pages_evicted\":%" PRIu64 ",\"query_tokens\":%" PRIu64 ",\"hit_tokens\":%" PRIu64,
+        QN_PAGE, t.n_page, t.n_page_used, t.n_page_cached, t.n_slot, t.n_slot_live, t.n_slot_snapshot,
+        t.n_snap_made, t.n_snap_evicted, t.n_node_evicted, t.prefix_queries, t.prefix_hits);
+    qn_buf_printf(&out,
+                  ",\"tiers\":{\"ram_bytes\":%" PRId64 ",\"ram_budget\":%" PRId64 ",\"ram_blobs\":%d,"
+                  "\"disk_bytes\":%" PRId64 ",\"disk_budget\":%" PRId64 ",\"files\":%d,\"hits\":%" PRIu64
+                  ",\"hit_tokens\":%" PRIu64 ",\"waiting_for_disk\":%d}",
+                  t.tier.ram_bytes, t.tier.ram_budget, t.tier.n_ram, t.tier.disk_bytes, t.tier.disk_budget,
+                  t.tier.n_file, t.tier.n_hit, t.tier.n_hit_tok, t.n_fetching);
+    qn_buf_puts(&out, ",\"admissions\":[");
+    for (int i = 0; i < n; i++) {
+        const struct qn_admission *a = &list[i];
+        qn_buf_printf(&out, "%s{\"id\":", i ? "," : "");
+        put_str(&out, a->id);
+        qn_buf_printf(&out,
+                      ",\"age_ms\":%" PRId64 ",\"queue_ms\":%.1f,\"prompt\":%d,\"known\":%d,\"cached\":%d,"
+                      "\"from_tiers\":%d,\"miss\":",
+                      (now - a->at_us) / 1000, (double)a->queue_us / 1e3, a->n_prompt, a->n_known,
+                      a->n_cached, a->n_tier_tok);
+        if (a->miss)
+            put_str(&out, a->miss);
+        else
+            qn_buf_puts(&out, "null");
+        qn_buf_putc(&out, '}');
+    }
+    qn_buf_puts(&out, "]}");
+    qn_http_reply_json(x, 200, &out);
 }
 
 void qn_api_metrics(struct qn_exchange *x)

@@ -22,6 +22,15 @@ static void write_usage(struct qn_stream *s, struct qn_buf *out)
                   u.rejected);
 }
 
+static void write_counts(struct qn_buf *out, const char *name, const int *n)
+{
+    int most = QN_MAX_DRAFT;
+    while (most && !n[most - 1]) most--;
+    qn_buf_printf(out, ",\"%s\":[", name);
+    for (int i = 0; i < most; i++) qn_buf_printf(out, "%s%d", i ? "," : "", n[i]);
+    qn_buf_putc(out, ']');
+}
+
 /* The numbers of the first choice, for pages and benchmarks. */
 static void write_timings(struct qn_stream *s, struct qn_buf *out)
 {
@@ -36,6 +45,10 @@ static void write_timings(struct qn_stream *s, struct qn_buf *out)
                   c->stats.n_cached, prompt_n, prompt_ms, prompt_ms > 0 ? prompt_n / prompt_ms * 1e3 : 0,
                   c->n_tok, decode_ms, decode_ms > 0 ? (c->n_tok - 1) / decode_ms * 1e3 : 0,
                   (double)c->stats.queue_us / 1e3, c->stats.n_drafted, c->stats.n_accepted, c->stats.n_step);
+    if (c->stats.n_drafted) { /* by position of the draft */
+        write_counts(out, "draft_at", c->stats.drafted_at);
+        write_counts(out, "draft_accepted_at", c->stats.accepted_at);
+    }
     if (c->stats.miss) {
         qn_buf_puts(out, ",\"cache_miss\":");
         qn_json_write_str(out, c->stats.miss, strlen(c->stats.miss), false);

@@ -67,6 +67,36 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
             ADD(COUNTER, "quern_accepted_at_total", "vllm:spec_decode_num_accepted_tokens_per_pos_total",
                 "Drafts accepted at this position.", at, NULL, 0);
     }
+    for (int i = 0; i < QN_MAX_DRAFT; i++) {
+        char at[512];
+        snprintf(at, sizeof at, "%.480s,position=\"%d\"", labels, i);
+        m->drafted_at[i] =
+            ADD(COUNTER, "quern_drafted_at_total", NULL, "Drafts verified at this position.", at, NULL, 0);
+    }
+    m->fetching =
+        GAUGE("quern_requests_fetching", NULL, "Waiting requests whose prefix is being read from disk.");
+    m->snap_made = COUNTER("quern_snapshots_made_total", NULL, "State snapshots made.");
+    m->snap_evicted = COUNTER("quern_snapshots_evicted_total", NULL, "State snapshots evicted.");
+    m->page_evicted = COUNTER("quern_pages_evicted_total", NULL, "Cached pages evicted.");
+    m->tier.ram_bytes = GAUGE("quern_tier_ram_bytes", NULL, "Prefixes in the RAM tier.");
+    m->tier.ram_budget = GAUGE("quern_tier_ram_budget_bytes", NULL, "Limit of the RAM tier.");
+    m->tier.blobs = GAUGE("quern_tier_ram_blobs", NULL, "Pages and snapshots in the RAM tier.");
+    m->tier.disk_bytes = GAUGE("quern_tier_disk_bytes", NULL, "Prefixes in the disk tier.");
+    m->tier.disk_budget = GAUGE("quern_tier_disk_budget_bytes", NULL, "Limit of the disk tier.");
+    m->tier.files = GAUGE("quern_tier_files", NULL, "Files of the disk tier.");
+    m->tier.saved = COUNTER("quern_tier_saved_total", NULL, "Snapshots copied into the tiers.");
+    m->tier.hits = COUNTER("quern_tier_hits_total", NULL, "Prefixes brought back from the tiers.");
+    m->tier.hit_tok = COUNTER("quern_tier_hit_tokens_total", NULL, "Tokens that this saved.");
+    m->tier.reads = COUNTER("quern_tier_reads_total", NULL, "Files read.");
+    m->tier.read_bytes = COUNTER("quern_tier_read_bytes_total", NULL, "Bytes read from files.");
+    m->tier.writes = COUNTER("quern_tier_writes_total", NULL, "Files written.");
+    m->tier.write_bytes = COUNTER("quern_tier_write_bytes_total", NULL, "Bytes written to files.");
+    m->tier.over_budget =
+        COUNTER("quern_tier_writes_over_budget_total", NULL, "Writes left out: over the day's budget.");
+    m->tier.ram_drops = COUNTER("quern_tier_ram_drops_total", NULL, "Copies dropped from RAM.");
+    m->tier.file_drops = COUNTER("quern_tier_file_drops_total", NULL, "Files removed for others.");
+    m->tier.damaged = COUNTER("quern_tier_damaged_total", NULL, "Damaged files found.");
+    m->tier.failed = COUNTER("quern_tier_write_errors_total", NULL, "Writes that failed.");
     static const char *const reasons[] = {"stop", "length", "abort", "error", "tool_calls"};
     for (size_t i = 0; i < QN_COUNT(reasons); i++) {
         char with[512];
@@ -135,5 +165,30 @@ void qn_meters_refresh(struct qn_server *s)
     qn_metric_set(m->drafts, (double)t.n_draft_round);
     qn_metric_set(m->drafted, (double)t.n_drafted);
     qn_metric_set(m->accepted, (double)t.n_accepted);
-    for (int i = 0; i < QN_MAX_DRAFT; i++) qn_metric_set(m->accepted_at[i], (double)t.accepted_at[i]);
+    for (int i = 0; i < QN_MAX_DRAFT; i++) {
+        qn_metric_set(m->accepted_at[i], (double)t.accepted_at[i]);
+        qn_metric_set(m->drafted_at[i], (double)t.drafted_at[i]);
+    }
+    qn_metric_set(m->fetching, t.n_fetching);
+    qn_metric_set(m->snap_made, (double)t.n_snap_made);
+    qn_metric_set(m->snap_evicted, (double)t.n_snap_evicted);
+    qn_metric_set(m->page_evicted, (double)t.n_node_evicted);
+    qn_metric_set(m->tier.ram_bytes, (double)t.tier.ram_bytes);
+    qn_metric_set(m->tier.ram_budget, (double)t.tier.ram_budget);
+    qn_metric_set(m->tier.blobs, t.tier.n_ram);
+    qn_metric_set(m->tier.disk_bytes, (double)t.tier.disk_bytes);
+    qn_metric_set(m->tier.disk_budget, (double)t.tier.disk_budget);
+    qn_metric_set(m->tier.files, t.tier.n_file);
+    qn_metric_set(m->tier.saved, (double)t.tier.n_saved);
+    qn_metric_set(m->tier.hits, (double)t.tier.n_hit);
+    qn_metric_set(m->tier.hit_tok, (double)t.tier.n_hit_tok);
+    qn_metric_set(m->tier.reads, (double)t.tier.n_read);
+    qn_metric_set(m->tier.read_bytes, (double)t.tier.read_bytes);
+    qn_metric_set(m->tier.writes, (double)t.tier.n_write);
+    qn_metric_set(m->tier.write_bytes, (double)t.tier.write_bytes);
+    qn_metric_set(m->tier.over_budget, (double)t.tier.n_over_budget);
+    qn_metric_set(m->tier.ram_drops, (double)t.tier.n_ram_drop);
+    qn_metric_set(m->tier.file_drops, (double)t.tier.n_file_drop);
+    qn_metric_set(m->tier.damaged, (double)t.tier.n_damaged);
+    qn_metric_set(m->tier.failed, (double)t.tier.n_failed);
 }

@@ -29,6 +29,8 @@ static const struct qn_route routes[] = {
     {"/v1/tokenizer_info", QN_GET, 0, qn_api_tokenizer_info},
     {"/v1/apply-template", QN_POST, QN_ROUTE_ENGINE, qn_api_apply_template},
     {"/v1/health", QN_GET, QN_ROUTE_OPEN | QN_ROUTE_QUIET, qn_api_health},
+    {"/ready", QN_GET, QN_ROUTE_OPEN | QN_ROUTE_QUIET, qn_api_health},
+    {"/debug/cache", QN_GET, QN_ROUTE_ENGINE | QN_ROUTE_QUIET, qn_api_cache},
     {"/ping", QN_GET | QN_POST, QN_ROUTE_OPEN | QN_ROUTE_QUIET, qn_api_health},
     {"/metrics", QN_GET, QN_ROUTE_OPEN | QN_ROUTE_QUIET, qn_api_metrics},
     {"/props", QN_GET, QN_ROUTE_ENGINE | QN_ROUTE_QUIET, qn_api_props},

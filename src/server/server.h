@@ -37,9 +37,11 @@ struct qn_server_options {
     struct qn_sampling_defaults sampling;
     const struct qn_json *template_kwargs; /* object or NULL */
     bool allow_request_template;
-    bool mirror_reasoning;  /* also as "reasoning" */
-    const char *trace_dir;  /* or NULL */
-    const char *model_path; /* for traces */
+    bool mirror_reasoning;    /* also as "reasoning" */
+    bool isolate_keys;        /* requests of different keys share no cached prefixes */
+    double request_timeout_s; /* 0: none */
+    const char *trace_dir;    /* or NULL */
+    const char *model_path;   /* for traces */
 };
 
 /* Binds and answers; /health says "loading" until qn_server_set_engine. */

@@ -340,6 +340,7 @@ static int submit(struct qn_output *c, struct qn_err *e)
         .priority = a->priority,
         .client = s->x->client,
         .salt = a->salt,
+        .deadline_us = a->timeout_s > 0 ? s->x->start_us + (int64_t)(a->timeout_s * 1e6) : 0,
     };
     p.sample.seed = qn_mix64(a->sample.seed) ^ (uint64_t)(c->index % a->n);
     if (c->index % a->n == 0) p.sample.seed = a->sample.seed;

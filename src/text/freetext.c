@@ -30,7 +30,12 @@ struct qn_freetext qn_freetext_start(void)
 
 bool qn_freetext_can_close(const struct qn_freetext *s)
 {
-    return !(s->parameter_function & 15);
+    return s->phase == TAG && s->node == node_of(0, 1) && !(s->parameter_function & 15);
+}
+
+bool qn_freetext_is_key(const struct qn_freetext *s)
+{
+    return s->phase == KEY;
 }
 
 static bool count_open(uint8_t *field, int shift)
@@ -61,7 +66,7 @@ static bool take_text(struct qn_freetext *s, unsigned char b)
 }
 
 /* A whole tag has been read as data. */
-static bool take_tag(struct qn_freetext *s, int tag)
+static bool take_tag(struct qn_freetext *s, int tag, bool is_flat)
 {
     bool ls = s->line_start;
     unsigned owed = s->owed, next = 0;
@@ -71,6 +76,7 @@ static bool take_tag(struct qn_freetext *s, int tag)
     if (owed & WANT_OPEN && tag == TOOL_OPEN && !s->call) return false;
     if (owed & WANT_FUNCTION && tag == FUNCTION_CLOSE) next |= WANT_TOOL;
     if (owed & WANT_TOOL && tag == TOOL_CLOSE) next |= WANT_OPEN;
+    if (is_flat && ls && tag >= TOOL_OPEN) return false;
     int n_parameter = s->parameter_function & 15, n_function = s->parameter_function >> 4;
     s->phase = TEXT;
     s->line_start = 0;
@@ -143,7 +149,8 @@ static bool take_key(struct qn_freetext *s, unsigned char b, const struct qn_fre
     return true;
 }
 
-bool qn_freetext_step(struct qn_freetext *s, unsigned char b, const struct qn_freetext_key *keys, int n_key)
+bool qn_freetext_step(struct qn_freetext *s, unsigned char b, const struct qn_freetext_key *keys, int n_key,
+                      bool is_flat)
 {
     if (s->phase == KEY) return take_key(s, b, keys, n_key);
     if (s->phase == TEXT) return take_text(s, b);
@@ -151,7 +158,7 @@ bool qn_freetext_step(struct qn_freetext *s, unsigned char b, const struct qn_fr
     for (int i = 0; i < N_TAG; i++) {
         if (strncmp(tags[i], tags[tag], (size_t)pos) || (unsigned char)tags[i][pos] != b) continue;
         s->node = node_of(i, pos + 1);
-        return tags[i][pos + 1] ? true : take_tag(s, i);
+        return tags[i][pos + 1] ? true : take_tag(s, i, is_flat);
     }
     /* no tag after all */
     s->owed = s->node = s->line_start = 0;

@@ -24,10 +24,13 @@ struct qn_freetext_key {
 
 /* At the start of a line, right behind the opener's newline. */
 struct qn_freetext qn_freetext_start(void);
-/* keys [n_key]: declared and not yet given. False: the text would end the value. */
+/* keys [n_key]: declared and not yet given. is_flat: no nested blocks, for text of bounded length that might
+ * have no room to close them. False: the text would end the value. */
 bool qn_freetext_step(struct qn_freetext *s, unsigned char byte, const struct qn_freetext_key *keys,
-                      int n_key);
-/* No block is open: a closer here ends the value. */
+                      int n_key, bool is_flat);
+/* Behind a '<' that may begin the closer: no block is open. */
 bool qn_freetext_can_close(const struct qn_freetext *s);
+/* Inside a parameter opener's name: what goes on depends on the keys. */
+bool qn_freetext_is_key(const struct qn_freetext *s);
 
 #endif

@@ -7,26 +7,39 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "text/freetext.h"
 #include "text/term.h"
 
-#define MIN_SUBTREE 2  /* tokens below a node from which on its bytes are known */
-#define BIG_SUBTREE 64 /* and from which on it is worth finding out whether they loop */
-#define MAX_LOOPS   48 /* byte sets whose tokens are known */
-#define LOOP_BYTES  64 /* a state that loops on this many bytes is worth a set */
-#define MIN_COUNT   8  /* repetitions left from which on a bounded string is masked like an endless one */
+#define MIN_SUBTREE 2   /* tokens below a node from which on its bytes are known */
+#define BIG_SUBTREE 16  /* and from which on it is worth finding out whether they loop */
+#define MAX_LOOPS   48  /* byte sets whose tokens are known */
+#define LOOP_BYTES  64  /* a state that loops on this many bytes is worth a set */
+#define MIN_COUNT   8   /* repetitions left from which on a bounded string is masked like an endless one */
+#define MAX_TEXTS   512 /* states of free text whose masks are known to all grammars */
+#define MAX_PARTS   8   /* alternatives of a state that are looked at one by one */
+#define MAX_GENERIC (1u << 16)
 #define NO_SET      UINT32_MAX
 
 struct set {
     uint64_t bits[4];
 };
 
-/* Tokens made of the bytes of a set only, and the nodes where the first other byte is. */
+/* Tokens made of the bytes of a set only, and the nodes where the first other byte is. With is_utf8 also
+ * characters beyond ASCII count, whole ones and one that the token's end cuts. */
 struct loop {
-    struct set set;
+    struct set set, heads; /* heads: first bytes of such tokens */
+    bool is_utf8;
     uint64_t *bits;
-    uint32_t *edges;      /* nodes, grouped by byte; those right below the root are left out */
-    unsigned char *heads; /* the first byte of each edge's path */
+    uint32_t *edges; /* nodes, grouped by byte; those right below the root are left out */
     uint32_t start[257];
+};
+
+/* What free text allows, whatever the parameter: all but what follows a closer or the name of an opener,
+ * which begins at one of the stops. */
+struct text {
+    uint64_t *bits;
+    uint32_t *stops;
+    int n_stop, stop_capacity;
 };
 
 struct entry {
@@ -58,7 +71,11 @@ struct qn_mask {
     struct entry *entries;
     uint64_t *cached;
     uint32_t n_entry, at_entry;
-    struct qn_map places; /* (grammar, state) -> entry + 1 */
+    struct qn_map places;     /* (grammar, state) -> entry + 1 */
+    struct qn_terms *generic; /* free text without a context */
+    struct text texts[MAX_TEXTS];
+    struct qn_map text_at; /* word of a text -> place + 1 */
+    int n_text;
     struct qn_mask_stats stats;
     qn_gstate *stack; /* of a walk, by depth [max_len + 2] */
     uint32_t *path;
@@ -142,6 +159,8 @@ static void build_trie(struct qn_mask *m)
     free(stack);
 }
 
+static void prepare(struct qn_mask *m);
+
 int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -190,6 +209,7 @@ int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, stru
     m->cached = xcalloc(m->n_entry * m->n_word, sizeof *m->cached);
     m->stack = xcalloc((size_t)m->max_len + 2, sizeof *m->stack);
     m->path = xcalloc((size_t)m->max_len + 2, sizeof *m->path);
+    prepare(m);
     m->stats.trie_bytes = (size_t)m->cap_node * 13 + m->cap_set * sizeof(struct set) + n_byte;
     m->stats.cache_bytes = m->n_entry * m->n_word * 8;
     *out = m;
@@ -199,14 +219,16 @@ out:
     return rc;
 }
 
+static void forget_texts(struct qn_mask *m);
+
 void qn_mask_free(struct qn_mask *m)
 {
     if (!m) return;
     for (int i = 0; i < m->n_loop; i++) {
         free(m->loops[i].bits);
         free(m->loops[i].edges);
-        free(m->loops[i].heads);
     }
+    forget_texts(m);
     free(m->text);
     free(m->offset);
     free(m->len);
@@ -256,8 +278,18 @@ static bool covers(const uint64_t *loop, const struct set *s)
              (s->bits[3] & ~loop[3]));
 }
 
-/* The subtree of `top`, whose own byte has led to `state`. */
-static void walk(struct qn_mask *m, struct qn_terms *t, uint32_t top, qn_gstate state, uint64_t *bits)
+static void add_stop(struct text *x, uint32_t node)
+{
+    if (x->n_stop == x->stop_capacity) {
+        x->stop_capacity = x->stop_capacity ? 2 * x->stop_capacity : 8;
+        x->stops = xreallocarray(x->stops, (size_t)x->stop_capacity, sizeof *x->stops);
+    }
+    x->stops[x->n_stop++] = node;
+}
+
+/* The subtree of `top`, whose own byte has led to `state`. With `text`, not beyond its stops. */
+static void walk(struct qn_mask *m, struct qn_terms *t, uint32_t top, qn_gstate state, struct text *text,
+                 uint64_t *bits)
 {
     uint32_t end = m->next[top];
     int depth = 0;
@@ -268,9 +300,17 @@ static void walk(struct qn_mask *m, struct qn_terms *t, uint32_t top, qn_gstate 
         /* state of node i is stack[depth] */
         set_tokens(m, bits, m->first[i], own_end(m, i));
         m->stats.n_node++;
-        bool is_whole =
-            m->set_of[i] != NO_SET && covers(qn_term_loop(t, m->stack[depth]), &m->sets[m->set_of[i]]);
-        if (is_whole) set_tokens(m, bits, m->first[i], m->first[m->next[i]]);
+        bool is_whole = false;
+        if (text && (qn_term_nullable(t, m->stack[depth]) || qn_term_has_open_name(t, m->stack[depth]))) {
+            add_stop(text, i);
+            is_whole = true;
+        } else if (m->set_of[i] != NO_SET) {
+            const uint64_t *loop = m->first[m->next[i]] - m->first[i] >= BIG_SUBTREE
+                                       ? qn_term_loop(t, m->stack[depth])
+                                       : qn_term_loop_known(t, m->stack[depth]);
+            is_whole = loop && covers(loop, &m->sets[m->set_of[i]]);
+            if (is_whole) set_tokens(m, bits, m->first[i], m->first[m->next[i]]);
+        }
         uint32_t child = is_whole ? m->next[i] : i + 1;
         path[depth] = i;
         /* the next live node in preorder */
@@ -288,49 +328,101 @@ static void walk(struct qn_mask *m, struct qn_terms *t, uint32_t top, qn_gstate 
     }
 }
 
-static struct loop *loop_of(struct qn_mask *m, const uint64_t *set)
+/* What may follow inside a UTF-8 character: bytes lo to hi, then n - 1 more of 80 to bf. */
+struct tail {
+    uint8_t n, lo, hi;
+};
+
+/* After a lead byte; n 0: it is none. */
+static struct tail utf8_lead(unsigned char b)
+{
+    if (b < 0xc2 || b > 0xf4) return (struct tail){0};
+    struct tail out = {b < 0xe0 ? 1 : b < 0xf0 ? 2 : 3, 0x80, 0xbf};
+    if (b == 0xe0) out.lo = 0xa0;
+    if (b == 0xed) out.hi = 0x9f;
+    if (b == 0xf0) out.lo = 0x90;
+    if (b == 0xf4) out.hi = 0x8f;
+    return out;
+}
+
+/* Does every character beyond ASCII lead from the state back to itself, and nothing else begin with such
+ * bytes? */
+static bool is_utf8_closed(struct qn_terms *t, qn_gstate state)
+{
+    for (int b = 0x80; b < 0x100; b++) {
+        struct tail tail = utf8_lead((unsigned char)b);
+        qn_gstate at = qn_term_next(t, state, (unsigned char)b);
+        if (!tail.n != (at == QN_GSTATE_DEAD)) return false;
+        for (; tail.n; tail = (struct tail){(uint8_t)(tail.n - 1), 0x80, 0xbf}) {
+            const qn_gstate *row = qn_term_row(t, at);
+            qn_gstate to = row[tail.lo];
+            if (to == QN_GSTATE_DEAD || (tail.n == 1 && to != state)) return false;
+            for (int c = 0; c < 0x100; c++)
+                if (row[c] != (c >= tail.lo && c <= tail.hi ? to : QN_GSTATE_DEAD)) return false;
+            at = to;
+        }
+    }
+    return true;
+}
+
+/* One pass over the trie: counts the edges, or (is_last) writes them. */
+static void find_loop(struct qn_mask *m, struct loop *l, uint32_t count[256], bool is_last)
+{
+    struct tail *tails = xcalloc((size_t)m->max_len + 2, sizeof *tails);
+    uint32_t *path = m->path;
+    int depth = 0; /* of the node's parent */
+    path[0] = 0;
+    for (uint32_t i = 1; i < m->n_node;) {
+        while (depth && i >= m->next[path[depth]]) depth--;
+        unsigned char b = m->byte[i];
+        struct tail tail = tails[depth];
+        bool is_in;
+        if (tail.n) {
+            is_in = b >= tail.lo && b <= tail.hi;
+            tail = (struct tail){(uint8_t)(tail.n - 1), 0x80, 0xbf};
+        } else {
+            if (l->is_utf8) tail = utf8_lead(b);
+            is_in = has_bit(&l->set, b) || tail.n;
+            if (!is_in && depth) {
+                if (is_last) l->edges[l->start[b] + count[b]] = i;
+                count[b]++;
+            }
+        }
+        if (!is_in) {
+            i = m->next[i];
+            continue;
+        }
+        if (!is_last) set_tokens(m, l->bits, m->first[i], own_end(m, i));
+        path[++depth] = i;
+        tails[depth] = tail;
+        i++;
+    }
+    free(tails);
+}
+
+static struct loop *loop_of(struct qn_mask *m, const uint64_t *set, bool is_utf8)
 {
     for (int i = 0; i < m->n_loop; i++)
-        if (!memcmp(m->loops[i].set.bits, set, sizeof(struct set))) return &m->loops[i];
+        if (m->loops[i].is_utf8 == is_utf8 && !memcmp(m->loops[i].set.bits, set, sizeof(struct set)))
+            return &m->loops[i];
     if (m->n_loop == MAX_LOOPS) return NULL;
     struct loop *l = &m->loops[m->n_loop++];
     memcpy(l->set.bits, set, sizeof l->set);
+    l->heads = l->set;
+    l->is_utf8 = is_utf8;
+    for (int b = 0; b < 256 && is_utf8; b++)
+        if (utf8_lead((unsigned char)b).n) l->heads.bits[b >> 6] |= (uint64_t)1 << (b & 63);
     l->bits = xcalloc(m->n_word, sizeof *l->bits);
-    uint32_t count[256] = {0};
-    for (int pass = 0; pass < 2; pass++) {
-        unsigned char head = 0;
-        for (uint32_t i = 1, child_end = 1; i < m->n_node;) {
-            bool is_child = i == child_end;
-            unsigned char b = m->byte[i];
-            if (is_child) {
-                head = b;
-                child_end = m->next[i];
-            }
-            if (has_bit(&l->set, b)) {
-                if (!pass) set_tokens(m, l->bits, m->first[i], own_end(m, i));
-                i++;
-                continue;
-            }
-            if (!is_child) {
-                if (pass) {
-                    l->edges[l->start[b] + count[b]] = i;
-                    l->heads[l->start[b] + count[b]] = head;
-                }
-                count[b]++;
-            }
-            i = m->next[i];
-        }
-        if (pass) break;
-        uint32_t total = 0;
-        for (int b = 0; b < 256; b++) {
-            l->start[b] = total;
-            total += count[b];
-            count[b] = 0;
-        }
-        l->start[256] = total;
-        l->edges = xcalloc(total + 1, sizeof *l->edges);
-        l->heads = xcalloc(total + 1, 1);
+    uint32_t count[256] = {0}, total = 0;
+    find_loop(m, l, count, false);
+    for (int b = 0; b < 256; b++) {
+        l->start[b] = total;
+        total += count[b];
+        count[b] = 0;
     }
+    l->start[256] = total;
+    l->edges = xcalloc(total + 1, sizeof *l->edges);
+    find_loop(m, l, count, true);
     return l;
 }
 
@@ -355,40 +447,6 @@ static qn_gstate common_next(struct qn_terms *t, const qn_gstate *row)
     return best;
 }
 
-/* Most bytes lead from `state` to a state that loops (often itself). Tokens that loop there are known; what
- * is left are first bytes that lead elsewhere, and tokens with some other byte later on. */
-static void compute(struct qn_mask *m, struct qn_terms *t, qn_gstate state, uint64_t *bits)
-{
-    qn_gstate row[256];
-    memcpy(row, qn_term_row(t, state), sizeof row);
-    qn_gstate common = common_next(t, row);
-    struct loop *l = common != QN_GSTATE_DEAD ? loop_of(m, qn_term_loop(t, common)) : NULL;
-    if (l)
-        memcpy(bits, l->bits, m->n_word * sizeof *bits);
-    else
-        memset(bits, 0, m->n_word * sizeof *bits);
-    for (uint32_t i = 1; i < m->n_node; i = m->next[i]) {
-        unsigned char b = m->byte[i];
-        bool is_known = l && row[b] == common && has_bit(&l->set, b);
-        if (is_known) continue;
-        if (l && has_bit(&l->set, b)) clear_tokens(m, bits, m->first[i], m->first[m->next[i]]);
-        if (row[b] != QN_GSTATE_DEAD) walk(m, t, i, row[b], bits);
-    }
-    for (int b = 0; l && b < 256; b++) {
-        if (l->start[b] == l->start[b + 1]) continue;
-        qn_gstate next = qn_term_next(t, common, (unsigned char)b);
-        if (next == QN_GSTATE_DEAD) continue;
-        for (uint32_t k = l->start[b]; k < l->start[b + 1]; k++)
-            if (row[l->heads[k]] == common && has_bit(&l->set, l->heads[k]))
-                walk(m, t, l->edges[k], next, bits);
-    }
-}
-
-static void set_ends(const struct qn_mask *m, uint64_t *bits)
-{
-    for (int i = 0; i < m->n_end; i++) bits[m->ends[i] >> 6] |= (uint64_t)1 << (m->ends[i] & 63);
-}
-
 /* The mask of a state out of the cache. */
 static bool recall(struct qn_mask *m, uint64_t serial, qn_gstate state, uint64_t *bits, int *n_allowed)
 {
@@ -411,39 +469,250 @@ static void remember(struct qn_mask *m, uint64_t serial, qn_gstate state, const 
     m->at_entry = (m->at_entry + 1) % m->n_entry;
 }
 
+/* A grammar's states, or free text without a grammar (g NULL, stops go to `text`). */
+struct source {
+    struct qn_terms *t;
+    struct qn_grammar *g;
+    struct text *text;
+};
+
+static int plain_mask(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, bool is_common,
+                      uint64_t *bits);
+static const struct text *text_of(struct qn_mask *m, uint64_t word, bool is_common);
+
+static unsigned char first_byte(const struct qn_mask *m, uint32_t node)
+{
+    return (unsigned char)m->text[m->offset[m->order[m->first[node]]]];
+}
+
+/* The mask of the common state; false: it has none to share. */
+static bool common_mask(struct qn_mask *m, const struct source *s, qn_gstate common, const qn_gstate *row,
+                        const qn_gstate *common_row, uint64_t *bits)
+{
+    uint64_t word;
+    if (s->g) {
+        plain_mask(m, s->g, common, true, bits);
+        return true;
+    }
+    if (!qn_term_is_text(s->t, common, &word)) return false;
+    const struct text *text = text_of(m, word, true);
+    if (!text) return false;
+    memcpy(bits, text->bits, m->n_word * sizeof *bits);
+    for (int i = 0; i < text->n_stop; i++) {
+        unsigned char b = first_byte(m, text->stops[i]);
+        if (row[b] == common_row[b]) add_stop(s->text, text->stops[i]);
+    }
+    return true;
+}
+
+/* A state that loops on many bytes: the tokens of these bytes are known, what is left are tokens with some
+ * other byte. */
+static void compute_loop(struct qn_mask *m, const struct source *s, qn_gstate state, const qn_gstate *row,
+                         uint64_t *bits)
+{
+    struct set set;
+    memcpy(set.bits, qn_term_loop(s->t, state), sizeof set);
+    struct loop *l = loop_of(m, set.bits, !(set.bits[2] | set.bits[3]) && is_utf8_closed(s->t, state));
+    if (l)
+        memcpy(bits, l->bits, m->n_word * sizeof *bits);
+    else
+        memset(bits, 0, m->n_word * sizeof *bits);
+    for (uint32_t i = 1; i < m->n_node; i = m->next[i]) {
+        unsigned char b = m->byte[i];
+        if (row[b] != QN_GSTATE_DEAD && !(l && has_bit(&l->heads, b)))
+            walk(m, s->t, i, row[b], s->text, bits);
+    }
+    for (int b = 0; l && b < 256; b++) {
+        if (row[b] == QN_GSTATE_DEAD) continue;
+        for (uint32_t k = l->start[b]; k < l->start[b + 1]; k++)
+            walk(m, s->t, l->edges[k], row[b], s->text, bits);
+    }
+}
+
+/* Most bytes lead to a state that loops (often the state itself), called common. Behind a byte that leads
+ * where it leads from the common state tokens fare as they do there, and that mask is remembered: what is
+ * left are first bytes that lead elsewhere. */
+static void compute(struct qn_mask *m, const struct source *s, qn_gstate state, bool is_common,
+                    uint64_t *bits)
+{
+    qn_gstate row[256], common_row[256];
+    memcpy(row, qn_term_row(s->t, state), sizeof row);
+    qn_gstate common = is_common ? state : common_next(s->t, row);
+    if (common == state) {
+        compute_loop(m, s, state, row, bits);
+        return;
+    }
+    if (common != QN_GSTATE_DEAD) memcpy(common_row, qn_term_row(s->t, common), sizeof common_row);
+    if (common != QN_GSTATE_DEAD && !common_mask(m, s, common, row, common_row, bits))
+        common = QN_GSTATE_DEAD;
+    if (common == QN_GSTATE_DEAD) memset(bits, 0, m->n_word * sizeof *bits);
+    for (uint32_t i = 1; i < m->n_node; i = m->next[i]) {
+        unsigned char b = m->byte[i];
+        if (common != QN_GSTATE_DEAD) {
+            if (row[b] == common_row[b]) continue;
+            clear_tokens(m, bits, m->first[i], m->first[m->next[i]]);
+        }
+        if (row[b] != QN_GSTATE_DEAD) walk(m, s->t, i, row[b], s->text, bits);
+    }
+}
+
+/* --- free text, for all grammars --- */
+
+static void forget_texts(struct qn_mask *m)
+{
+    for (int i = 0; i < m->n_text; i++) {
+        free(m->texts[i].bits);
+        free(m->texts[i].stops);
+        m->texts[i] = (struct text){0};
+    }
+    m->n_text = 0;
+    qn_map_free(&m->text_at);
+    qn_terms_free(m->generic);
+    m->generic = NULL;
+}
+
+/* NULL: no room beside the one being made; try again at the start of a mask. */
+static const struct text *text_of(struct qn_mask *m, uint64_t word, bool is_common)
+{
+    uint64_t place, key = qn_mix64(word) | 1;
+    if (qn_map_get(&m->text_at, key, &place)) return &m->texts[place - 1];
+    if (m->n_text == MAX_TEXTS) return NULL;
+    if (!m->generic) {
+        m->generic = qn_terms_create(MAX_GENERIC);
+        QN_CHECK(!qn_terms_seal(m->generic, NULL));
+    }
+    struct text text = {.bits = xmalloc(m->n_word * sizeof *text.bits)};
+    struct source s = {.t = m->generic, .text = &text};
+    compute(m, &s, qn_term_text_of(m->generic, word), is_common, text.bits);
+    if (qn_terms_failed(m->generic) || m->n_text == MAX_TEXTS) {
+        free(text.bits);
+        free(text.stops);
+        return NULL;
+    }
+    m->texts[m->n_text++] = text;
+    qn_map_put(&m->text_at, key, (uint64_t)m->n_text);
+    return &m->texts[m->n_text - 1];
+}
+
+/* What every server meets: the bytes of free text and of JSON strings (alone, inside a call, of bounded
+ * length), and the start of an argument's text. */
+static void prepare(struct qn_mask *m)
+{
+    static const struct {
+        const char *out; /* printable bytes that are left out */
+        bool has_controls, is_ascii;
+    } sets[] = {{"<", true, false}, {"\"\\", false, false}, {"\"\\<", false, false}, {"\"\\", false, true}};
+    for (size_t i = 0; i < QN_COUNT(sets); i++) {
+        struct set set = {{~(uint64_t)0 << (sets[i].has_controls ? 0 : 32), ~(uint64_t)0, 0, 0}};
+        if (sets[i].has_controls) set.bits[0] &= ~((uint64_t)1 << '\n');
+        for (const char *c = sets[i].out; *c; c++) set.bits[*c >> 6] &= ~((uint64_t)1 << (*c & 63));
+        if (!sets[i].is_ascii) set.bits[2] = set.bits[3] = ~(uint64_t)0;
+        loop_of(m, set.bits, sets[i].is_ascii);
+    }
+    struct qn_freetext start = qn_freetext_start();
+    uint64_t word;
+    _Static_assert(sizeof word == sizeof start, "a state of free text is one word");
+    memcpy(&word, &start, sizeof word);
+    text_of(m, word, false);
+}
+
+/* The state behind a node's bytes. */
+static qn_gstate state_at(const struct qn_mask *m, struct qn_terms *t, qn_gstate state, uint32_t node)
+{
+    /* of the tokens below a node the first in order is the shortest or shares most: the depth tells */
+    uint32_t depth = 0;
+    for (uint32_t i = 0; i != node;) {
+        uint32_t child = i + 1;
+        while (m->next[child] <= node) child = m->next[child];
+        i = child;
+        depth++;
+    }
+    const char *text = m->text + m->offset[m->order[m->first[node]]];
+    for (uint32_t i = 0; i < depth && state != QN_GSTATE_DEAD; i++)
+        state = qn_term_next(t, state, (unsigned char)text[i]);
+    return state;
+}
+
+/* A state some of whose alternatives are free text of a parameter: what the text allows is known, the other
+ * alternatives are walked. false: it is none, or there is no room for what would be known. */
+static bool compute_text(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, uint64_t *bits)
+{
+    struct qn_terms *t = qn_grammar_algebra(g);
+    struct qn_term_part parts[MAX_PARTS];
+    uint64_t word;
+    int n = qn_term_parts(t, state, parts, MAX_PARTS), n_text = 0;
+    for (int i = 0; i < n; i++) n_text += qn_term_is_text(t, parts[i].head, &word);
+    if (!n_text) return false;
+    if (m->n_text > MAX_TEXTS - 2 * MAX_PARTS || (m->generic && qn_terms_failed(m->generic))) forget_texts(m);
+    qn_term others = QN_TERM_EMPTY;
+    for (int i = 0; i < n; i++)
+        if (!qn_term_is_text(t, parts[i].head, &word)) {
+            qn_term one = qn_term_seq(t, parts[i].head, parts[i].rest);
+            others = qn_term_alt(t, others, one);
+        }
+    if (others == QN_TERM_EMPTY)
+        memset(bits, 0, m->n_word * sizeof *bits);
+    else
+        compute(m, &(struct source){.t = t, .g = g}, others, false, bits);
+    for (int i = 0; i < n; i++) {
+        if (!qn_term_is_text(t, parts[i].head, &word)) continue;
+        const struct text *text = text_of(m, word, false);
+        if (!text) return false;
+        for (size_t w = 0; w < m->n_word; w++) bits[w] |= text->bits[w];
+        qn_gstate own = qn_term_seq(t, parts[i].head, parts[i].rest);
+        for (int k = 0; k < text->n_stop; k++) {
+            qn_gstate next = state_at(m, t, own, text->stops[k]);
+            if (next != QN_GSTATE_DEAD) walk(m, t, text->stops[k], next, NULL, bits);
+        }
+    }
+    return true;
+}
+
+static void set_ends(const struct qn_mask *m, uint64_t *bits)
+{
+    for (int i = 0; i < m->n_end; i++) bits[m->ends[i] >> 6] |= (uint64_t)1 << (m->ends[i] & 63);
+}
+
+/* The mask without end tokens, out of the cache or into it. */
+static int plain_mask(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, bool is_common,
+                      uint64_t *bits)
+{
+    uint64_t serial = qn_grammar_serial(g);
+    int n_allowed;
+    if (recall(m, serial, state, bits, &n_allowed)) return n_allowed;
+    if (!compute_text(m, g, state, bits))
+        compute(m, &(struct source){.t = qn_grammar_algebra(g), .g = g}, state, is_common, bits);
+    n_allowed = n_bits(bits, m->n_word);
+    if (!qn_grammar_failed(g)) remember(m, serial, state, bits, n_allowed);
+    return n_allowed;
+}
+
 int qn_mask_fill(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, uint64_t *bits)
 {
     struct qn_terms *t = qn_grammar_algebra(g);
-    uint64_t serial = qn_grammar_serial(g);
+    uint64_t serial = qn_grammar_serial(g), n_before = m->stats.n_node;
     uint32_t exact;
     int n_allowed;
     m->stats.n_fill++;
     if (state == QN_GSTATE_DEAD || qn_grammar_failed(g)) goto dead;
-    if (recall(m, serial, state, bits, &n_allowed)) {
-        m->stats.n_hit++;
-        return n_allowed;
-    }
-    qn_gstate wide = qn_term_saturate(t, state, MIN_COUNT, (uint32_t)m->max_len, &exact);
-    bool is_exact = exact >= (uint32_t)m->max_len;
-    if (wide == state || !recall(m, serial, wide, bits, &n_allowed)) {
-        compute(m, t, wide, bits);
-        if (qn_term_nullable(t, wide)) set_ends(m, bits);
+    if (!recall(m, serial, state, bits, &n_allowed)) {
+        qn_gstate wide = qn_term_saturate(t, state, MIN_COUNT, (uint32_t)m->max_len, &exact);
+        n_allowed = plain_mask(m, g, wide, false, bits);
+        /* longer tokens may overrun the bound: ask the state itself */
+        for (uint32_t i = 0; i < m->n_order && m->len[m->by_len[i]] > exact; i++) {
+            uint32_t id = m->by_len[i];
+            if (!(bits[id >> 6] >> (id & 63) & 1) || qn_mask_allows(m, g, state, (int)id)) continue;
+            bits[id >> 6] &= ~((uint64_t)1 << (id & 63));
+            n_allowed--;
+        }
         if (qn_grammar_failed(g)) goto dead;
-        n_allowed = n_bits(bits, m->n_word);
-        remember(m, serial, wide, bits, n_allowed);
-    } else if (is_exact) {
-        m->stats.n_hit++;
+        if (exact < (uint32_t)m->max_len) remember(m, serial, state, bits, n_allowed);
     }
-    if (is_exact) return n_allowed;
-    /* longer tokens may overrun the bound: ask the state itself */
-    for (uint32_t i = 0; i < m->n_order && m->len[m->by_len[i]] > exact; i++) {
-        uint32_t id = m->by_len[i];
-        if (!(bits[id >> 6] >> (id & 63) & 1) || qn_mask_allows(m, g, state, (int)id)) continue;
-        bits[id >> 6] &= ~((uint64_t)1 << (id & 63));
-        n_allowed--;
+    if (m->stats.n_node == n_before) m->stats.n_hit++;
+    if (qn_term_nullable(t, state)) {
+        set_ends(m, bits);
+        n_allowed += m->n_end;
     }
-    if (qn_grammar_failed(g)) goto dead;
-    remember(m, serial, state, bits, n_allowed);
     return n_allowed;
 dead:
     memset(bits, 0, m->n_word * sizeof *bits);

@@ -9,9 +9,12 @@
 #define MAX_ROWS      8192       /* remembered rows of derivatives, 1 KiB each; then they are dropped */
 #define MAX_ALIVE     4096       /* states looked at to see whether an intersection is empty */
 #define MAX_SEARCH    (1u << 21) /* derivatives spent on that, one grammar; then every state counts as alive */
+#define MAX_STRAIGHT  2048       /* bytes gone straight on before that */
 #define MAX_POOL      (1u << 24)
 #define MAX_CONTEXTS  4096
 #define MAX_RECURSION 1000
+#define MAX_FIRST     256 /* parts looked at for the bytes a term can start with; then every byte counts */
+#define MANY_FIRST    16  /* a part that starts with more bytes gets a row of its own */
 #define UNKNOWN       UINT32_MAX
 
 enum kind {
@@ -46,7 +49,7 @@ struct set {
 
 struct row {
     qn_term next[256];
-    uint64_t loop[4];
+    uint64_t loop[4], first[4];
     bool is_full;
 };
 
@@ -59,6 +62,7 @@ struct object {
 struct context {
     uint32_t object;
     uint64_t given;
+    bool is_flat;
     struct qn_freetext_key *keys;
     int n_key;
 };
@@ -464,6 +468,66 @@ qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t least, uint32_t
     return out;
 }
 
+/* --- looking inside --- */
+
+int qn_term_parts(const struct qn_terms *t, qn_term a, struct qn_term_part *parts, int max)
+{
+    const struct term *x = &t->terms[a];
+    int n = 0;
+    for (uint32_t i = 0, n_alt = x->kind == ALT ? x->b : 1; i < n_alt; i++) {
+        qn_term one = x->kind == ALT ? t->lists[x->a + i] : a, rest = QN_TERM_EPS;
+        const struct term *y = &t->terms[one];
+        if (y->kind == SEQ) {
+            rest = y->b;
+            one = y->a;
+            y = &t->terms[one];
+        }
+        for (uint32_t k = 0, n_head = y->kind == ALT ? y->b : 1; k < n_head; k++) {
+            if (n == max) return -1;
+            parts[n++] = (struct qn_term_part){y->kind == ALT ? t->lists[y->a + k] : one, rest};
+        }
+    }
+    return n;
+}
+
+static struct qn_freetext text_state(const struct term *x)
+{
+    struct qn_freetext state;
+    uint32_t word[2] = {x->b, x->c};
+    memcpy(&state, word, sizeof state);
+    return state;
+}
+
+bool qn_term_is_text(const struct qn_terms *t, qn_term a, uint64_t *word)
+{
+    const struct term *x = &t->terms[a];
+    if (x->kind != TEXT) return false;
+    struct qn_freetext state = text_state(x);
+    *word = (uint64_t)x->c << 32 | x->b;
+    return !qn_freetext_is_key(&state) && !t->contexts[x->a].is_flat;
+}
+
+qn_term qn_term_text_of(struct qn_terms *t, uint64_t word)
+{
+    if (!t->n_contexts) {
+        GROW(t, contexts, 1);
+        t->contexts[t->n_contexts++] = (struct context){0};
+    }
+    return make(t, TEXT, 0, (uint32_t)word, (uint32_t)(word >> 32));
+}
+
+bool qn_term_has_open_name(const struct qn_terms *t, qn_term a)
+{
+    const struct term *x = &t->terms[a];
+    for (uint32_t i = 0, n = x->kind == ALT ? x->b : 1; i < n; i++) {
+        const struct term *y = &t->terms[x->kind == ALT ? t->lists[x->a + i] : a];
+        if (y->kind != TEXT) continue;
+        struct qn_freetext state = text_state(y);
+        if (qn_freetext_is_key(&state)) return true;
+    }
+    return false;
+}
+
 /* --- nullable --- */
 
 bool qn_term_nullable(struct qn_terms *t, qn_term a)
@@ -623,19 +687,21 @@ static qn_term text_term(struct qn_terms *t, uint32_t context, struct qn_freetex
     return make(t, TEXT, context, word[0], word[1]);
 }
 
-static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given)
+static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given, bool is_flat)
 {
     const struct object *o = &t->objects[object];
     if (o->def.is_ordered) given = 0; /* every declared name is kept from text then */
     for (uint32_t i = 0; i < t->n_contexts; i++)
-        if (t->contexts[i].object == object && t->contexts[i].given == given) return i;
+        if (t->contexts[i].object == object && t->contexts[i].given == given &&
+            t->contexts[i].is_flat == is_flat)
+            return i;
     if (t->n_contexts >= MAX_CONTEXTS) {
         t->failed = QN_TOOBIG;
         return 0;
     }
     GROW(t, contexts, 1);
     struct context *c = &t->contexts[t->n_contexts];
-    *c = (struct context){.object = object, .given = given};
+    *c = (struct context){.object = object, .given = given, .is_flat = is_flat};
     c->keys = xcalloc((size_t)o->def.n_member + 1, sizeof *c->keys);
     for (int i = 0; i < o->def.n_member; i++)
         if (o->def.is_ordered || !(given >> i & 1))
@@ -645,7 +711,8 @@ static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given)
 
 static const char CLOSER[] = "</parameter>\n";
 
-/* VALUE NL </parameter> NL of a call; value EMPTY: free text. */
+/* VALUE NL </parameter> NL of a call; value EMPTY: free text, whose newline may be missing. (A bounded text
+ * without one could lose a newline of its own to the parser.) */
 static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, qn_term value, bool is_tagged,
                           bool is_bare)
 {
@@ -654,9 +721,9 @@ static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, q
         framed = qn_term_seq3(t, value, qn_term_str(t, "\n"), closer);
         if (!is_tagged) return framed;
     }
-    qn_term text = text_term(t, context_of(t, object, given), qn_freetext_start());
-    if (value == QN_TERM_EMPTY) return qn_term_alt(t, text, closer); /* an empty value may lack its newline */
-    /* bare text of bounded length could open a block it has no room to close */
+    bool is_free = value == QN_TERM_EMPTY;
+    qn_term text = text_term(t, context_of(t, object, given, !is_free), qn_freetext_start());
+    if (is_free) return text;
     return qn_term_and(t, framed, text, is_bare);
 }
 
@@ -703,14 +770,13 @@ static qn_term expand(struct qn_terms *t, qn_term a)
 
 static qn_term derive_text(struct qn_terms *t, struct term x, unsigned char b)
 {
-    struct qn_freetext state;
-    uint32_t word[2] = {x.b, x.c};
-    memcpy(&state, word, sizeof state);
+    struct qn_freetext state = text_state(&x);
     const struct context *c = &t->contexts[x.a];
-    bool is_alive_text = qn_freetext_step(&state, b, c->keys, c->n_key);
+    bool is_alive_text = qn_freetext_step(&state, b, c->keys, c->n_key, c->is_flat);
     qn_term text = is_alive_text ? text_term(t, x.a, state) : QN_TERM_EMPTY;
-    if (b == '\n' && is_alive_text && qn_freetext_can_close(&state))
-        text = qn_term_alt(t, text, qn_term_str(t, CLOSER));
+    /* the closer stands at the start of a line, or right behind the text when the model leaves that out */
+    if (is_alive_text && qn_freetext_can_close(&state))
+        text = qn_term_alt(t, text, qn_term_str(t, CLOSER + 1));
     return text;
 }
 
@@ -821,7 +887,6 @@ static void drop_rows(struct qn_terms *t)
 static struct row *row_of(struct qn_terms *t, qn_term a)
 {
     if (t->rows[a]) return t->rows[a];
-    if (t->n_row >= MAX_ROWS) drop_rows(t);
     struct row *row = xmalloc(sizeof *row);
     memset(row->next, 0xff, sizeof row->next);
     row->is_full = false;
@@ -829,26 +894,133 @@ static struct row *row_of(struct qn_terms *t, qn_term a)
     return t->rows[a] = row;
 }
 
-qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte)
+/* Bytes the term can start with, or more. `budget` bounds the parts looked at. */
+static void add_first(struct qn_terms *t, qn_term a, uint64_t out[4], int *budget)
 {
-    if (a == QN_TERM_EMPTY || t->failed) return QN_TERM_EMPTY;
+    const struct term *x = &t->terms[a];
+    const uint64_t *more = NULL;
+    uint64_t left[4] = {0}, right[4] = {0};
+    static const uint64_t every[4] = {~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0};
+    if (t->rows[a] && t->rows[a]->is_full)
+        more = t->rows[a]->first;
+    else if (--*budget < 0)
+        more = every;
+    else
+        switch ((enum kind)x->kind) {
+        case EMPTY:
+        case EPS:
+            return;
+        case CLASS:
+            more = t->sets[x->a].bits;
+            break;
+        case LIT:
+            left[(unsigned char)t->pool[x->a] >> 6] = (uint64_t)1 << (t->pool[x->a] & 63);
+            more = left;
+            break;
+        case SEQ: {
+            qn_term rest = x->b;
+            bool is_nullable = qn_term_nullable(t, x->a);
+            add_first(t, t->terms[a].a, out, budget);
+            if (is_nullable) add_first(t, rest, out, budget);
+            return;
+        }
+        case ALT:
+            for (uint32_t i = 0, from = x->a, n = x->b; i < n; i++)
+                add_first(t, t->lists[from + i], out, budget);
+            return;
+        case REPEAT:
+            add_first(t, x->a, out, budget);
+            return;
+        case RULE:
+            add_first(t, t->rules[x->a], out, budget);
+            return;
+        case AND: {
+            qn_term other = x->b;
+            add_first(t, x->a, left, budget);
+            add_first(t, other, right, budget);
+            for (int w = 0; w < 4; w++) left[w] &= right[w];
+            more = left;
+            break;
+        }
+        case OBJECT:
+            add_first(t, expand(t, a), out, budget);
+            return;
+        case ANY:
+        case NOT:
+        case TEXT:
+        case TRIGGER:
+            more = every;
+            break;
+        }
+    for (int w = 0; w < 4; w++) out[w] |= more[w];
+}
+
+static struct row *full_row(struct qn_terms *t, qn_term a);
+
+/* Parts that start with many bytes get rows: those are shared by all that holds the part. */
+static void ready_part(struct qn_terms *t, qn_term a)
+{
+    uint64_t first[4] = {0};
+    int budget = MAX_FIRST, n = 0;
+    if (t->depth >= MAX_RECURSION / 4 || (t->rows[a] && t->rows[a]->is_full)) return;
+    add_first(t, a, first, &budget);
+    for (int w = 0; w < 4; w++) n += __builtin_popcountll(first[w]);
+    if (n <= MANY_FIRST) return;
+    t->depth++;
+    full_row(t, a);
+    t->depth--;
+}
+
+/* A sequence or an intersection from the rows of its parts: bytes that lead its parts to the same places lead
+ * it to the same place. */
+static bool fill_by_parts(struct qn_terms *t, qn_term a)
+{
+    struct term x = t->terms[a];
+    bool is_and = x.kind == AND;
+    if (!is_and && (x.kind != SEQ || qn_term_nullable(t, x.a))) return false;
+    ready_part(t, x.a);
+    if (is_and) ready_part(t, x.b);
     struct row *row = row_of(t, a);
-    if (row->next[byte] == UNKNOWN) {
-        qn_term out = derive(t, a, byte);
-        row_of(t, a)->next[byte] = out;
-        return t->failed ? QN_TERM_EMPTY : out;
+    qn_term left = QN_TERM_EMPTY, right = QN_TERM_EMPTY, out = QN_TERM_EMPTY;
+    for (int b = 0; b < 256; b++) {
+        if (!has_bit(row->first, (unsigned char)b) || row->next[b] != UNKNOWN) continue;
+        qn_term l = derive(t, x.a, (unsigned char)b),
+                r = is_and && l != QN_TERM_EMPTY ? derive(t, x.b, (unsigned char)b) : QN_TERM_EMPTY;
+        if (l != left || r != right) {
+            left = l;
+            right = r;
+            out = is_and               ? qn_term_and(t, l, r, x.c)
+                  : l == QN_TERM_EMPTY ? QN_TERM_EMPTY
+                                       : qn_term_seq(t, l, x.b);
+            row = row_of(t, a);
+        }
+        row->next[b] = out;
     }
-    return row->next[byte];
+    return true;
 }
 
 static struct row *full_row(struct qn_terms *t, qn_term a)
 {
     struct row *row = row_of(t, a);
     if (row->is_full) return row;
+    uint64_t first[4] = {0};
+    int budget = MAX_FIRST;
+    add_first(t, a, first, &budget);
+    row = row_of(t, a);
+    memcpy(row->first, first, sizeof first);
+    if (!fill_by_parts(t, a)) {
+        const struct term *x = &t->terms[a];
+        for (uint32_t i = 0; x->kind == ALT && i < x->b; i++) {
+            ready_part(t, t->lists[x->a + i]);
+            x = &t->terms[a];
+        }
+        if (x->kind == SEQ || x->kind == REPEAT) ready_part(t, x->a);
+    }
+    row = row_of(t, a);
     memset(row->loop, 0, sizeof row->loop);
     for (int b = 0; b < 256; b++) {
         if (row->next[b] == UNKNOWN) {
-            qn_term out = derive(t, a, (unsigned char)b);
+            qn_term out = has_bit(first, (unsigned char)b) ? derive(t, a, (unsigned char)b) : QN_TERM_EMPTY;
             row = row_of(t, a);
             row->next[b] = out;
         }
@@ -858,13 +1030,28 @@ static struct row *full_row(struct qn_terms *t, qn_term a)
     return row;
 }
 
+qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte)
+{
+    if (a == QN_TERM_EMPTY || t->failed) return QN_TERM_EMPTY;
+    if (t->n_row >= MAX_ROWS) drop_rows(t);
+    struct row *row = row_of(t, a);
+    if (row->next[byte] == UNKNOWN) {
+        qn_term out = derive(t, a, byte);
+        row_of(t, a)->next[byte] = out;
+        return t->failed ? QN_TERM_EMPTY : out;
+    }
+    return row->next[byte];
+}
+
 const qn_term *qn_term_row(struct qn_terms *t, qn_term a)
 {
+    if (t->n_row >= MAX_ROWS) drop_rows(t);
     return full_row(t, a)->next;
 }
 
 const uint64_t *qn_term_loop(struct qn_terms *t, qn_term a)
 {
+    if (t->n_row >= MAX_ROWS) drop_rows(t);
     return full_row(t, a)->loop;
 }
 
@@ -873,21 +1060,42 @@ const uint64_t *qn_term_loop_known(const struct qn_terms *t, qn_term a)
     return t->rows[a] && t->rows[a]->is_full ? t->rows[a]->loop : NULL;
 }
 
+/* Goes straight on, with the first of a few bytes that leads anywhere, and looks for the ends that are most
+ * often near. */
+static bool ends_soon(struct qn_terms *t, qn_term first)
+{
+    static const char *const ends[] = {"", "\n</parameter>\n", ">\n"};
+    static const char on[] = "a0A- @./:T\n";
+    qn_term path[MAX_STRAIGHT];
+    int n = 0;
+    bool is_found = false;
+    for (qn_term at = first; n < MAX_STRAIGHT && at != QN_TERM_EMPTY && !is_found;) {
+        path[n++] = at;
+        is_found = t->terms[at].alive == 2;
+        for (size_t i = 0; i < QN_COUNT(ends) && !is_found; i++) {
+            qn_term x = at;
+            for (const char *c = ends[i]; *c && x != QN_TERM_EMPTY; c++) x = derive(t, x, (unsigned char)*c);
+            is_found = x != QN_TERM_EMPTY && qn_term_nullable(t, x);
+        }
+        qn_term next = QN_TERM_EMPTY;
+        for (const char *c = on; *c && next == QN_TERM_EMPTY && !is_found; c++) {
+            next = derive(t, at, (unsigned char)*c);
+            if (next == at) next = QN_TERM_EMPTY;
+        }
+        at = next;
+    }
+    for (int i = 0; i < n && is_found; i++)
+        if (t->terms[path[i]].kind == AND) t->terms[path[i]].alive = 2;
+    return is_found;
+}
+
 /* Is some string in the intersection? Breadth first over its states, bounded; too many count as alive. What
  * is learnt is kept on the unchecked twins, whose derivatives do not look again. */
 static bool is_alive(struct qn_terms *t, qn_term checked)
 {
     qn_term first = make(t, AND, t->terms[checked].a, t->terms[checked].b, 0);
     if (t->terms[first].alive) return t->terms[first].alive == 2;
-    /* the ends most often near */
-    static const char *const ends[] = {"", "\n</parameter>\n", ">\n"};
-    for (size_t i = 0; i < QN_COUNT(ends); i++) {
-        qn_term x = first;
-        for (const char *c = ends[i]; *c && x != QN_TERM_EMPTY; c++) x = derive(t, x, (unsigned char)*c);
-        if (x == QN_TERM_EMPTY || !qn_term_nullable(t, x)) continue;
-        t->terms[first].alive = 2;
-        return true;
-    }
+    if (ends_soon(t, first)) return true;
     uint32_t n_seen = 0, at = 0, cap = 64, found = UNKNOWN;
     struct {
         qn_term term;

@@ -82,6 +82,21 @@ bool qn_term_is_free(const struct qn_terms *t, qn_term a);
  * *exact: strings of at most so many bytes are judged the same. */
 qn_term qn_term_saturate(struct qn_terms *t, qn_term a, uint32_t least, uint32_t limit, uint32_t *exact);
 
+/* --- looking inside, for masks that terms share --- */
+/* The alternatives of a term, of a sequence's head as well, each as head and rest (EPS: none); how many there
+ * are, or -1 when they are more than max. */
+struct qn_term_part {
+    qn_term head, rest;
+};
+int qn_term_parts(const struct qn_terms *t, qn_term a, struct qn_term_part *parts, int max);
+/* Is the term free text of a parameter, outside the name of an opener? Then what keeps it alive depends on
+ * nothing but this word, up to its closer and up to such a name. */
+bool qn_term_is_text(const struct qn_terms *t, qn_term a, uint64_t *word);
+/* Free text without a context, of such a word; in terms of their own. */
+qn_term qn_term_text_of(struct qn_terms *t, uint64_t word);
+/* Text inside the name of an opener is among the alternatives. */
+bool qn_term_has_open_name(const struct qn_terms *t, qn_term a);
+
 bool qn_term_nullable(struct qn_terms *t, qn_term a);                    /* matches the empty string */
 qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte); /* the derivative, remembered */
 /* All 256 derivatives, valid until the next call. */

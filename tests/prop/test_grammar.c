@@ -4,8 +4,10 @@
  *
  *   prop_grammar           fixed schemas, many walks
  *   prop_grammar --walk    requests from stdin, one JSON a line; answers the walks (tests/e2e checks them
- * with an independent validator): {"schema", "tool", "strict", "seed", "walks"} prop_grammar --bench FOLDER
- * [N]   times masks and compilation over the vocabulary of a tokenizer, filled up to N tokens
+ *                          with an independent validator): {"schema", "tool", "strict", "seed", "walks"}
+ *   prop_grammar --bench FOLDER [N]
+ *                          times masks and compilation over the vocabulary of a tokenizer, filled up to N
+ *                          tokens; with QUERN_BENCH_CHECK each mask is compared with a plain walk
  * SPDX-License-Identifier: Apache-2.0 */
 #include <time.h>
 
@@ -273,16 +275,33 @@ static bool shortest_end(struct qn_grammar *g, qn_gstate from, struct qn_buf *pa
     return is_found;
 }
 
-/* false: no way on, or no end. The text is appended to out. */
-static bool walk(struct qn_grammar *g, uint64_t seed, struct qn_buf *out, const char **why)
+/* A mask is right when it has the tokens whose bytes, one by one, keep a twin of the grammar alive that never
+ * made a mask. */
+static bool is_right(struct qn_grammar *twin, qn_gstate at, const uint64_t *bits)
+{
+    for (int id = 0; id < N_VOCAB; id++) {
+        bool in_mask = bits[id / 64] >> (id % 64) & 1;
+        if (in_mask != qn_mask_allows(mask, twin, at, id)) return false;
+    }
+    return true;
+}
+
+/* false: no way on, or no end. The text is appended to out. twin: another grammar of the same request, or
+ * NULL. */
+static bool walk(struct qn_grammar *g, struct qn_grammar *twin, uint64_t seed, struct qn_buf *out,
+                 const char **why)
 {
     uint64_t bits[(256 + QN_COUNT(pieces) + 2 + 63) / 64];
-    qn_gstate s = qn_grammar_start(g);
+    qn_gstate s = qn_grammar_start(g), at = twin ? qn_grammar_start(twin) : 0;
     size_t n_free = 4 + qn_rng64(seed, 0, 9) % STEPS_FREE;
     for (uint64_t step = 0; step < STEPS_MAX; step++) {
         int n = qn_mask_fill(mask, g, s, bits), token = -1;
         if (!n) {
-            *why = "the mask is empty";
+            *why = qn_grammar_failed(g) ? "the grammar outgrew its terms" : "the mask is empty";
+            return false;
+        }
+        if (twin && !is_right(twin, at, bits)) {
+            *why = "the mask differs from a plain walk";
             return false;
         }
         if (step >= n_free && (step - n_free) % 500 == 499) {
@@ -296,6 +315,7 @@ static bool walk(struct qn_grammar *g, uint64_t seed, struct qn_buf *out, const 
                     return false;
                 }
                 s = qn_mask_advance(mask, g, s, b);
+                if (twin) at = qn_mask_advance(mask, twin, at, b);
             }
             if (is_found) qn_buf_append(out, qn_buf_str(&path), path.n_byte);
             qn_buf_free(&path);
@@ -318,6 +338,7 @@ static bool walk(struct qn_grammar *g, uint64_t seed, struct qn_buf *out, const 
         int kind;
         const char *text = token_bytes(NULL, token, &n_byte, &kind);
         s = qn_mask_advance(mask, g, s, token);
+        if (twin) at = qn_mask_advance(mask, twin, at, token);
         if (s == QN_GSTATE_DEAD) {
             *why = "a token of the mask is refused";
             return false;
@@ -386,7 +407,7 @@ static int answer(const char *line)
     for (int64_t i = 0; g && i < n_walk; i++) {
         struct qn_buf text = QN_BUF_INIT(1 << 20), out = QN_BUF_INIT(8 << 20);
         const char *why = NULL;
-        bool is_ok = walk(g, (uint64_t)(seed * 1000 + i), &text, &why);
+        bool is_ok = walk(g, NULL, (uint64_t)(seed * 1000 + i), &text, &why);
         qn_buf_puts(&out, "{\"text\": ");
         qn_json_write_str(&out, qn_buf_str(&text), text.n_byte, false);
         if (is_tool && is_ok) answer_call(&out, tools, qn_buf_str(&text), text.n_byte);
@@ -417,6 +438,10 @@ static const char *const schemas[] = {
     "\"d\":{\"type\":\"string\","
     "\"format\":\"date-time\"},\"u\":{\"type\":[\"string\",\"null\"]}},\"required\":[\"p\",\"d\"],"
     "\"additionalProperties\":false}",
+    "{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\",\"minLength\":3,\"maxLength\":40},\"v\":"
+    "{"
+    "\"type\":\"string\",\"maxLength\":4},\"o\":{\"type\":\"object\",\"additionalProperties\":{\"type\":"
+    "\"string\",\"maxLength\":9}}},\"required\":[\"s\",\"o\"]}",
 };
 
 static void test_walks_end(void **state)
@@ -427,7 +452,7 @@ static void test_walks_end(void **state)
             struct qn_arena *arena = qn_arena_create(64 << 20);
             struct qn_json *schema;
             struct qn_toolset *tools = NULL;
-            struct qn_grammar *g;
+            struct qn_grammar *g = NULL, *twin = NULL;
             struct qn_err e = {0};
             assert_int_equal(qn_json_parse(&schema, arena, schemas[i], strlen(schemas[i]), "schema", &e),
                              QN_OK);
@@ -436,12 +461,20 @@ static void test_walks_end(void **state)
                 assert_int_equal(qn_toolset_create(&tools, tools_of(arena, schema, false), NULL), QN_OK);
                 c = (struct qn_constrain){.tools = tools, .choice = QN_CHOICE_NAMED, .name = "f"};
             }
-            if (qn_constrain_compile(&g, &c, NULL, &e)) fail_msg("%s", e.text);
             for (uint64_t seed = 1; seed <= 150; seed++) {
+                if (seed == 1 || qn_grammar_is_worn(g) || qn_grammar_is_worn(twin)) {
+                    qn_grammar_release(g);
+                    qn_grammar_release(twin);
+                    if (qn_constrain_compile(&g, &c, NULL, &e)) fail_msg("%s", e.text);
+                    qn_constrain_forget();
+                    if (qn_constrain_compile(&twin, &c, NULL, &e)) fail_msg("%s", e.text);
+                    qn_constrain_forget();
+                }
                 struct qn_buf text = QN_BUF_INIT(1 << 20), out = QN_BUF_INIT(8 << 20);
                 const char *why = NULL;
-                if (!walk(g, seed, &text, &why))
-                    fail_msg("schema %zu seed %d: %s: %s", i, (int)seed, why, qn_buf_str(&text));
+                if (!walk(g, twin, seed, &text, &why))
+                    fail_msg("schema %zu tool %d seed %d: %s: %s", i, is_tool, (int)seed, why,
+                             qn_buf_str(&text));
                 struct qn_json *v;
                 if (is_tool) {
                     answer_call(&out, tools, text.data, text.n_byte);
@@ -456,6 +489,7 @@ static void test_walks_end(void **state)
                 qn_buf_free(&out);
             }
             qn_grammar_release(g);
+            qn_grammar_release(twin);
             qn_toolset_free(tools);
             qn_arena_free(arena);
         }
@@ -524,13 +558,23 @@ static void bench_text(struct qn_mask *m, const struct bench_vocab *v, const cha
     qn_tokenizer_encode(v->tokenizer, text, strlen(text), NULL, &ids, &e);
     double total[3] = {0}, worst = 0;
     int n_free = 0;
+    struct qn_grammar *twin = NULL;
+    if (getenv("QUERN_BENCH_CHECK")) {
+        qn_constrain_forget();
+        qn_constrain_compile(&twin, c, NULL, &e);
+    }
     for (int round = 0; round < 3; round++) {
-        qn_gstate s = qn_grammar_start(g);
+        qn_gstate s = qn_grammar_start(g), at = twin ? qn_grammar_start(twin) : 0;
         for (size_t i = 0; i < ids.n; i++) {
             double from = now_us();
             bool is_free = qn_grammar_is_free(g, s);
             if (!is_free) qn_mask_fill(m, g, s, bits);
             double us = now_us() - from;
+            for (int id = 0; twin && !is_free && !round && id < v->n_vocab; id++)
+                if ((bits[id / 64] >> (id % 64) & 1) != qn_mask_allows(m, twin, at, id)) {
+                    printf("%s: the mask of token %zu is wrong about token %d\n", what, i, id);
+                    break;
+                }
             total[round] += us;
             if (!round) worst = QN_MAX(worst, us), n_free += is_free;
             if (!round && us > 1000 && getenv("QUERN_BENCH_VERBOSE"))
@@ -539,6 +583,7 @@ static void bench_text(struct qn_mask *m, const struct bench_vocab *v, const cha
                          : "",
                        us);
             s = qn_mask_advance(m, g, s, ids.data[i]);
+            if (twin) at = qn_mask_advance(m, twin, at, ids.data[i]);
             if (s == QN_GSTATE_DEAD) {
                 printf("%s: token %zu is refused\n", what, i);
                 break;
@@ -553,6 +598,7 @@ static void bench_text(struct qn_mask *m, const struct bench_vocab *v, const cha
     qn_ids_free(&ids);
     free(bits);
     qn_grammar_release(g);
+    qn_grammar_release(twin);
 }
 
 static int bench(const char *folder, int n_vocab)

@@ -203,6 +203,10 @@ static void test_calls(void **state)
     check(g, "<tool_call>\n<function=h>", 'n');
     check(g, "<tool_call> no", 'n');
     check(g, F("<parameter=s>\n</parameter>\n"), 'y');
+    /* a model may leave out the newline before the closer of free text */
+    check(g, F("<parameter=s>\nabc</parameter>\n"), 'y');
+    check(g, F("<parameter=s>\nabc</parameter>\n<parameter=n>\n12\n</parameter>\n"), 'y');
+    check(g, F(P("s", "f('</parameter>');\nx</parameter>")), 'y');
     /* look-alikes stay legal, and what the parser takes as an end is one */
     check(g, F(P("s", "</parameter>\nprose\n</function>\nx\n</tool_call>\ny")), 'y');
     check(g, "<tool_call>\n<function=f>\n<parameter=s>\na\n</parameter>\n<parameter=zz", 'n');

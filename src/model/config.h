@@ -31,7 +31,7 @@ struct qn_config {
     int n_head, n_kv_head, head_dim; /* [nh] [nkv] [hd] */
     int rotary_dim;                  /* head_dim * partial_rotary_factor, even */
     double rope_theta;
-    int mrope_section[3]; /* sums to rotary_dim / 2; {0,0,0}: one position for all */
+    int mrope_section[3]; /* as given, meant to sum to rotary_dim / 2; {0,0,0}: one position for all */
 
     /* gated delta net */
     int n_k_head, n_v_head, k_dim, v_dim; /* [NK] [NV] [DK] [DV]; NV is a multiple of NK */

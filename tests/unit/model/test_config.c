@@ -102,8 +102,25 @@ static void test_stop(void **state)
     assert_non_null(strstr(e.text, "generation_config.json"));
     assert_int_equal(parse("{" DENSE "}", "[]", &c, &e), QN_FORMAT);
     assert_int_equal(parse("{" DENSE "}", "{\"top_p\":7}", &c, &e), QN_INVAL);
-    assert_int_equal(parse("{" DENSE ",\"eos_token_id\":248320}", NULL, &c, &e), QN_INVAL);
+    assert_int_equal(parse("{" DENSE ",\"eos_token_id\":-1}", NULL, &c, &e), QN_INVAL);
+    /* a cut vocabulary under the configuration of the whole one */
+    assert_int_equal(parse("{" DENSE ",\"vocab_size\":64,\"eos_token_id\":[248044,7]}", NULL, &c, &e), 0);
+    assert_true(c.n_stop == 1 && c.stop_tok[0] == 7 && c.n_note == 1);
+    assert_non_null(strstr(c.note[0], "248044"));
     assert_int_equal(parse("{" DENSE ",\"eos_token_id\":[0,1,2,3,4,5,6,7,8]}", NULL, &c, &e), QN_TOOBIG);
+}
+
+/* Sections for another head size are what a configuration class writes by default; text does not use them. */
+static void test_sections(void **state)
+{
+    (void)state;
+    struct qn_config c;
+    struct qn_err e = {0};
+    assert_int_equal(parse("{" DENSE ",\"mrope_section\":[1,2,3]}", NULL, &c, &e), 0);
+    assert_true(c.n_note == 1 && c.mrope_section[2] == 3);
+    assert_non_null(strstr(c.note[0], "mrope_section sums to 6"));
+    assert_int_equal(parse("{" DENSE ",\"mrope_section\":[11,11,10]}", NULL, &c, &e), 0);
+    assert_int_equal(c.n_note, 0);
 }
 
 static void test_bad(void **state)
@@ -136,7 +153,6 @@ static void test_bad(void **state)
         {"{" DENSE ",\"rope_theta\":0}", QN_INVAL, "rope_theta"},
         {"{" DENSE ",\"partial_rotary_factor\":1.5}", QN_INVAL, "partial_rotary_factor"},
         {"{" DENSE ",\"head_dim\":100}", QN_INVAL, "odd"},
-        {"{" DENSE ",\"mrope_section\":[1,2,3]}", QN_INVAL, "mrope_section sums to 6"},
         {"{" DENSE ",\"mrope_section\":[1,2]}", QN_INVAL, "mrope_section"},
         {"{" DENSE ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", QN_UNSUPPORTED, "yarn"},
         {"{" DENSE ",\"layer_types\":[\"full_attention\"]}", QN_INVAL, "layer_types has 1"},
@@ -167,6 +183,7 @@ static void test_bad(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults), cmocka_unit_test(test_spellings),
-                                       cmocka_unit_test(test_stop), cmocka_unit_test(test_bad)};
+                                       cmocka_unit_test(test_stop), cmocka_unit_test(test_sections),
+                                       cmocka_unit_test(test_bad)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,9 +15,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COLUMNS = ["machine", "version", "model", "bench", "threads", "isa", "kv", "mtp", "runs", "read_gbs", "prompt", "context",
-           "generated", "streams", "shared", "turn", "cached", "tok_s", "min", "max", "bytes_per_token", "limit_tok_s",
-           "of_limit", "tok_per_step", "ttft_ms", "ttft_p50_ms", "itl_p50_ms", "itl_p99_ms", "long_prompt"]
+
 
 
 def machine():
@@ -36,19 +34,23 @@ def main():
     here = sys.argv[1:]
     at = here.index("--") if "--" in here else len(here)
     args, options = parser.parse_args(here[:at]), here[at + 1:]
-    with open(args.out, "w", newline="") as out:
-        writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows, columns = [], ["machine"]
+    for threads in args.threads.split(","):
+        command = [ROOT / "build/quern", "bench", args.model, "--json", "--threads", threads, *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+            for line in run.stdout:
+                row = {"machine": machine(), **json.loads(line)}
+                rows.append(row)
+                columns += [name for name in row if name not in columns]
+                print(" ".join(f"{k}={v}" for k, v in row.items() if k not in ("machine", "version", "model", "device", "isa")),
+                      flush=True)
+        if run.returncode:
+            sys.exit(run.returncode)
+    with open(args.out, "w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
-        for threads in args.threads.split(","):
-            command = [ROOT / "build/quern", "bench", args.model, "--json", "--threads", threads, *options]
-            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            for line in run.stdout.splitlines():
-                row = json.loads(line)
-                row["machine"] = machine()
-                writer.writerow(row)
-                limit = f"  {100 * row['of_limit']:.0f} % of limit" if "of_limit" in row else ""
-                print(f"{row['bench']:12} threads {row['threads']}  prompt {row.get('prompt', '-')} "
-                      f"context {row.get('context', '-')}  {row['tok_s']:.2f} tok/s{limit}", flush=True)
+        writer.writerows(rows)
+
 
 
 if __name__ == "__main__":

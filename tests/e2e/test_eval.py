@@ -82,8 +82,50 @@ def test_eval_errors_name_the_object(tmp_path):
     assert "no part" in run("eval", "nothing", MINI, ok=False).stderr
 
 
+def bench(*args):
+    return [json.loads(line) for line in run("bench", MINI, *args, "--json").stdout.splitlines()]
+
+
 def test_bench_prints_one_json_line_a_result():
-    done = run("bench", MINI, "speed", "mixed", "--prompt", "32", "--gen", "8", "--runs", "1", "--long-prompt", "300", "--json")
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = bench("speed", "mixed", "--prompt", "32", "--gen", "8", "--runs", "1", "--long-prompt", "300", "--seconds", "1",
+                  "--streams", "2", "--mtp", "off")
     assert [line["bench"] for line in lines] == ["prefill", "decode", "mixed"]
-    assert all(line["tok_s"] > 0 for line in lines[:2]) and lines[1]["limit_tok_s"] > 0
+    assert all(line["tok_s"] > 0 for line in lines) and lines[1]["limit_tok_s"] > 0
+    assert lines[2]["long_prompt"] == 300 and lines[2]["itl_p99_ms"] >= lines[2]["itl_p50_ms"] > 0
+
+
+def test_bench_loads():
+    lines = bench("concurrency", "matrix", "--streams", "1,3", "--context", "100,1m", "--gen", "8", "--prompt-tokens", "300",
+                  "--seconds", "1")
+    assert [(x["bench"], x.get("prefix"), x["streams"]) for x in lines] == [
+        ("concurrency", "unique", 1), ("concurrency", "unique", 3), ("concurrency", "shared", 1), ("concurrency", "shared", 3),
+        ("matrix", "unique", 1), ("matrix", "unique", 3), ("matrix_left_out", None, 1), ("matrix_left_out", None, 3)]
+    assert lines[1]["cached"] == 0 and lines[3]["cached"] > 0.6
+    assert all(x["tok_s"] > 0 and x["steps_s"] > 0 for x in lines[:6])
+
+
+def test_bench_agent_hits_also_after_a_restart():
+    lines = bench("agent", "--turns", "5", "--first", "200", "--more", "40", "--gen", "20")
+    assert [x["when"] for x in lines] == ["running"] * 5 + ["after a restart"] * 2
+    assert all(x["reused"] >= 0.95 for x in lines[1:])
+
+
+def test_bench_speculation_and_scenarios(tmp_path):
+    lines = bench("speculation", "--streams", "2", "--depths", "0,2", "--gen", "16", "--runs", "1", "--csv", tmp_path / "out.csv")
+    assert len(lines) == 15 and {x["depth"] for x in lines} == {"off", "2", "auto"}
+    assert all(x["accepted_step"] == 0 for x in lines if x["depth"] == "off")
+    assert any(x["accepted_step"] > 0.2 for x in lines if x["depth"] == "2")
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(rows) == 16 and rows[0].startswith("bench,version,model")
+    plot = [ROOT / "bench/plot.py", tmp_path / "out.csv", tmp_path / "out.svg", "--x", "streams", "--y", "tok_s", "--by", "depth"]
+    subprocess.run(plot, check=True, timeout=60)
+    assert "<svg" in (tmp_path / "out.svg").read_text()
+    names = [(x["scenario"], x["streams"], x["generated"]) for x in bench("scenarios")]
+    assert names == [("algorithm", 1, 2048), ("algorithm", 4, 2048), ("debugging", 1, 1024), ("debugging", 8, 1024),
+                     ("system design", 1, 1536), ("system design", 4, 1536), ("code review", 1, 512), ("mixed", 4, 1024)]
+
+
+def test_bench_says_what_is_wrong():
+    assert "no benchmark 'nothing'" in run("bench", MINI, "nothing", ok=False).stderr
+    assert "--streams: '0'" in run("bench", MINI, "concurrency", "--streams", "0", ok=False).stderr
+    assert "--mtp: '9'" in run("bench", MINI, "--mtp", "9", ok=False).stderr

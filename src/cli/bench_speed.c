@@ -1,0 +1,142 @@
+/* bench speed: prefill of each length and decode at each context, one stream, against what the memory allows.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "backend/backend.h"
+#include "base/cpu.h"
+#include "cli/bandwidth.h"
+#include "cli/bench_stream.h"
+#include "model/checkpoint.h"
+
+/* Bytes one decoded token reads from the weights: every linear layer once, routed experts by their share,
+ * the embedding one row. */
+static double weight_bytes_per_token(const struct qn_model *m)
+{
+    const struct qn_config *c = qn_model_config(m);
+    static const enum qn_role full[] = {QN_ROLE_Q, QN_ROLE_K, QN_ROLE_V, QN_ROLE_O};
+    static const enum qn_role gdn[] = {QN_ROLE_GDN_QKV, QN_ROLE_GDN_Z, QN_ROLE_GDN_B, QN_ROLE_GDN_A,
+                                       QN_ROLE_GDN_OUT};
+    static const enum qn_role dense[] = {QN_ROLE_GATE, QN_ROLE_UP, QN_ROLE_DOWN};
+    static const enum qn_role shared[] = {QN_ROLE_ROUTER, QN_ROLE_SHARED_GATE, QN_ROLE_SHARED_UP,
+                                          QN_ROLE_SHARED_DOWN, QN_ROLE_SHARED_MIX};
+    static const enum qn_role expert[] = {QN_ROLE_EXPERT_GATE, QN_ROLE_EXPERT_UP, QN_ROLE_EXPERT_DOWN};
+    double total = 0;
+    struct qn_linear l;
+#define ADD(roles, layer, factor)                                                                            \
+    for (size_t i = 0; i < QN_COUNT(roles); i++)                                                             \
+        if (!qn_model_linear(m, (roles)[i], layer, 0, &l, NULL))                                             \
+    total += (factor) * (double)qn_linear_bytes(&l)
+    for (int layer = 0; layer < c->n_layer; layer++) {
+        if (c->is_full[layer]) {
+            ADD(full, layer, 1.0);
+        } else {
+            ADD(gdn, layer, 1.0);
+        }
+        if (c->is_moe) {
+            ADD(shared, layer, 1.0);
+            ADD(expert, layer, (double)c->top_k);
+        } else {
+            ADD(dense, layer, 1.0);
+        }
+    }
+    static const enum qn_role head[] = {QN_ROLE_HEAD};
+    ADD(head, 0, 1.0);
+#undef ADD
+    return total;
+}
+
+/* Bytes of caches one decoded token touches at a context: KV read once, state read and written once. */
+static double cache_bytes_per_token(const struct qn_bench *b, int context)
+{
+    const struct qn_config *c = qn_model_config(b->model);
+    const struct qn_engine_info *info = qn_engine_info(b->engine);
+    double page = info->n_page ? (double)info->kv_bytes / info->n_page : 0;
+    double slots = info->n_slot ? (double)info->state_bytes / info->n_slot : 0;
+    int layers = c->n_full + (info->has_mtp ? 1 : 0);
+    double kv = layers ? page / QN_PAGE * c->n_full / layers : 0;
+    return kv * context + 2 * slots;
+}
+
+static int one(struct qn_bench *b, int n_prompt, int n_new, int mtp, struct qn_stream *s, struct qn_err *e)
+{
+    *s = (struct qn_stream){.n_tok = QN_MAX(n_prompt, 1), .n_new = n_new, .mtp = mtp};
+    s->tok = qn_bench_random(b, ++b->seed, s->n_tok);
+    return qn_streams_run(b, s, 1, e);
+}
+
+static int prefill(struct qn_bench *b, int n_prompt, struct qn_err *e)
+{
+    double value[QN_BENCH_RUNS];
+    for (int k = 0; k < b->n_run; k++) {
+        struct qn_stream s;
+        int rc = one(b, n_prompt, 1, 0, &s, e);
+        value[k] = n_prompt * 1e6 / (double)QN_MAX(s.stats.prefill_us, 1);
+        qn_streams_free(&s, 1);
+        if (rc) return rc;
+    }
+    struct qn_spread c = qn_spread_of(value, b->n_run);
+    struct qn_row r = qn_bench_row(b, "prefill");
+    qn_row_int(&r, "prompt", n_prompt);
+    qn_row_num(&r, "tok_s", c.median, 2);
+    qn_row_num(&r, "min", c.low, 2);
+    qn_row_num(&r, "max", c.high, 2);
+    qn_report_add(b->report, &r);
+    return QN_OK;
+}
+
+/* mtp 0: without drafts, beside the limit of the memory; else as the engine decides. */
+static int decode(struct qn_bench *b, int context, int mtp, double weights, struct qn_err *e)
+{
+    double value[QN_BENCH_RUNS], accepted = 0, steps_s = 0;
+    for (int k = 0; k < b->n_run; k++) {
+        struct qn_stream s;
+        int rc = one(b, context, b->n_gen, mtp, &s, e);
+        double decode_s = (double)QN_MAX(s.stats.decode_us, 1) / 1e6;
+        int n = s.stats.n_new - 1, n_step = QN_MAX(n - s.stats.n_accepted, 1);
+        value[k] = n / decode_s;
+        accepted = (double)s.stats.n_accepted / n_step;
+        steps_s = n_step / decode_s;
+        qn_streams_free(&s, 1);
+        if (rc) return rc;
+    }
+    struct qn_spread c = qn_spread_of(value, b->n_run);
+    struct qn_row r = qn_bench_row(b, mtp ? "decode_speculative" : "decode");
+    qn_row_int(&r, "context", context);
+    qn_row_int(&r, "generated", b->n_gen);
+    qn_row_num(&r, "tok_s", c.median, 2);
+    qn_row_num(&r, "min", c.low, 2);
+    qn_row_num(&r, "max", c.high, 2);
+    qn_row_num(&r, "steps_s", steps_s, 2);
+    if (mtp) {
+        qn_row_num(&r, "accepted_step", accepted, 3);
+    } else {
+        double bytes = weights + cache_bytes_per_token(b, context + b->n_gen / 2);
+        double limit = b->read_gbs * 1e9 / bytes;
+        qn_row_num(&r, "bytes_per_token", bytes, 0);
+        qn_row_num(&r, "limit_tok_s", limit, 2);
+        qn_row_num(&r, "of_limit", c.median / limit, 3);
+    }
+    qn_report_add(b->report, &r);
+    return QN_OK;
+}
+
+int qn_bench_speed(struct qn_bench *b, struct qn_err *e)
+{
+    int rc = QN_OK, longest = 16 + b->n_gen;
+    struct qn_stream warm = {0};
+    for (int i = 0; i < b->prompts.n; i++) longest = QN_MAX(longest, b->prompts.at[i] + 1);
+    for (int i = 0; i < b->contexts.n; i++) longest = QN_MAX(longest, b->contexts.at[i] + b->n_gen);
+    int mtp = b->base.mtp > 0 ? b->base.mtp : b->is_speculating ? -1 : 0;
+    QN_TRY(qn_bench_open(b, 1, longest, mtp, e));
+    const struct qn_engine_info *info = qn_engine_info(b->engine);
+    b->read_gbs = qn_bandwidth_read(info->n_thread ? info->n_thread : qn_cpu_n_core());
+    qn_report_note(b->report, "bandwidth  %.1f GB/s measured read", b->read_gbs);
+    QN_TRY(one(b, 16, b->n_gen, 0, &warm, e)); /* weights, caches and threads are warm after it */
+    double weights = weight_bytes_per_token(b->model);
+    for (int i = 0; i < b->prompts.n; i++) QN_TRY(prefill(b, b->prompts.at[i], e));
+    for (int i = 0; i < b->contexts.n; i++) QN_TRY(decode(b, b->contexts.at[i], 0, weights, e));
+    for (int i = 0; i < b->contexts.n && info->has_mtp; i++)
+        QN_TRY(decode(b, b->contexts.at[i], -1, weights, e));
+out:
+    qn_streams_free(&warm, 1);
+    b->read_gbs = 0;
+    return rc;
+}

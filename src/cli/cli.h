@@ -25,6 +25,8 @@ extern const struct qn_cmd qn_cmd_eval;
 extern const struct qn_cmd qn_cmd_bench;
 extern const struct qn_cmd qn_cmd_run;
 extern const struct qn_cmd qn_cmd_chat;
+extern const struct qn_cmd qn_cmd_doctor;
+extern const struct qn_cmd qn_cmd_pull;
 extern const struct qn_cmd qn_cmd_version;
 
 /* Prints "quern NAME: text" and gives the exit code: 0 after --help (QN_CANCELED), 2 for usage, else 1. */

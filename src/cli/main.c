@@ -4,9 +4,9 @@
 
 /* In the order a user meets them. */
 static const struct qn_cmd *const commands[] = {
-    &qn_cmd_run,     &qn_cmd_chat,  &qn_cmd_serve,    &qn_cmd_tokenize, &qn_cmd_parse,
-    &qn_cmd_inspect, &qn_cmd_plan,  &qn_cmd_quantize, &qn_cmd_synth,    &qn_cmd_render,
-    &qn_cmd_eval,    &qn_cmd_bench, &qn_cmd_replay,   &qn_cmd_version,
+    &qn_cmd_run,    &qn_cmd_chat,     &qn_cmd_serve,  &qn_cmd_tokenize, &qn_cmd_parse, &qn_cmd_inspect,
+    &qn_cmd_plan,   &qn_cmd_quantize, &qn_cmd_synth,  &qn_cmd_render,   &qn_cmd_eval,  &qn_cmd_bench,
+    &qn_cmd_doctor, &qn_cmd_pull,     &qn_cmd_replay, &qn_cmd_version,
 };
 
 static void print_help(FILE *out)
@@ -17,6 +17,16 @@ static void print_help(FILE *out)
     fprintf(out, "\nquern COMMAND --help tells more.\n");
 }
 
+/* What a command printed has to have arrived: a full disk shows only now. */
+static int finish(int code)
+{
+    if ((fflush(stdout) || ferror(stdout)) && !code) {
+        fprintf(stderr, "quern: standard output cannot be written; is the disk full?\n");
+        return 1;
+    }
+    return code;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -25,11 +35,11 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         print_help(stdout);
-        return 0;
+        return finish(0);
     }
-    if (!strcmp(argv[1], "--version")) return qn_cmd_version.run(argc - 1, argv + 1);
+    if (!strcmp(argv[1], "--version")) return finish(qn_cmd_version.run(argc - 1, argv + 1));
     for (size_t i = 0; i < QN_COUNT(commands); i++)
-        if (!strcmp(argv[1], commands[i]->name)) return commands[i]->run(argc - 1, argv + 1);
+        if (!strcmp(argv[1], commands[i]->name)) return finish(commands[i]->run(argc - 1, argv + 1));
     fprintf(stderr, "quern: unknown command '%s'; quern --help lists all\n", argv[1]);
     return 2;
 }

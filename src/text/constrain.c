@@ -118,8 +118,10 @@ static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, 
         QN_TRY(argument(&member->value, &member->is_tagged, &member->is_bare, s, properties->items[i],
                         tool->is_strict, where, m, e));
     }
+    /* listed properties are all there are unless the schema says otherwise */
     const struct qn_json *more = qn_json_get(flat, "additionalProperties");
-    if (!tool->is_strict && !(qn_json_is(more, QN_JSON_BOOL) && !more->truth)) {
+    bool is_open = more ? !qn_json_is(more, QN_JSON_BOOL) || more->truth : !n;
+    if (!tool->is_strict && is_open) {
         object.more = other_key(m->t, members, object.n_member);
         QN_TRY(argument(&object.more_value, &object.more_tagged, &object.more_bare, s, more, false, where, m,
                         e));

@@ -23,14 +23,20 @@ static const char *const tags[N_TAG] = {"</parameter>", "</function>", "</tool_c
 #define MAX_OPEN      15
 #define node_of(t, n) ((uint8_t)((t) << 4 | (n)))
 
-struct qn_freetext qn_freetext_start(void)
+struct qn_freetext qn_freetext_start(bool is_flat, bool is_owing)
 {
-    return (struct qn_freetext){.line_start = 1};
+    return (struct qn_freetext){.line_start = 1, .is_flat = is_flat, .is_owing = is_owing};
+}
+
+/* Only blanks since a closer that was data, and the call cannot end yet. */
+static bool wants_to_end(const struct qn_freetext *s)
+{
+    return s->is_owing && s->owed & AFTER_PARAMETER;
 }
 
 bool qn_freetext_can_close(const struct qn_freetext *s)
 {
-    return s->phase == TAG && s->node == node_of(0, 1) && !(s->parameter_function & 15);
+    return s->phase == TAG && s->node == node_of(0, 1) && !(s->parameter_function & 15) && !wants_to_end(s);
 }
 
 bool qn_freetext_is_key(const struct qn_freetext *s)
@@ -66,7 +72,7 @@ static bool take_text(struct qn_freetext *s, unsigned char b)
 }
 
 /* A whole tag has been read as data. */
-static bool take_tag(struct qn_freetext *s, int tag, bool is_flat)
+static bool take_tag(struct qn_freetext *s, int tag)
 {
     bool ls = s->line_start;
     unsigned owed = s->owed, next = 0;
@@ -76,7 +82,7 @@ static bool take_tag(struct qn_freetext *s, int tag, bool is_flat)
     if (owed & WANT_OPEN && tag == TOOL_OPEN && !s->call) return false;
     if (owed & WANT_FUNCTION && tag == FUNCTION_CLOSE) next |= WANT_TOOL;
     if (owed & WANT_TOOL && tag == TOOL_CLOSE) next |= WANT_OPEN;
-    if (is_flat && ls && tag >= TOOL_OPEN) return false;
+    if (s->is_flat && ls && tag >= TOOL_OPEN) return false;
     int n_parameter = s->parameter_function & 15, n_function = s->parameter_function >> 4;
     s->phase = TEXT;
     s->line_start = 0;
@@ -149,16 +155,16 @@ static bool take_key(struct qn_freetext *s, unsigned char b, const struct qn_fre
     return true;
 }
 
-bool qn_freetext_step(struct qn_freetext *s, unsigned char b, const struct qn_freetext_key *keys, int n_key,
-                      bool is_flat)
+bool qn_freetext_step(struct qn_freetext *s, unsigned char b, const struct qn_freetext_key *keys, int n_key)
 {
     if (s->phase == KEY) return take_key(s, b, keys, n_key);
     if (s->phase == TEXT) return take_text(s, b);
     int tag = s->node >> 4, pos = s->node & 15;
+    if (pos == 1 && b == '/' && wants_to_end(s)) return false;
     for (int i = 0; i < N_TAG; i++) {
         if (strncmp(tags[i], tags[tag], (size_t)pos) || (unsigned char)tags[i][pos] != b) continue;
         s->node = node_of(i, pos + 1);
-        return tags[i][pos + 1] ? true : take_tag(s, i, is_flat);
+        return tags[i][pos + 1] ? true : take_tag(s, i);
     }
     /* no tag after all */
     s->owed = s->node = s->line_start = 0;

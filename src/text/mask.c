@@ -609,11 +609,13 @@ static void prepare(struct qn_mask *m)
         if (!sets[i].is_ascii) set.bits[2] = set.bits[3] = ~(uint64_t)0;
         loop_of(m, set.bits, sets[i].is_ascii);
     }
-    struct qn_freetext start = qn_freetext_start();
-    uint64_t word;
-    _Static_assert(sizeof word == sizeof start, "a state of free text is one word");
-    memcpy(&word, &start, sizeof word);
-    text_of(m, word, false);
+    for (int is_owing = 0; is_owing < 2; is_owing++) {
+        struct qn_freetext start = qn_freetext_start(false, is_owing);
+        uint64_t word;
+        _Static_assert(sizeof word == sizeof start, "a state of free text is one word");
+        memcpy(&word, &start, sizeof word);
+        text_of(m, word, false);
+    }
 }
 
 /* The state behind a node's bytes. */

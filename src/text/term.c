@@ -62,7 +62,6 @@ struct object {
 struct context {
     uint32_t object;
     uint64_t given;
-    bool is_flat;
     struct qn_freetext_key *keys;
     int n_key;
 };
@@ -504,7 +503,7 @@ bool qn_term_is_text(const struct qn_terms *t, qn_term a, uint64_t *word)
     if (x->kind != TEXT) return false;
     struct qn_freetext state = text_state(x);
     *word = (uint64_t)x->c << 32 | x->b;
-    return !qn_freetext_is_key(&state) && !t->contexts[x->a].is_flat;
+    return !qn_freetext_is_key(&state);
 }
 
 qn_term qn_term_text_of(struct qn_terms *t, uint64_t word)
@@ -687,26 +686,35 @@ static qn_term text_term(struct qn_terms *t, uint32_t context, struct qn_freetex
     return make(t, TEXT, context, word[0], word[1]);
 }
 
-static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given, bool is_flat)
+static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given)
 {
     const struct object *o = &t->objects[object];
     if (o->def.is_ordered) given = 0; /* every declared name is kept from text then */
     for (uint32_t i = 0; i < t->n_contexts; i++)
-        if (t->contexts[i].object == object && t->contexts[i].given == given &&
-            t->contexts[i].is_flat == is_flat)
-            return i;
+        if (t->contexts[i].object == object && t->contexts[i].given == given) return i;
     if (t->n_contexts >= MAX_CONTEXTS) {
         t->failed = QN_TOOBIG;
         return 0;
     }
     GROW(t, contexts, 1);
     struct context *c = &t->contexts[t->n_contexts];
-    *c = (struct context){.object = object, .given = given, .is_flat = is_flat};
+    *c = (struct context){.object = object, .given = given};
     c->keys = xcalloc((size_t)o->def.n_member + 1, sizeof *c->keys);
     for (int i = 0; i < o->def.n_member; i++)
         if (o->def.is_ordered || !(given >> i & 1))
             c->keys[c->n_key++] = (struct qn_freetext_key){o->members[i].name, o->members[i].n_name};
     return t->n_contexts++;
+}
+
+/* Is a required member still to come? given: members, or the index of the next. */
+static bool is_owing(const struct qn_terms *t, uint32_t object, uint64_t given)
+{
+    const struct object *o = &t->objects[object];
+    for (int i = 0; i < o->def.n_member; i++) {
+        bool is_open = o->def.is_ordered ? (uint64_t)i >= given : !(given >> i & 1);
+        if (is_open && o->members[i].is_required) return true;
+    }
+    return false;
 }
 
 static const char CLOSER[] = "</parameter>\n";
@@ -722,7 +730,8 @@ static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, q
         if (!is_tagged) return framed;
     }
     bool is_free = value == QN_TERM_EMPTY;
-    qn_term text = text_term(t, context_of(t, object, given, !is_free), qn_freetext_start());
+    qn_term text =
+        text_term(t, context_of(t, object, given), qn_freetext_start(!is_free, is_owing(t, object, given)));
     if (is_free) return text;
     return qn_term_and(t, framed, text, is_bare);
 }
@@ -751,7 +760,8 @@ static qn_term expand(struct qn_terms *t, qn_term a)
         if (is_ordered && m.is_required) break; /* none behind it before it */
     }
     o = &t->objects[x.a];
-    if (o->def.more != QN_TERM_EMPTY && (!is_ordered || can_close)) {
+    /* others once a call has what it needs: a model that does not want to give it would go on with them */
+    if (o->def.more != QN_TERM_EMPTY && (can_close || (!is_ordered && !is_call))) {
         uint64_t after = is_ordered ? (uint64_t)n : given;
         qn_term value =
             is_call ? call_value(t, x.a, given, o->def.more_value, o->def.more_tagged, o->def.more_bare)
@@ -772,7 +782,7 @@ static qn_term derive_text(struct qn_terms *t, struct term x, unsigned char b)
 {
     struct qn_freetext state = text_state(&x);
     const struct context *c = &t->contexts[x.a];
-    bool is_alive_text = qn_freetext_step(&state, b, c->keys, c->n_key, c->is_flat);
+    bool is_alive_text = qn_freetext_step(&state, b, c->keys, c->n_key);
     qn_term text = is_alive_text ? text_term(t, x.a, state) : QN_TERM_EMPTY;
     /* the closer stands at the start of a line, or right behind the text when the model leaves that out */
     if (is_alive_text && qn_freetext_can_close(&state))

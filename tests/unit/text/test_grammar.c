@@ -283,6 +283,39 @@ static void test_calls(void **state)
     qn_toolset_free(tools);
 }
 
+/* A model that wants to end a call too early is led to what is missing, not into data. */
+static void test_required_parameters(void **state)
+{
+    (void)state;
+    struct qn_toolset *tools;
+    assert_int_equal(
+        qn_toolset_create(
+            &tools,
+            json("[{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":"
+                 "\"string\"},"
+                 "\"b\":{\"type\":\"string\"},\"c\":{\"type\":\"string\"}},\"required\":[\"a\",\"b\"]}},"
+                 "{\"name\":\"g\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":"
+                 "\"string\"}},"
+                 "\"required\":[\"a\"],\"additionalProperties\":true}}]"),
+            NULL),
+        QN_OK);
+    struct qn_constrain c = {.tools = tools, .choice = QN_CHOICE_REQUIRED};
+    struct qn_grammar *g = compile(&c);
+#define HEAD(name) "<tool_call>\n<function=" name ">\n"
+    check(g, F(P("a", "1") P("b", "2")), 'y');
+    check(g, F(P("b", "1") P("c", "2") P("a", "3")), 'y');
+    check(g, HEAD("f") P("a", "x") "</", 'n');
+    check(g, HEAD("f") P("a", "x") "\n</f", 'n');
+    check(g, HEAD("f") "<parameter=a>\nx</parameter>\n</", 'n');
+    check(g, F(P("a", "x\n</parameter>\nprose </b> y") P("b", "</parameter> z")), 'y');
+    check(g, F(P("a", "x") P("b", "</parameter>\n</more>\n")), 'y'); /* nothing is missing any more */
+    check(g, HEAD("f") "<parameter=d>", 'n');                        /* the listed ones are all there are */
+    check(g, HEAD("g") "<parameter=d>", 'n'); /* others, but not before what is required */
+    check(g, HEAD("g") P("a", "1") P("d", "2") "</function>\n</tool_call>", 'y');
+    qn_grammar_release(g);
+    qn_toolset_free(tools);
+}
+
 static void test_equal_requests_share(void **state)
 {
     (void)state;
@@ -424,9 +457,13 @@ static void test_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_calls),   cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_masks),   cmocka_unit_test(test_equal_requests_share),
+        cmocka_unit_test(test_schemas),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_required_parameters),
+        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_equal_requests_share),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

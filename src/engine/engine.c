@@ -147,7 +147,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
         g->counters.finished[finish]++;
         publish_stats(g); /* before the reader can see the end */
         atomic_fetch_sub(&g->n_inside, 1);
-        qn_request_send_end(q->request, finish, stop_tok, error);
+        qn_request_send_end(q->request, finish, stop_tok, q->is_loop, error);
         qn_request_unref(q->request);
     }
     qn_seq_free(q);
@@ -189,10 +189,13 @@ static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_st
     }
     if (is_stuck) {
         struct qn_err e = {0};
-        int code = qn_grammar_failed(q->params->constraint);
+        bool has_grammar = q->params->constraint;
+        int code = has_grammar ? qn_grammar_failed(q->params->constraint) : QN_OK;
         qn_err_set(&e, code ? code : QN_UNSUPPORTED, __FILE__, __LINE__,
                    code ? "the grammar of the request needs too many states; a simpler schema helps"
-                        : "the grammar of the request allows no token of this model here");
+                   : q->params->allowed_bits
+                       ? "allowed_token_ids leaves no token to go on with"
+                       : "the grammar of the request allows no token of this model here");
         finish(g, q, QN_FINISH_ERROR, -1, &e);
         return false;
     }
@@ -208,7 +211,9 @@ static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_st
         finish(g, q, QN_FINISH_STOP, token->tok, NULL);
         return false;
     }
-    if (q->n_tok >= q->max_tok) {
+    bool is_loop = qn_pick_watch(&q->pick, q->tok + q->n_prompt, qn_seq_n_new(q));
+    if (is_loop || q->n_tok >= q->max_tok) {
+        q->is_loop = is_loop;
         finish(g, q, QN_FINISH_LENGTH, -1, NULL);
         return false;
     }

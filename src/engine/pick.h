@@ -6,20 +6,26 @@
 #define QN_PICK_H
 
 #include "base/hash.h"
+#include "engine/ban.h"
 #include "engine/request.h"
 #include "text/mask.h"
 
 struct qn_pick {
     const struct qn_request_params *params;
     int n_new;            /* tokens picked so far */
-    bool in_think;        /* in an open think block with a budget */
+    bool in_think;        /* in an open think block that can be closed */
     int n_think;          /* tokens in it */
+    int think_limit;      /* of them, before it is closed */
     int n_forced;         /* tokens of think_close that were forced */
     struct qn_mask *mask; /* the engine's, when the request has a grammar */
     qn_gstate state;      /* of the grammar */
+    const struct qn_ban *ban;
+    int banned; /* state of the ban */
 };
 
-void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params, struct qn_mask *mask);
+/* ban: of the request, or NULL. */
+void qn_pick_init(struct qn_pick *k, const struct qn_request_params *params, struct qn_mask *mask,
+                  const struct qn_ban *ban);
 /* The token that a grammar has no choice but to take, as a draft; -1 when there is a choice. */
 int32_t qn_pick_guess(const struct qn_pick *k);
 /* The only token the next row may pick, or -1. */
@@ -30,6 +36,9 @@ bool qn_pick_allows(const struct qn_pick *k, int32_t tok);
 bool qn_pick_mask(const struct qn_pick *k, uint32_t *words, int vocab);
 bool qn_pick_stops(const struct qn_pick *k, int32_t tok);
 void qn_pick_advance(struct qn_pick *k, int32_t tok);
+/* Looks, now and then, whether the n_tok generated tokens go in a loop. A thought that does is closed a
+ * little later, behind anything drafted by now. True: constrained output does, which has no other end. */
+bool qn_pick_watch(struct qn_pick *k, const int32_t *tok, int n_tok);
 
 /* Distinct tokens of a sequence, with how often each was generated. */
 struct qn_seen {

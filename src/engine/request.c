@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "engine/ban.h"
 #include "engine/ticket.h"
 #include "text/grammar.h"
 
@@ -43,6 +44,10 @@ struct qn_request *qn_request_create(const struct qn_request_params *p)
     r->params.bias = copy(p->bias, p->n_bias, sizeof *p->bias);
     r->params.stop_tok = copy(p->stop_tok, p->n_stop, sizeof *p->stop_tok);
     r->params.think_close = copy(p->think_close, p->n_think_close, sizeof *p->think_close);
+    r->params.allowed_bits = copy(p->allowed_bits, p->n_allowed_word, sizeof *p->allowed_bits);
+    r->params.ban_tok = NULL;
+    r->params.ban_len = NULL;
+    if (p->n_ban) r->ban = qn_ban_create(p->ban_tok, p->ban_len, p->n_ban);
     if (p->constraint) qn_grammar_acquire(p->constraint);
     /* every event this request can make: its tokens, its prompt's when asked for, the end */
     size_t n_event = (size_t)p->max_new + 16;
@@ -65,6 +70,8 @@ void qn_request_unref(struct qn_request *r)
     free((void *)(uintptr_t)r->params.bias);
     free((void *)(uintptr_t)r->params.stop_tok);
     free((void *)(uintptr_t)r->params.think_close);
+    free((void *)(uintptr_t)r->params.allowed_bits);
+    qn_ban_free(r->ban);
     qn_ring_free(r->ring);
     pthread_mutex_destroy(&r->lock);
     free(r);
@@ -87,10 +94,11 @@ void qn_request_send_token(struct qn_request *r, enum qn_event_kind kind, const 
     QN_CHECK(qn_ring_push(r->ring, &record, RECORD_BYTES(record.n_top)) == QN_OK);
 }
 
-void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok,
+void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok, bool is_loop,
                          const struct qn_err *error)
 {
-    struct end_record end = {.head = {.kind = QN_EVENT_END, .finish = (uint8_t)finish, .tok = stop_tok}};
+    struct end_record end = {
+        .head = {.kind = QN_EVENT_END, .finish = (uint8_t)finish, .n_top = is_loop, .tok = stop_tok}};
     if (error) end.error = *error;
     QN_CHECK(qn_ring_push(r->ring, &end, sizeof end) == QN_OK);
 }
@@ -123,6 +131,7 @@ int qn_request_next(struct qn_request *r, struct qn_event *out, int64_t timeout_
     if (out->kind == QN_EVENT_END) {
         out->finish = (enum qn_finish)u.record.finish;
         out->stop_tok = u.record.tok;
+        out->is_loop = u.record.n_top;
         out->error = u.end.error;
         r->is_ended = true;
         return QN_OK;

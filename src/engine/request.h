@@ -12,6 +12,7 @@
 #include "base/err.h"
 
 struct qn_grammar; /* text/grammar.h: what the output must obey; reference counted */
+struct qn_ban;     /* engine/ban.h */
 
 enum qn_priority { QN_PRIORITY_NORMAL, QN_PRIORITY_LOW };
 
@@ -30,8 +31,14 @@ struct qn_request_params {
     bool ignore_eos;               /* stop tokens are ordinary tokens */
     bool keep_stop_tok;            /* report the stop token as a token as well */
     struct qn_grammar *constraint; /* or NULL; the engine takes its own reference and is its only user then */
-    /* Thinking budget: after think_budget tokens without think_end, the tokens of think_close are forced one
-     * by one (the last of them is think_end). 0 or less with is_thinking: no limit. */
+    const uint32_t *allowed_bits;  /* only these tokens [n_allowed_word words of 32]; NULL: all; copied */
+    int n_allowed_word;
+    const int32_t *ban_tok; /* sequences that may not be generated, one after the other; copied */
+    const int *ban_len;     /* [n_ban] */
+    int n_ban;
+    /* Thinking ends after think_budget tokens without think_end (0: no budget), and when it goes in a loop:
+     * the tokens of think_close are then forced one by one (the last of them is think_end). Inside it no stop
+     * token may come, unless ignore_eos. */
     bool is_thinking; /* the prompt's tail is an open think block */
     int think_budget;
     int32_t think_end;
@@ -61,6 +68,7 @@ struct qn_event {
     /* END */
     enum qn_finish finish;
     int32_t stop_tok;    /* that ended it, or -1 */
+    bool is_loop;        /* LENGTH: constrained output went in a loop */
     struct qn_err error; /* QN_FINISH_ERROR */
 };
 

@@ -27,7 +27,7 @@ struct qn_seq *qn_seq_create(struct qn_request *r, int max_context, struct qn_ma
     struct qn_seq *s = create(p);
     s->request = r;
     s->max_tok = p->max_new < max_context - p->n_tok ? p->n_tok + p->max_new : max_context;
-    qn_pick_init(&s->pick, p, mask);
+    qn_pick_init(&s->pick, p, mask, r->ban);
     s->needs_seen = qn_seen_is_needed(&p->sample);
     if (s->needs_seen)
         for (int i = 0; i < p->n_tok; i++) qn_seen_add(&s->seen, p->tok[i], false);

@@ -30,6 +30,7 @@ struct qn_seq {
     const struct qn_request_params *params;
     enum qn_seq_state state;
     bool is_paused;           /* a job whose caller is reading */
+    bool is_loop;             /* ended for saying the same over and over */
     int64_t order;            /* of arrival */
     int client;               /* place in the scheduler's table */
     struct qn_tier_wait wait; /* for its prefix, while it waits */

@@ -14,6 +14,7 @@
 struct qn_request {
     struct qn_letter letter;         /* the submission, in the engine's mailbox */
     struct qn_request_params params; /* arrays are copies owned by the request */
+    struct qn_ban *ban;              /* of ban_tok, or NULL */
     atomic_int n_ref;
     atomic_bool is_cancelled;
     atomic_int progress;
@@ -31,7 +32,7 @@ void qn_request_unref(struct qn_request *r);
 /* Engine thread. */
 bool qn_request_is_cancelled(const struct qn_request *r);
 void qn_request_send_token(struct qn_request *r, enum qn_event_kind kind, const struct qn_step_token *token);
-void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok,
+void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok, bool is_loop,
                          const struct qn_err *error);
 void qn_request_set_stats(struct qn_request *r, const struct qn_request_stats *stats);
 void qn_request_set_progress(struct qn_request *r, int n_tok);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "engine/ban.h"
 #include "engine/engine.h"
 #include "server/calls.h"
 #include "server/stream.h"
@@ -202,18 +203,99 @@ out:
     return rc;
 }
 
+/* allowed_token_ids: only these may come. */
+static int read_allowed_ids(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
+                            struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_json *list;
+    int n_vocab = qn_tokenizer_n_vocab(x->server->text->tokenizer);
+    x->param = "allowed_token_ids";
+    QN_TRY(qn_json_get_arr(body, "allowed_token_ids", &list, e));
+    if (!list) goto done;
+    QN_FAIL_IF(!list->n, e, QN_INVAL, "allowed_token_ids is empty; leave it out to allow every token");
+    a->n_allowed_word = (int)QN_CEIL_DIV(n_vocab, 32);
+    uint32_t *bits = qn_arena_alloc(a->arena, (size_t)a->n_allowed_word * sizeof *bits);
+    QN_FAIL_IF(!bits, e, QN_TOOBIG, "allowed_token_ids: the request is too large");
+    memset(bits, 0, (size_t)a->n_allowed_word * sizeof *bits);
+    for (size_t i = 0; i < list->n; i++) {
+        int64_t id;
+        QN_FAIL_IF(!qn_json_int(list->items[i], &id) || id < 0 || id >= n_vocab, e, QN_INVAL,
+                   "allowed_token_ids[%zu] is not a token id of this model (0 to %d)", i, n_vocab - 1);
+        bits[id / 32] |= 1u << id % 32;
+    }
+    a->allowed_bits = bits;
+done:
+    x->param = NULL;
+out:
+    return rc;
+}
+
+/* A word's tokens appended to the ban. at_start: without, else with a blank before it. */
+static int add_ban(struct qn_ask *a, struct qn_ids *all, const struct qn_tokenizer *t, const char *word,
+                   size_t n, bool at_start, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_ids ids = QN_IDS_INIT(QN_BAN_MAX_TOKENS);
+    struct qn_buf text = QN_BUF_INIT(1 << 20);
+    if (!at_start) qn_buf_putc(&text, ' ');
+    qn_buf_append(&text, word, n);
+    /* plain text: a word that spells a control token bans its spelling */
+    uint8_t *plain = xcalloc(text.n_byte + 1, 1);
+    rc = qn_tokenizer_encode(t, qn_buf_str(&text), text.n_byte, plain, &ids, e);
+    free(plain);
+    if (rc) goto out;
+    /* the form with a blank counts where the blank makes another first token, not one more token */
+    if (!at_start) {
+        int before = a->ban_len[a->n_ban - 1];
+        if ((int)ids.n != before || all->data[all->n - (size_t)before] == ids.data[0]) goto out;
+    }
+    QN_FAIL_IF(!ids.n || all->n + ids.n > QN_BAN_MAX_TOKENS, e, QN_TOOBIG,
+               "bad_words: at most %d tokens are taken in all", QN_BAN_MAX_TOKENS);
+    QN_TRY(qn_ids_append(all, ids.data, ids.n));
+    a->ban_len[a->n_ban++] = (int)ids.n;
+out:
+    qn_ids_free(&ids);
+    qn_buf_free(&text);
+    return rc;
+}
+
+/* bad_words: texts that may not be generated, at the start of a word or behind a blank. */
+static int read_bad_words(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
+                          struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_ids all = QN_IDS_INIT(QN_BAN_MAX_TOKENS);
+    const struct qn_tokenizer *t = x->server->text->tokenizer;
+    struct qn_json *list;
+    x->param = "bad_words";
+    QN_TRY(qn_json_get_arr(body, "bad_words", &list, e));
+    size_t n = list ? list->n : 0;
+    QN_FAIL_IF(n > 1024, e, QN_TOOBIG, "bad_words has %zu entries; at most 1024 are taken", n);
+    a->ban_len = qn_arena_alloc(a->arena, (2 * n + 1) * sizeof *a->ban_len);
+    QN_FAIL_IF(!a->ban_len, e, QN_TOOBIG, "bad_words: the request is too large");
+    for (size_t i = 0; i < n; i++) {
+        const struct qn_json *word = list->items[i];
+        QN_FAIL_IF(!qn_json_is(word, QN_JSON_STRING), e, QN_INVAL, "bad_words[%zu] is not a string", i);
+        size_t skip = 0;
+        while (skip < word->n && word->text[skip] == ' ') skip++;
+        QN_FAIL_IF(skip == word->n, e, QN_INVAL, "bad_words[%zu] is empty", i);
+        QN_TRY(add_ban(a, &all, t, word->text + skip, word->n - skip, true, e));
+        QN_TRY(add_ban(a, &all, t, word->text + skip, word->n - skip, false, e));
+    }
+    a->ban_tok = qn_arena_alloc(a->arena, (all.n + 1) * sizeof *a->ban_tok);
+    QN_FAIL_IF(!a->ban_tok, e, QN_TOOBIG, "bad_words: the request is too large");
+    if (all.n) memcpy(a->ban_tok, all.data, all.n * sizeof *a->ban_tok);
+    x->param = NULL;
+out:
+    qn_ids_free(&all);
+    return rc;
+}
+
 /* Members whose neglect would change the answer, and which this server cannot do. */
 static int refuse_unsupported(struct qn_exchange *x, const struct qn_json *body, struct qn_err *e)
 {
     int rc = QN_OK;
-    static const char *const lists[] = {"bad_words", "allowed_token_ids"};
-    for (size_t i = 0; i < QN_COUNT(lists); i++) {
-        const struct qn_json *v = qn_json_get(body, lists[i]);
-        x->param = lists[i];
-        QN_FAIL_IF(!qn_json_is_null(v) && v->n, e, QN_UNSUPPORTED,
-                   "%s is not supported; logit_bias can forbid tokens", lists[i]);
-    }
-    x->param = "modalities";
     const struct qn_json *modes = qn_json_get(body, "modalities");
     for (size_t i = 0; qn_json_is(modes, QN_JSON_ARRAY) && i < modes->n; i++)
         QN_FAIL_IF(qn_json_is_str(modes->items[i], "audio"), e, QN_INVAL,
@@ -222,9 +304,6 @@ static int refuse_unsupported(struct qn_exchange *x, const struct qn_json *body,
     QN_FAIL_IF(qn_json_is(qn_json_get(body, "use_beam_search"), QN_JSON_BOOL) &&
                    qn_json_get(body, "use_beam_search")->truth,
                e, QN_UNSUPPORTED, "use_beam_search is not supported");
-    x->param = "truncate_prompt_tokens";
-    QN_FAIL_IF(!qn_json_is_null(qn_json_get(body, "truncate_prompt_tokens")), e, QN_UNSUPPORTED,
-               "truncate_prompt_tokens is not supported; send a shorter prompt");
     x->param = NULL;
 out:
     return rc;
@@ -314,6 +393,9 @@ int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct q
     int64_t prompt_top = -1;
     QN_TRY(qn_ask_read_int(x, body, "prompt_logprobs", 0, QN_MAX_TOP, &prompt_top, e));
     a->prompt_top = (int)prompt_top;
+    QN_TRY(qn_ask_read_int(x, body, "truncate_prompt_tokens", -1, INT32_MAX, &a->truncate, e));
+    QN_TRY(read_allowed_ids(a, x, body, e));
+    QN_TRY(read_bad_words(a, x, body, e));
     QN_TRY(read_bias(a, x, body, e));
     QN_TRY(read_stop_ids(a, x, body, e));
     QN_TRY(qn_ask_read_stops(a, x, body, "stop", e));
@@ -400,12 +482,17 @@ int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
         } else if (qn_json_is_str(type, "grammar")) {
             a->form = "grammar";
             a->form_value = qn_json_get(format, "grammar");
+        } else if (qn_json_is_str(type, "structural_tag")) {
+            a->form = "structural_tag";
+            a->form_value = format;
         } else
-            QN_FAIL(e, QN_INVAL, "response_format: type must be text, json_object, json_schema or grammar");
+            QN_FAIL(
+                e, QN_INVAL,
+                "response_format: type must be text, json_object, json_schema, structural_tag or grammar");
     }
     x->param = "structured_outputs";
     QN_TRY(qn_json_get_obj(body, "structured_outputs", &structured, e));
-    static const char *const forms[] = {"json", "regex", "choice", "grammar"};
+    static const char *const forms[] = {"json", "regex", "choice", "grammar", "structural_tag"};
     for (size_t i = 0; i < QN_COUNT(forms); i++) {
         const struct qn_json *v = qn_json_get(structured, forms[i]);
         if (qn_json_is_null(v)) continue;
@@ -413,8 +500,12 @@ int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
         a->form = i ? forms[i] : "json_schema";
         a->form_value = v;
     }
-    QN_FAIL_IF(!qn_json_is_null(qn_json_get(structured, "structural_tag")), e, QN_UNSUPPORTED,
-               "structured_outputs: structural_tag is not supported");
+    bool json_object = false;
+    QN_TRY(qn_json_get_bool(structured, "json_object", false, &json_object, e));
+    if (json_object) {
+        n++;
+        a->form = "json_object";
+    }
     for (size_t i = 0; i < QN_COUNT(flat); i++) {
         const struct qn_json *v = qn_json_get(body, flat[i].key);
         if (qn_json_is_null(v)) continue;
@@ -426,10 +517,11 @@ int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
     QN_FAIL_IF(
         n > 1, e, QN_INVAL,
         "more than one of response_format, structured_outputs, guided_*, grammar, json_schema is given");
-    /* a schema may come as JSON text */
-    if (a->form && !strcmp(a->form, "json_schema") && qn_json_is(a->form_value, QN_JSON_STRING)) {
+    /* a schema, or tags, may come as JSON text */
+    if (a->form && (!strcmp(a->form, "json_schema") || !strcmp(a->form, "structural_tag")) &&
+        qn_json_is(a->form_value, QN_JSON_STRING)) {
         struct qn_json *parsed;
-        QN_TRY(qn_json_parse(&parsed, a->arena, a->form_value->text, a->form_value->n, "the JSON schema", e));
+        QN_TRY(qn_json_parse(&parsed, a->arena, a->form_value->text, a->form_value->n, a->form, e));
         a->form_value = parsed;
     }
     x->param = NULL;
@@ -491,18 +583,19 @@ static int read_form_value(struct qn_constrain *c, const struct qn_ask *a, struc
         const char *name;
         enum qn_content_form form;
         int type; /* of the value; -1: any */
-    } forms[] = {{"json_object", QN_CONTENT_JSON_OBJECT, -1},
-                 {"json_schema", QN_CONTENT_JSON_SCHEMA, -1},
-                 {"regex", QN_CONTENT_REGEX, QN_JSON_STRING},
-                 {"choice", QN_CONTENT_CHOICE, QN_JSON_ARRAY},
-                 {"grammar", QN_CONTENT_GRAMMAR, QN_JSON_STRING}};
+    } forms[] = {
+        {"json_object", QN_CONTENT_JSON_OBJECT, -1},     {"json_schema", QN_CONTENT_JSON_SCHEMA, -1},
+        {"regex", QN_CONTENT_REGEX, QN_JSON_STRING},     {"choice", QN_CONTENT_CHOICE, QN_JSON_ARRAY},
+        {"grammar", QN_CONTENT_GRAMMAR, QN_JSON_STRING}, {"structural_tag", QN_CONTENT_TAGS, QN_JSON_OBJECT}};
     for (size_t i = 0; a->form && i < QN_COUNT(forms); i++) {
         if (strcmp(a->form, forms[i].name) != 0) continue;
         c->form = forms[i].form;
         c->is_strict = a->form_strict;
         QN_FAIL_IF(forms[i].type >= 0 && !qn_json_is(a->form_value, (enum qn_json_type)forms[i].type), e,
                    QN_INVAL, "%s must be %s", a->form,
-                   forms[i].type == QN_JSON_ARRAY ? "an array of strings" : "a string");
+                   forms[i].type == QN_JSON_ARRAY    ? "an array of strings"
+                   : forms[i].type == QN_JSON_STRING ? "a string"
+                                                     : "an object");
         if (forms[i].type == QN_JSON_STRING)
             c->text = a->form_value->text;
         else
@@ -609,6 +702,15 @@ void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e)
     qn_http_fail_with(x, e->code == QN_UNSUPPORTED ? 400 : qn_http_status(e->code), x->code, "%s", e->text);
 }
 
+int qn_api_truncated(const struct qn_exchange *x, const struct qn_ask *a, int n_prompt)
+{
+    int max_context = qn_server_max_context(x->server);
+    int64_t keep = a->truncate > 0   ? a->truncate
+                   : a->truncate < 0 ? max_context - QN_CLAMP(a->max_new, 1, max_context / 2)
+                                     : n_prompt;
+    return n_prompt > keep ? n_prompt - (int)QN_MAX(keep, 1) : 0;
+}
+
 bool qn_api_refuse_length(struct qn_exchange *x, const struct qn_ask *a, int n_prompt)
 {
     int max_context = qn_server_max_context(x->server);
@@ -651,7 +753,8 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         qn_api_fail_render(x, &e);
         goto out;
     }
-    if (qn_api_refuse_length(x, a, prompt.n_tok)) goto out;
+    int n_cut = qn_api_truncated(x, a, prompt.n_tok);
+    if (qn_api_refuse_length(x, a, prompt.n_tok - n_cut)) goto out;
     if (qn_ask_constrain(a, x, tools, prompt.is_thinking, &e)) {
         qn_http_fail(x, &e);
         goto out;
@@ -660,8 +763,8 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
     s->rendered = prompt;
     s->state = state;
     s->tools = tools;
-    s->prompts[0] =
-        (struct qn_stream_prompt){prompt.ids, prompt.n_tok, prompt.is_thinking, prompt.thinking_budget};
+    s->prompts[0] = (struct qn_stream_prompt){prompt.ids + n_cut, prompt.n_tok - n_cut, prompt.is_thinking,
+                                              prompt.thinking_budget};
     qn_stream_answer(s);
     return;
 out:

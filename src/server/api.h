@@ -36,7 +36,13 @@ struct qn_ask {
     bool include_stop;
     int32_t *stop_tok; /* [n_stop_tok] more than the model's own */
     int n_stop_tok;
-    int prompt_top; /* -1: no prompt log-probabilities */
+    int prompt_top;               /* -1: no prompt log-probabilities */
+    const uint32_t *allowed_bits; /* only these tokens [n_allowed_word]; NULL: all */
+    int n_allowed_word;
+    int32_t *ban_tok; /* sequences that may not come, one after the other */
+    int *ban_len;     /* [n_ban] */
+    int n_ban;
+    int64_t truncate; /* prompt tokens kept from its end; 0: all, -1: what leaves room for an answer */
 
     /* tools and form */
     const struct qn_json *tools; /* as the parser wants them, or NULL */
@@ -109,6 +115,8 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e);
 /* An error of rendering: its status differs by kind. */
 void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e);
+/* Tokens left out at the prompt's beginning, as truncate_prompt_tokens asks. */
+int qn_api_truncated(const struct qn_exchange *x, const struct qn_ask *a, int n_prompt);
 /* Answers 400 in the wording agents recognise and returns true when the prompt leaves no room. */
 bool qn_api_refuse_length(struct qn_exchange *x, const struct qn_ask *a, int n_prompt);
 

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "server/stream.h"
+#include "text/jinja.h"
 #include "text/tokenizer.h"
 
 static void put_str(struct qn_buf *out, const char *s)
@@ -344,7 +345,7 @@ void qn_api_detokenize(struct qn_exchange *x)
 void qn_api_tokenizer_info(struct qn_exchange *x)
 {
     static const char *const names[] = {"eos_token", "bos_token", "pad_token"};
-    struct qn_buf out = QN_BUF_INIT(1 << 20);
+    struct qn_buf out = QN_BUF_INIT((size_t)64 << 20);
     const struct qn_text *t = x->server->text;
     qn_buf_putc(&out, '{');
     for (size_t i = 0; i < QN_COUNT(names); i++) {
@@ -356,7 +357,12 @@ void qn_api_tokenizer_info(struct qn_exchange *x)
             qn_buf_puts(&out, "null");
     }
     qn_buf_puts(&out, ",\"chat_template\":");
-    put_str(&out, t->template_source_name ? t->template_source_name : "");
+    if (t->template) {
+        size_t n;
+        const char *source = qn_jinja_source(t->template, &n);
+        qn_json_write_str(&out, source, n, false);
+    } else
+        qn_buf_puts(&out, "null");
     qn_buf_putc(&out, '}');
     qn_http_reply_json(x, 200, &out);
 }

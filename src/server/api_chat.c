@@ -56,51 +56,12 @@ static void write_timings(struct qn_stream *s, struct qn_buf *out)
     qn_buf_putc(out, '}');
 }
 
-static void write_number(struct qn_buf *out, float x)
-{
-    if (isnan(x))
-        qn_buf_puts(out, "null");
-    else if (isinf(x) || x < -9999)
-        qn_buf_puts(out, "-9999.0");
-    else
-        qn_buf_printf(out, "%.6g", (double)x);
-}
-
-static void write_bytes(const struct qn_stream *s, struct qn_buf *out, int32_t tok)
-{
-    size_t n;
-    const uint8_t *bytes = qn_tokenizer_bytes(s->server->text->tokenizer, tok, &n);
-    qn_buf_putc(out, '[');
-    for (size_t i = 0; i < n; i++) qn_buf_printf(out, "%s%d", i ? "," : "", bytes[i]);
-    qn_buf_putc(out, ']');
-}
-
-/* [{token, logprob, bytes, top_logprobs}], of lps[from .. to) */
 static void write_chat_logprobs(const struct qn_stream *s, struct qn_buf *out,
                                 const struct qn_step_token *lps, size_t from, size_t to)
 {
-    qn_buf_puts(out, "{\"content\":[");
-    for (size_t i = from; i < to; i++) {
-        const struct qn_step_token *t = &lps[i];
-        qn_buf_printf(out, "%s{\"token\":", i > from ? "," : "");
-        qn_stream_write_token(s, out, t->tok);
-        qn_buf_puts(out, ",\"logprob\":");
-        write_number(out, t->logprob);
-        qn_buf_puts(out, ",\"bytes\":");
-        write_bytes(s, out, t->tok);
-        qn_buf_puts(out, ",\"top_logprobs\":[");
-        for (int k = 0; k < t->n_top; k++) {
-            qn_buf_printf(out, "%s{\"token\":", k ? "," : "");
-            qn_stream_write_token(s, out, t->top_tok[k]);
-            qn_buf_puts(out, ",\"logprob\":");
-            write_number(out, t->top_logprob[k]);
-            qn_buf_puts(out, ",\"bytes\":");
-            write_bytes(s, out, t->top_tok[k]);
-            qn_buf_putc(out, '}');
-        }
-        qn_buf_puts(out, "]}");
-    }
-    qn_buf_puts(out, "],\"refusal\":null}");
+    qn_buf_puts(out, "{\"content\":");
+    qn_stream_write_logprobs(s, out, lps, from, to);
+    qn_buf_puts(out, ",\"refusal\":null}");
 }
 
 /* [null, {"id": {logprob, rank, decoded_token}}, ...] of the prompt */
@@ -120,14 +81,14 @@ static void write_prompt_logprobs(const struct qn_output *c, struct qn_buf *out)
         for (int k = 0; k < t->n_top; k++) {
             is_top |= t->top_tok[k] == t->tok;
             qn_buf_printf(out, "%s\"%d\":{\"logprob\":", k ? "," : "", t->top_tok[k]);
-            write_number(out, t->top_logprob[k]);
+            qn_stream_write_number(out, t->top_logprob[k]);
             qn_buf_printf(out, ",\"rank\":%d,\"decoded_token\":", k + 1);
             qn_stream_write_token(s, out, t->top_tok[k]);
             qn_buf_putc(out, '}');
         }
         if (!is_top) {
             qn_buf_printf(out, "%s\"%d\":{\"logprob\":", t->n_top ? "," : "", t->tok);
-            write_number(out, t->logprob);
+            qn_stream_write_number(out, t->logprob);
             qn_buf_puts(out, ",\"rank\":null,\"decoded_token\":");
             qn_stream_write_token(s, out, t->tok);
             qn_buf_putc(out, '}');
@@ -150,7 +111,9 @@ static void write_stop_reason(const struct qn_output *c, struct qn_buf *out)
     const struct qn_ask *a = &c->stream->ask;
     bool is_asked = false;
     for (int i = 0; i < a->n_stop_tok; i++) is_asked |= a->stop_tok[i] == c->stop_tok;
-    if (c->stop_index >= 0)
+    if (c->is_loop)
+        qn_buf_puts(out, "\"repetition\"");
+    else if (c->stop_index >= 0)
         qn_json_write_str(out, a->stops[c->stop_index], strlen(a->stops[c->stop_index]), false);
     else if (is_asked)
         qn_buf_printf(out, "%d", c->stop_tok);
@@ -497,7 +460,7 @@ static void write_old_logprobs(struct qn_output *c, struct qn_buf *out, const st
                 if (part == 0)
                     qn_stream_write_token(s, out, p->tok);
                 else if (part == 1)
-                    write_number(out, p->logprob);
+                    qn_stream_write_number(out, p->logprob);
                 else if (part == 2 && isnan(p->logprob))
                     qn_buf_puts(out, "null");
                 else if (part == 2) {
@@ -516,13 +479,13 @@ static void write_old_logprobs(struct qn_output *c, struct qn_buf *out, const st
                         if (k) qn_buf_putc(out, ',');
                         qn_stream_write_token(s, out, p->top_tok[k]);
                         qn_buf_putc(out, ':');
-                        write_number(out, p->top_logprob[k]);
+                        qn_stream_write_number(out, p->top_logprob[k]);
                     }
                     if (!has_own) {
                         if (p->n_top) qn_buf_putc(out, ',');
                         qn_stream_write_token(s, out, p->tok);
                         qn_buf_putc(out, ':');
-                        write_number(out, p->logprob);
+                        qn_stream_write_number(out, p->logprob);
                     }
                     qn_buf_putc(out, '}');
                 } else {
@@ -648,13 +611,30 @@ static const struct qn_dialect complete_dialect = {
     .whole = complete_whole,
 };
 
+/* Ids of the fill-in-the-middle tokens; false: the model has none. */
+static bool find_middle(const struct qn_tokenizer *t, int32_t ids[3])
+{
+    static const char *const names[] = {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"};
+    for (size_t i = 0; i < QN_COUNT(names); i++) {
+        ids[i] = qn_tokenizer_id(t, names[i]);
+        if (ids[i] < 0) return false;
+    }
+    return true;
+}
+
 static int read_one_prompt(struct qn_stream_prompt *p, struct qn_exchange *x, const struct qn_json *v,
-                           struct qn_err *e)
+                           const struct qn_json *suffix, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_ids ids = QN_IDS_INIT((size_t)1 << 28);
     int32_t *copy;
     const struct qn_tokenizer *t = x->server->text->tokenizer;
+    int32_t middle[3];
+    if (suffix) {
+        QN_FAIL_IF(!find_middle(t, middle), e, QN_INVAL,
+                   "suffix: the model has no fill-in-the-middle tokens (<|fim_prefix|>, ...)");
+        QN_TRY(qn_ids_push(&ids, middle[0]));
+    }
     p->think_budget = QN_CHAT_NO_BUDGET;
     if (qn_json_is(v, QN_JSON_STRING)) {
         QN_TRY(qn_tokenizer_encode(t, v->text, v->n, NULL, &ids, e));
@@ -666,6 +646,11 @@ static int read_one_prompt(struct qn_stream_prompt *p, struct qn_exchange *x, co
                        qn_tokenizer_n_vocab(t) - 1);
             QN_TRY(qn_ids_push(&ids, (int32_t)id));
         }
+    }
+    if (suffix) {
+        QN_TRY(qn_ids_push(&ids, middle[1]));
+        QN_TRY(qn_tokenizer_encode(t, suffix->text, suffix->n, NULL, &ids, e));
+        QN_TRY(qn_ids_push(&ids, middle[2]));
     }
     QN_FAIL_IF(!ids.n, e, QN_INVAL, "prompt: empty; send at least one token");
     copy = qn_arena_alloc(x->arena, ids.n * sizeof *copy);
@@ -680,7 +665,7 @@ out:
 
 /* A string, strings, ids, or lists of ids. */
 static int read_prompts(struct qn_stream_prompt **out, int *n_out, struct qn_exchange *x,
-                        const struct qn_json *v, struct qn_err *e)
+                        const struct qn_json *v, const struct qn_json *suffix, struct qn_err *e)
 {
     int rc = QN_OK;
     x->param = "prompt";
@@ -698,7 +683,7 @@ static int read_prompts(struct qn_stream_prompt **out, int *n_out, struct qn_exc
         const struct qn_json *one = is_many ? v->items[i] : v;
         QN_FAIL_IF(is_many && one->type != v->items[0]->type, e, QN_INVAL,
                    "prompt[%zu] is of another type than prompt[0]", i);
-        QN_TRY(read_one_prompt(&list[i], x, one, e));
+        QN_TRY(read_one_prompt(&list[i], x, one, suffix, e));
     }
     *out = list;
     *n_out = (int)n;
@@ -732,11 +717,13 @@ int qn_api_read_completion(struct qn_ask *a, struct qn_exchange *x, const struct
     QN_TRY(qn_ask_read_sampling(a, x, body, e));
     x->param = "suffix";
     const struct qn_json *suffix = qn_json_get(body, "suffix");
-    QN_FAIL_IF(!qn_json_is_null(suffix) && !(qn_json_is(suffix, QN_JSON_STRING) && !suffix->n), e,
-               QN_UNSUPPORTED, "suffix is not supported; put the fill-in-the-middle tokens into the prompt");
+    QN_FAIL_IF(!qn_json_is_null(suffix) && !qn_json_is(suffix, QN_JSON_STRING), e, QN_INVAL,
+               "suffix must be a string");
+    bool has_suffix = !qn_json_is_null(suffix) && suffix->n;
+    QN_FAIL_IF(has_suffix && a->echo, e, QN_INVAL, "suffix: echo cannot be given together with it");
     x->param = "best_of";
     QN_TRY(qn_json_get_int(body, "best_of", 1, &best_of, e));
-    QN_FAIL_IF(best_of > a->n, e, QN_UNSUPPORTED, "best_of over n is not supported; use n");
+    QN_FAIL_IF(best_of > a->n, e, QN_INVAL, "best_of over n is not supported; use n");
     x->param = "logprobs";
     const struct qn_json *lp = qn_json_get(body, "logprobs");
     if (qn_json_is(lp, QN_JSON_BOOL))
@@ -749,7 +736,12 @@ int qn_api_read_completion(struct qn_ask *a, struct qn_exchange *x, const struct
     a->sample.n_top = (int)QN_MAX(top, -1);
     if (a->echo && a->wants_logprobs && a->prompt_top < 0) a->prompt_top = (int)top;
     QN_TRY(qn_ask_read_form(a, x, body, e));
-    QN_TRY(read_prompts(prompts, n_prompt, x, qn_json_get(body, "prompt"), e));
+    QN_TRY(read_prompts(prompts, n_prompt, x, qn_json_get(body, "prompt"), has_suffix ? suffix : NULL, e));
+    for (int i = 0; i < *n_prompt; i++) {
+        int n_cut = qn_api_truncated(x, a, (*prompts)[i].n_tok);
+        (*prompts)[i].tok += n_cut;
+        (*prompts)[i].n_tok -= n_cut;
+    }
 out:
     return rc;
 }

@@ -256,17 +256,12 @@ static int read_thinking(struct qn_ask *a, struct qn_exchange *x, const struct q
                          struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_json *thinking, *config;
+    struct qn_json *config;
     x->param = "thinking";
-    QN_TRY(qn_json_get_obj(body, "thinking", &thinking, e));
-    if (!strcmp(type_of(thinking), "enabled")) {
-        a->chat.enable_thinking = 1;
-        QN_TRY(qn_json_get_int(thinking, "budget_tokens", QN_CHAT_NO_BUDGET, &a->chat.thinking_budget, e));
-    } else if (!strcmp(type_of(thinking), "disabled"))
-        a->chat.enable_thinking = 0;
+    QN_TRY(qn_chat_read_thinking(&a->chat, body, e));
     x->param = "output_config";
     QN_TRY(qn_json_get_obj(body, "output_config", &config, e));
-    QN_TRY(qn_json_get_str(config, "effort", NULL, &a->chat.effort, e));
+    QN_TRY(qn_json_get_str(config, "effort", a->chat.effort, &a->chat.effort, e));
     const struct qn_json *format = qn_json_get(config, "format");
     if (qn_json_is_null(format)) format = qn_json_get(body, "output_format");
     if (qn_json_is_str(qn_json_get(format, "type"), "json_schema")) {
@@ -284,6 +279,8 @@ int qn_api_read_messages(struct qn_ask *a, struct qn_exchange *x, const struct q
                          struct qn_err *e)
 {
     int rc = QN_OK;
+    body = qn_chat_lift_extra_body(a->arena, body);
+    QN_FAIL_IF(!body, e, QN_TOOBIG, "the request is too large");
     QN_FAIL_IF(!is_count && qn_json_is_null(qn_json_get(body, "max_tokens")), e, QN_INVAL,
                "max_tokens: field required");
     QN_TRY(qn_ask_read_model(a, x, body, e));

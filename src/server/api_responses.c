@@ -11,10 +11,11 @@ enum item_kind { ITEM_REASONING, ITEM_MESSAGE, ITEM_CALL, ITEM_CUSTOM };
 struct item {
     enum item_kind kind;
     char id[40];
-    bool is_open, is_cut; /* still growing; left open by a length stop */
-    int call;             /* index of the call */
-    char *name;           /* of the call; in the arena */
-    struct qn_buf text;   /* reasoning, message text, arguments */
+    bool is_open, is_cut;  /* still growing; left open by a length stop */
+    int call;              /* index of the call */
+    char *name;            /* of the call; in the arena */
+    struct qn_buf text;    /* reasoning, message text, arguments */
+    size_t lp_from, lp_to; /* log-probabilities of a message's tokens */
 };
 
 struct qn_responses_state {
@@ -250,19 +251,40 @@ out:
     return rc;
 }
 
+/* include: ["message.output_text.logprobs"], and top_logprobs, which asks for them as well. */
+static int read_logprobs(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
+                         struct qn_err *e)
+{
+    int rc = QN_OK;
+    int64_t top = 0;
+    struct qn_json *include;
+    x->param = "include";
+    QN_TRY(qn_json_get_arr(body, "include", &include, e));
+    for (size_t i = 0; include && i < include->n; i++)
+        a->wants_logprobs |= qn_json_is_str(include->items[i], "message.output_text.logprobs");
+    QN_TRY(qn_ask_read_int(x, body, "top_logprobs", 0, QN_MAX_TOP, &top, e));
+    a->wants_logprobs |= top > 0;
+    a->sample.n_top = a->wants_logprobs ? (int)top : -1;
+    x->param = NULL;
+out:
+    return rc;
+}
+
 int qn_api_read_responses(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
                           struct qn_responses_state **state, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_arena *arena = a->arena;
     struct qn_responses_state *t = qn_arena_alloc(arena, sizeof *t);
-    struct qn_json *reasoning, *tools;
-    const struct qn_json *input = qn_json_get(body, "input");
+    struct qn_json *tools;
+    const struct qn_json *input;
     bool parallel = true, is_background = false;
     const char *instructions;
-    QN_FAIL_IF(!t || !(t->items = qn_json_new(arena, QN_JSON_ARRAY)), e, QN_TOOBIG,
+    body = qn_chat_lift_extra_body(arena, body);
+    QN_FAIL_IF(!body || !t || !(t->items = qn_json_new(arena, QN_JSON_ARRAY)), e, QN_TOOBIG,
                "the request is too large");
     t->body = body;
+    input = qn_json_get(body, "input");
     QN_TRY(qn_ask_read_model(a, x, body, e));
     QN_TRY(qn_ask_read_sampling(a, x, body, e));
     a->n = 1;
@@ -279,10 +301,9 @@ int qn_api_read_responses(struct qn_ask *a, struct qn_exchange *x, const struct 
     QN_TRY(qn_json_get_bool(body, "store", true, &t->wants_store, e));
     x->param = "previous_response_id";
     QN_TRY(qn_json_get_str(body, "previous_response_id", NULL, &t->previous, e));
+    QN_TRY(read_logprobs(a, x, body, e));
     x->param = "reasoning";
-    QN_TRY(qn_json_get_obj(body, "reasoning", &reasoning, e));
-    QN_TRY(qn_json_get_str(reasoning, "effort", NULL, &a->chat.effort, e));
-    QN_TRY(qn_json_get_int(reasoning, "max_tokens", QN_CHAT_NO_BUDGET, &a->chat.thinking_budget, e));
+    QN_TRY(qn_chat_read_thinking(&a->chat, body, e));
     x->param = "chat_template_kwargs";
     QN_TRY(qn_json_get_obj(body, "chat_template_kwargs", &a->chat.kwargs, e));
     QN_TRY(read_form(a, x, body, e));
@@ -355,7 +376,9 @@ static void write_item(const struct qn_stream *s, struct qn_buf *out, const stru
         if (!k->is_open) {
             qn_buf_puts(out, "{\"type\":\"output_text\",\"text\":");
             qn_json_write_str(out, text, n, false);
-            qn_buf_puts(out, ",\"annotations\":[],\"logprobs\":[]}");
+            qn_buf_puts(out, ",\"annotations\":[],\"logprobs\":");
+            qn_stream_write_logprobs(s, out, c->lps, k->lp_from, k->lp_to);
+            qn_buf_putc(out, '}');
         }
         qn_buf_puts(out, "]}");
         break;
@@ -560,12 +583,15 @@ static void close_item(struct qn_stream *s, bool is_cut)
     case ITEM_MESSAGE:
         out = item_event(s, "response.output_text.done", "content_index");
         text_member(out, "text", text, k->text.n_byte);
-        qn_buf_puts(out, ",\"logprobs\":[]");
+        qn_buf_puts(out, ",\"logprobs\":");
+        qn_stream_write_logprobs(s, out, s->choices[0].lps, k->lp_from, k->lp_to);
         close_event(s);
         out = item_event(s, "response.content_part.done", "content_index");
         qn_buf_puts(out, ",\"part\":{\"type\":\"output_text\"");
         text_member(out, "text", text, k->text.n_byte);
-        qn_buf_puts(out, ",\"annotations\":[],\"logprobs\":[]}");
+        qn_buf_puts(out, ",\"annotations\":[],\"logprobs\":");
+        qn_stream_write_logprobs(s, out, s->choices[0].lps, k->lp_from, k->lp_to);
+        qn_buf_putc(out, '}');
         close_event(s);
         break;
     case ITEM_CALL:
@@ -622,17 +648,26 @@ static void event(struct qn_stream *s, struct qn_output *c, const struct qn_pars
     struct qn_responses_state *t = s->state;
     struct item *last = t->n_item ? &t->list[t->n_item - 1] : NULL;
     struct qn_buf *out;
-    (void)c;
     switch (ev->kind) {
     case QN_PARSE_REASONING:
     case QN_PARSE_CONTENT: {
         enum item_kind kind = ev->kind == QN_PARSE_CONTENT ? ITEM_MESSAGE : ITEM_REASONING;
-        if (!last || !last->is_open || last->kind != kind) start_item(s, kind);
-        qn_buf_append(&t->list[t->n_item - 1].text, ev->text, ev->n);
+        if (!last || !last->is_open || last->kind != kind) {
+            start_item(s, kind);
+            /* tokens of thinking, and of calls before, are not the message's */
+            last = &t->list[t->n_item - 1];
+            last->lp_from = last->lp_to = QN_MAX(c->lp_sent, QN_MIN((size_t)c->n_reasoning, c->n_lp));
+        }
+        qn_buf_append(&last->text, ev->text, ev->n);
         out = kind == ITEM_MESSAGE ? item_event(s, "response.output_text.delta", "content_index")
                                    : item_event(s, "response.reasoning_summary_text.delta", "summary_index");
         text_member(out, "delta", ev->text, ev->n);
-        if (kind == ITEM_MESSAGE) qn_buf_puts(out, ",\"logprobs\":[]");
+        if (kind == ITEM_MESSAGE) {
+            qn_buf_puts(out, ",\"logprobs\":");
+            qn_stream_write_logprobs(s, out, c->lps, last->lp_to, c->n_lp);
+            last->lp_to = c->n_lp;
+        }
+        c->lp_sent = c->n_lp;
         close_event(s);
         break;
     }
@@ -641,6 +676,7 @@ static void event(struct qn_stream *s, struct qn_output *c, const struct qn_pars
         break;
     case QN_PARSE_CALL_ARGS:
         if (!last) break;
+        c->lp_sent = c->n_lp;
         qn_buf_append(&last->text, ev->text, ev->n);
         if (last->kind == ITEM_CUSTOM) break; /* its text is known at the end */
         out = item_event(s, "response.function_call_arguments.delta", NULL);
@@ -648,6 +684,7 @@ static void event(struct qn_stream *s, struct qn_output *c, const struct qn_pars
         close_event(s);
         break;
     case QN_PARSE_CALL_END:
+        c->lp_sent = c->n_lp;
         close_item(s, false);
         break;
     default:

@@ -112,6 +112,15 @@ enum qn_peer qn_http_peer(const struct qn_exchange *x)
     return QN_PEER_GONE;
 }
 
+bool qn_http_half_is_alive(struct qn_exchange *x)
+{
+    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (x->was_probed) return true;
+    if (!x->is_http11) return false;
+    x->was_probed = true;
+    return send(x->fd, interim, sizeof interim - 1, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof interim - 1;
+}
+
 /* ------------------------------------------------------------------ replies */
 
 static void queue(struct qn_exchange *x, int status, struct MHD_Response *response)
@@ -421,9 +430,9 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 {
     struct qn_http *h = cls;
     struct qn_exchange *x = *state;
-    (void)version;
     if (!x) {
         x = *state = begin(h, connection, url, method);
+        x->is_http11 = !strcmp(version, "HTTP/1.1");
         /* a body that is announced as far too large is not read at all */
         const char *length = qn_http_header(x, "Content-Length");
         if (x->refuse_status == 413 && length && strtoull(length, NULL, 10) > 2 * h->o.max_body_bytes)

@@ -54,6 +54,7 @@ struct qn_exchange {
     bool is_anthropic; /* shape of errors */
     uint64_t client;   /* hash of the key; 0 without keys */
     int fd;
+    bool is_http11, was_probed;
     int64_t start_us, ready_us; /* first byte seen; body complete */
     bool is_answered;
     int status;
@@ -104,6 +105,9 @@ const char *qn_http_header(const struct qn_exchange *x, const char *name); /* or
  * (rare) it only waits for the answer. Writing tells. */
 enum qn_peer { QN_PEER_OPEN, QN_PEER_HALF, QN_PEER_GONE };
 enum qn_peer qn_http_peer(const struct qn_exchange *x);
+/* HALF, before a reply that is not streamed: sends an interim answer, once, which a peer that is gone resets.
+ * False: the peer cannot be asked or cannot be written to. */
+bool qn_http_half_is_alive(struct qn_exchange *x);
 
 /* Replies. The bytes of body are taken. */
 void qn_http_reply(struct qn_exchange *x, int status, const char *type, struct qn_buf *body);

@@ -16,6 +16,8 @@
 #define WAIT_US        100000
 #define PROBE_US       200000
 #define FULL_BYTES     ((size_t)32 << 10) /* enough for one write */
+#define MIN_SHARED     256                /* tokens of room from which on an answer is kept some of it */
+#define ANSWER_TOKENS  1024
 
 /* ------------------------------------------------------------------ stop strings */
 
@@ -272,6 +274,7 @@ static void take_end(struct qn_output *c, const struct qn_event *ev)
     }
     bool is_stop = ev->finish == QN_FINISH_STOP;
     c->stop_tok = ev->stop_tok;
+    c->is_loop = ev->is_loop;
     qn_buf_clear(&c->piece);
     qn_detok_end(&c->detok, &c->piece);
     bool is_over = c->piece.n_byte && feed(c, qn_buf_str(&c->piece), c->piece.n_byte);
@@ -307,6 +310,16 @@ static const char think_close_text[] =
     "Considering the limited time by the user, I have to give the solution "
     "based on the thinking directly now.\n";
 
+/* Tokens of thinking before it is closed, 0: no limit. A thought must not use up the room of the answer: the
+ * last quarter of it, at most ANSWER_TOKENS, is kept, unless the client gave it very little room. */
+static int think_limit(const struct qn_ask *a, int max_new, int n_close, int64_t budget)
+{
+    int64_t limit = budget > 0 ? budget : INT32_MAX;
+    if (max_new >= MIN_SHARED && !a->ignore_eos)
+        limit = QN_MIN(limit, max_new - QN_MIN(max_new / 4, ANSWER_TOKENS) - n_close);
+    return limit >= INT32_MAX ? 0 : (int)QN_MAX(limit, 1);
+}
+
 static int submit(struct qn_output *c, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -333,6 +346,11 @@ static int submit(struct qn_output *c, struct qn_err *e)
         .min_new = (int)QN_MIN(a->min_new, room),
         .ignore_eos = a->ignore_eos,
         .constraint = a->constraint,
+        .allowed_bits = a->allowed_bits,
+        .n_allowed_word = a->n_allowed_word,
+        .ban_tok = a->ban_tok,
+        .ban_len = a->ban_len,
+        .n_ban = a->n_ban,
         .is_thinking = c->prompt->is_thinking,
         .think_end = text->think_close_id,
         .mtp = a->mtp,
@@ -344,13 +362,14 @@ static int submit(struct qn_output *c, struct qn_err *e)
     };
     p.sample.seed = qn_mix64(a->sample.seed) ^ (uint64_t)(c->index % a->n);
     if (c->index % a->n == 0) p.sample.seed = a->sample.seed;
-    if (p.is_thinking && c->prompt->think_budget > 0 && text->think_close_id >= 0) {
+    if (p.is_thinking && text->think_close_id >= 0) {
         QN_TRY(qn_tokenizer_encode(text->tokenizer, think_close_text, strlen(think_close_text), NULL,
                                    &close_ids, e));
         qn_ids_push(&close_ids, text->think_close_id);
-        p.think_budget = (int)QN_MIN(c->prompt->think_budget, INT32_MAX);
         p.think_close = close_ids.data;
         p.n_think_close = (int)close_ids.n;
+        p.think_budget = c->think_limit =
+            think_limit(a, p.max_new, (int)close_ids.n, c->prompt->think_budget);
     }
     snprintf(p.id, sizeof p.id, "%.38s", s->x->id);
     c->submit_us = qn_now_us();
@@ -476,7 +495,8 @@ static void answer_whole(struct qn_stream *s)
     while (!s->is_failed && s->n_over < s->n_choice) {
         if (!pump(s, WAIT_US) || qn_now_us() > next_probe) {
             next_probe = qn_now_us() + PROBE_US;
-            if (qn_http_peer(s->x) != QN_PEER_OPEN) {
+            enum qn_peer peer = qn_http_peer(s->x);
+            if (peer == QN_PEER_GONE || (peer == QN_PEER_HALF && !qn_http_half_is_alive(s->x))) {
                 cancel_all(s);
                 qn_http_fail_with(s->x, 499, NULL, "the client has gone");
                 return;
@@ -629,4 +649,46 @@ void qn_stream_write_token(const struct qn_stream *s, struct qn_buf *out, int32_
     size_t n;
     const uint8_t *bytes = qn_tokenizer_bytes(s->server->text->tokenizer, tok, &n);
     qn_json_write_str(out, (const char *)bytes, n, false);
+}
+
+void qn_stream_write_number(struct qn_buf *out, float x)
+{
+    if (isnan(x))
+        qn_buf_puts(out, "null");
+    else if (isinf(x) || x < -9999)
+        qn_buf_puts(out, "-9999.0");
+    else
+        qn_buf_printf(out, "%.6g", (double)x);
+}
+
+static void write_entry(const struct qn_stream *s, struct qn_buf *out, int32_t tok, float logprob)
+{
+    size_t n;
+    const uint8_t *bytes = qn_tokenizer_bytes(s->server->text->tokenizer, tok, &n);
+    qn_buf_puts(out, "{\"token\":");
+    qn_stream_write_token(s, out, tok);
+    qn_buf_puts(out, ",\"logprob\":");
+    qn_stream_write_number(out, logprob);
+    qn_buf_puts(out, ",\"bytes\":[");
+    for (size_t i = 0; i < n; i++) qn_buf_printf(out, "%s%d", i ? "," : "", bytes[i]);
+    qn_buf_putc(out, ']');
+}
+
+void qn_stream_write_logprobs(const struct qn_stream *s, struct qn_buf *out, const struct qn_step_token *lps,
+                              size_t from, size_t to)
+{
+    qn_buf_putc(out, '[');
+    for (size_t i = from; i < to; i++) {
+        const struct qn_step_token *t = &lps[i];
+        if (i > from) qn_buf_putc(out, ',');
+        write_entry(s, out, t->tok, t->logprob);
+        qn_buf_puts(out, ",\"top_logprobs\":[");
+        for (int k = 0; k < t->n_top; k++) {
+            if (k) qn_buf_putc(out, ',');
+            write_entry(s, out, t->top_tok[k], t->top_logprob[k]);
+            qn_buf_putc(out, '}');
+        }
+        qn_buf_puts(out, "]}");
+    }
+    qn_buf_putc(out, ']');
 }

@@ -77,6 +77,8 @@ struct qn_output {
     char finish[16];     /* stop, length, tool_calls; "" before */
     int stop_index;      /* of the stop string met, or -1 */
     int32_t stop_tok;    /* or -1 */
+    bool is_loop;        /* ended for saying the same over and over */
+    int think_limit;     /* tokens of thinking before it is closed; 0: none */
     struct qn_request_stats stats;
     int64_t submit_us, first_us, last_us;
 };
@@ -114,6 +116,12 @@ struct qn_usage {
     int prompt, completion, cached, reasoning, accepted, rejected;
 };
 struct qn_usage qn_stream_usage(const struct qn_stream *s);
+
+/* [{token, logprob, bytes, top_logprobs}, ...] of lps[from .. to). */
+void qn_stream_write_logprobs(const struct qn_stream *s, struct qn_buf *out, const struct qn_step_token *lps,
+                              size_t from, size_t to);
+/* A log-probability as a JSON number: null when there is none, -9999.0 for minus infinity. */
+void qn_stream_write_number(struct qn_buf *out, float x);
 
 /* Text of a token for log-probabilities: repaired UTF-8, or token_id:N. As a JSON string. */
 void qn_stream_write_token(const struct qn_stream *s, struct qn_buf *out, int32_t tok);

@@ -43,8 +43,11 @@ static void write_sampling(struct qn_buf *out, const struct qn_ask *a)
 
 static void write_choice(struct qn_buf *out, const struct qn_output *c)
 {
-    qn_buf_printf(out, "{\"index\":%d,\"is_thinking\":%s,\"think_budget\":%" PRId64, c->index,
-                  c->prompt->is_thinking ? "true" : "false", c->prompt->think_budget);
+    qn_buf_printf(out,
+                  "{\"index\":%d,\"is_thinking\":%s,\"think_budget\":%" PRId64
+                  ",\"think_limit\":%d,\"is_loop\":%s",
+                  c->index, c->prompt->is_thinking ? "true" : "false", c->prompt->think_budget,
+                  c->think_limit, c->is_loop ? "true" : "false");
     write_ids(out, "prompt_ids", c->prompt->tok, c->prompt->n_tok);
     write_ids(out, "sampled_ids", c->tok, c->tok ? c->n_tok : 0);
     write_text(out, "sampled_text", qn_buf_str(&c->raw), c->raw.n_byte);

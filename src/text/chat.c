@@ -61,11 +61,20 @@ out:
     return rc;
 }
 
-static int read_thinking(struct qn_chat *c, const struct qn_json *body, struct qn_err *e)
+int qn_chat_read_thinking(struct qn_chat *c, const struct qn_json *body, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_json *reasoning = NULL;
+    const struct qn_json *thinking = qn_json_get(body, "thinking"), *type = qn_json_get(thinking, "type");
     QN_TRY(read_switch(body, "enable_thinking", &c->enable_thinking, e));
+    if (qn_json_is(thinking, QN_JSON_BOOL)) {
+        if (c->enable_thinking < 0) c->enable_thinking = thinking->truth;
+    } else if (!qn_json_is_null(thinking)) {
+        QN_FAIL_IF(thinking->type != QN_JSON_OBJECT, e, QN_INVAL, "'thinking' must be an object with a type");
+        bool on = qn_json_is_str(type, "enabled"), off = qn_json_is_str(type, "disabled");
+        if (c->enable_thinking < 0 && (on || off)) c->enable_thinking = on; /* adaptive: as the model does */
+        if (!off) QN_TRY(read_budget(thinking, "budget_tokens", &c->thinking_budget, e));
+    }
     QN_TRY(qn_json_get_str(body, "reasoning_effort", c->effort, &c->effort, e));
     QN_TRY(qn_json_get_obj(body, "reasoning", &reasoning, e));
     if (reasoning) {
@@ -74,6 +83,7 @@ static int read_thinking(struct qn_chat *c, const struct qn_json *body, struct q
     }
     QN_TRY(read_budget(body, "thinking_token_budget", &c->thinking_budget, e));
     QN_TRY(read_budget(body, "thinking_budget", &c->thinking_budget, e));
+    QN_TRY(read_budget(body, "reasoning_budget", &c->thinking_budget, e));
     if (reasoning) QN_TRY(read_budget(reasoning, "max_tokens", &c->thinking_budget, e));
 out:
     return rc;
@@ -107,7 +117,7 @@ int qn_chat_read(struct qn_chat *c, const struct qn_json *request, struct qn_err
     QN_FAIL_IF(c->kwargs && c->kwargs->n > QN_CHAT_MAX_KWARGS, e, QN_TOOBIG,
                "chat_template_kwargs holds %zu members; the limit is %d", c->kwargs->n, QN_CHAT_MAX_KWARGS);
     QN_TRY(qn_json_get_str(body, "chat_template", NULL, &c->template_source, e));
-    QN_TRY(read_thinking(c, body, e));
+    QN_TRY(qn_chat_read_thinking(c, body, e));
     const struct qn_json *add = qn_json_get(body, "add_generation_prompt");
     QN_TRY(qn_json_get_bool(body, "continue_final_message", has_prefix(c->messages), &c->continue_final, e));
     QN_TRY(qn_json_get_bool(body, "add_generation_prompt", !c->continue_final, &c->add_generation_prompt, e));

@@ -54,10 +54,14 @@ void qn_chat_init(struct qn_chat *c, struct qn_arena *arena);
 
 /* Reads messages, tools (and the old functions), documents, chat_template_kwargs, enable_thinking,
  * reasoning_effort, reasoning{effort, max_tokens, enabled}, thinking_token_budget, thinking_budget,
+ * reasoning_budget, thinking{type, budget_tokens},
  * add_generation_prompt, continue_final_message, chat_template of an OpenAI chat request. Members the body
  * lacks are also looked for in an `extra_body` object (several clients nest wrongly). Wrong types are
  * QN_INVAL naming the member. */
 int qn_chat_read(struct qn_chat *c, const struct qn_json *body, struct qn_err *e);
+
+/* The thinking members of that list alone, for dialects that fill the rest themselves. */
+int qn_chat_read_thinking(struct qn_chat *c, const struct qn_json *body, struct qn_err *e);
 
 /* body with the members of a literal "extra_body" object lifted to the top where they are absent. Returns
  * body itself when there is nothing to do, NULL when the arena is full. */

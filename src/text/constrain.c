@@ -8,6 +8,7 @@
 #include "text/gbnf.h"
 #include "text/regex.h"
 #include "text/schema.h"
+#include "text/tags.h"
 
 #define MAX_KEY 64 /* characters of a parameter name that is not declared */
 
@@ -82,18 +83,18 @@ out:
     return rc;
 }
 
-static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, struct qn_err *e)
+/* Parameters of a schema between tags, then `end`. */
+static int parameters_term(qn_term *out, struct maker *m, const struct qn_json *schema, bool is_strict,
+                           const char *where, qn_term end, struct qn_err *e)
 {
     int rc = QN_OK;
-    char where[96];
-    snprintf(where, sizeof where, "tool '%.64s'", tool->name);
-    struct qn_schema *s = qn_schema_create(m->t, tool->parameters, tool->is_strict, where, m->report);
+    struct qn_schema *s = qn_schema_create(m->t, schema, is_strict, where, m->report);
     const struct qn_json *flat = NULL;
     struct qn_term_member *members = NULL;
-    if (tool->parameters) {
+    if (schema) {
         struct qn_err why = {0};
-        rc = qn_schema_flatten(&flat, s, tool->parameters, &why);
-        if (rc && !tool->is_strict) {
+        rc = qn_schema_flatten(&flat, s, schema, &why);
+        if (rc && !is_strict) {
             if (m->report) qn_buf_printf(m->report, "%s: the schema is not used: %s\n", where, why.text);
             rc = QN_OK;
             flat = NULL;
@@ -104,7 +105,8 @@ static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, 
                          *required = qn_json_get(flat, "required");
     size_t n = qn_json_is(properties, QN_JSON_OBJECT) ? properties->n : 0;
     members = xcalloc(n + 1, sizeof *members);
-    struct qn_term_object object = {.members = members, .separator = QN_TERM_EPS, .is_call = true};
+    struct qn_term_object object = {
+        .members = members, .separator = QN_TERM_EPS, .is_call = true, .end = end};
     for (size_t i = 0; i < n; i++) {
         const char *key = properties->keys[i].text;
         size_t n_key = properties->keys[i].n;
@@ -116,22 +118,29 @@ static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, 
         for (size_t k = 0; qn_json_is(required, QN_JSON_ARRAY) && k < required->n; k++)
             member->is_required |= qn_json_is_str(required->items[k], key);
         QN_TRY(argument(&member->value, &member->is_tagged, &member->is_bare, s, properties->items[i],
-                        tool->is_strict, where, m, e));
+                        is_strict, where, m, e));
     }
     /* listed properties are all there are unless the schema says otherwise */
     const struct qn_json *more = qn_json_get(flat, "additionalProperties");
     bool is_open = more ? !qn_json_is(more, QN_JSON_BOOL) || more->truth : !n;
-    if (!tool->is_strict && is_open) {
+    if (!is_strict && is_open) {
         object.more = other_key(m->t, members, object.n_member);
         QN_TRY(argument(&object.more_value, &object.more_tagged, &object.more_bare, s, more, false, where, m,
                         e));
     }
-    object.end = qn_term_str(m->t, "</function>\n</tool_call>");
     *out = qn_term_object(m->t, &object);
 out:
     free(members);
     qn_schema_free(s);
     return rc;
+}
+
+static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, struct qn_err *e)
+{
+    char where[96];
+    snprintf(where, sizeof where, "tool '%.64s'", tool->name);
+    return parameters_term(out, m, tool->parameters, tool->is_strict, where,
+                           qn_term_str(m->t, "</function>\n</tool_call>"), e);
 }
 
 static int make_tools(struct maker *m, struct qn_err *e)
@@ -211,58 +220,32 @@ out:
     return rc;
 }
 
-/* Free text with triggers: calls (in mode auto), structural tags; `content` is what comes behind them. */
-static int make_text(qn_term *out, struct maker *m, qn_term content, struct qn_err *e)
+static int tag_parameters(qn_term *out, void *user, const struct qn_json *schema, qn_term rest,
+                          struct qn_err *e)
 {
-    int rc = QN_OK;
+    struct maker *m = user;
+    return parameters_term(out, m, schema, m->c->is_strict, "structural_tag", rest, e);
+}
+
+/* Structural tags: free text with triggers, or a language of its own. */
+static int make_tags(struct qn_tags_text *text, qn_term *form, struct maker *m, qn_term content,
+                     struct qn_err *e)
+{
+    bool must_tag;
+    struct qn_tags_opt opt = {
+        .is_strict = m->c->is_strict, .report = m->report, .parameters = tag_parameters, .user = m};
+    return qn_tags_read(text, form, &must_tag, m->t, m->c->schema, content, &opt, e);
+}
+
+/* Free text with triggers: calls (in mode auto), structural tags; `content` is what comes behind them. */
+static qn_term make_text(struct maker *m, struct qn_tags_text *text, qn_term content)
+{
     const struct qn_constrain *c = m->c;
-    const struct qn_json *structures = NULL, *triggers = NULL;
-    const char **words = NULL;
-    qn_term *next = NULL;
-    struct qn_schema *s = NULL;
-    if (c->form == QN_CONTENT_TAGS) {
-        structures = qn_json_get(c->schema, "structures");
-        triggers = qn_json_get(c->schema, "triggers");
-        QN_FAIL_IF(!qn_json_is(structures, QN_JSON_ARRAY) || !qn_json_is(triggers, QN_JSON_ARRAY), e,
-                   QN_UNSUPPORTED,
-                   "structural tags need 'structures' [{begin, schema, end}] and 'triggers'; other forms are "
-                   "not supported");
-    }
-    size_t n_trigger = triggers ? triggers->n : 0, n = 0;
-    words = xcalloc(n_trigger + 2, sizeof *words);
-    next = xcalloc(n_trigger + 2, sizeof *next);
     if (c->tools && c->tools->n_tool) {
-        words[n] = TOOL_OPEN;
-        next[n++] = qn_term_seq(m->t, m->calls, c->single_call ? QN_TERM_EPS : content);
+        text->words[text->n] = TOOL_OPEN;
+        text->next[text->n++] = qn_term_seq(m->t, m->calls, c->single_call ? QN_TERM_EPS : content);
     }
-    if (triggers) s = qn_schema_create(m->t, c->schema, c->is_strict, "structural_tag", m->report);
-    for (size_t i = 0; i < n_trigger; i++) {
-        const struct qn_json *word = triggers->items[i];
-        QN_FAIL_IF(!qn_json_is(word, QN_JSON_STRING) || !word->n, e, QN_INVAL,
-                   "structural tags: triggers[%zu] must be a string", i);
-        qn_term all = QN_TERM_EMPTY;
-        for (size_t k = 0; k < structures->n; k++) {
-            const struct qn_json *begin = qn_json_get(structures->items[k], "begin"),
-                                 *end = qn_json_get(structures->items[k], "end");
-            qn_term body;
-            QN_FAIL_IF(!qn_json_is(begin, QN_JSON_STRING) || !qn_json_is(end, QN_JSON_STRING), e, QN_INVAL,
-                       "structural tags: structures[%zu] needs strings 'begin' and 'end'", k);
-            if (begin->n < word->n || memcmp(begin->text, word->text, word->n)) continue;
-            QN_TRY(qn_schema_term(&body, s, qn_json_get(structures->items[k], "schema"), e));
-            body = qn_term_seq3(m->t, body, qn_term_lit(m->t, end->text, end->n), content);
-            all = qn_term_alt(
-                m->t, all,
-                qn_term_seq(m->t, qn_term_lit(m->t, begin->text + word->n, begin->n - word->n), body));
-        }
-        words[n] = word->text;
-        next[n++] = all;
-    }
-    *out = qn_term_trigger(m->t, words, next, (int)n, true);
-out:
-    free(words);
-    free(next);
-    qn_schema_free(s);
-    return rc;
+    return qn_term_trigger(m->t, text->words, text->next, text->n, true);
 }
 
 /* Thinking: free up to its end, or up to a call that forgets to end it. */
@@ -297,9 +280,11 @@ static int make(qn_term *out, struct maker *m, struct qn_err *e)
     int rc = QN_OK;
     const struct qn_constrain *c = m->c;
     struct qn_terms *t = m->t;
-    qn_term form, content = QN_TERM_EMPTY, after_call;
+    struct qn_tags_text *text = xcalloc(1, sizeof *text);
+    qn_term form, content = QN_TERM_EMPTY, after_call, rule = qn_term_rule_new(t);
     QN_TRY(make_tools(m, e));
     QN_TRY(make_form(&form, m, e));
+    if (c->form == QN_CONTENT_TAGS) QN_TRY(make_tags(text, &form, m, rule, e));
     bool is_forced = c->choice == QN_CHOICE_REQUIRED || c->choice == QN_CHOICE_NAMED;
     bool single = c->single_call || c->choice == QN_CHOICE_NAMED;
     qn_term newlines = qn_term_repeat(t, qn_term_str(t, "\n"), 0, 2);
@@ -317,14 +302,14 @@ static int make(qn_term *out, struct maker *m, struct qn_err *e)
         /* blank lines only where the parser drops them: after thinking, before a call */
         if (is_forced || c->starts_in_reasoning) content = qn_term_seq(t, newlines, content);
     } else {
-        qn_term rule = qn_term_rule_new(t);
-        QN_TRY(make_text(&content, m, rule, e));
-        qn_term_rule_set(t, rule, content);
+        content = make_text(m, text, rule);
         after_call = single ? QN_TERM_EPS : rule;
     }
+    qn_term_rule_set(t, rule, content);
     bool is_free = !is_forced && form == QN_TERM_EMPTY;
     *out = c->starts_in_reasoning ? make_thinking(m, content, after_call, is_free) : content;
 out:
+    free(text);
     return rc;
 }
 

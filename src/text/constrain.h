@@ -16,7 +16,7 @@ enum qn_content_form {
     QN_CONTENT_REGEX,       /* text */
     QN_CONTENT_CHOICE,      /* schema: an array of strings */
     QN_CONTENT_GRAMMAR,     /* text: GBNF-like rules, see docs/tools.md */
-    QN_CONTENT_TAGS,        /* schema: {"structures":[{"begin","schema","end"}],"triggers":[...]} */
+    QN_CONTENT_TAGS,        /* schema: structural tags, see tags.h */
 };
 
 struct qn_constrain {

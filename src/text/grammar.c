@@ -81,6 +81,11 @@ bool qn_grammar_is_free(const struct qn_grammar *g, qn_gstate state)
     return qn_term_is_free(g->terms, state);
 }
 
+bool qn_grammar_is_starting(const struct qn_grammar *g, qn_gstate state)
+{
+    return qn_term_same_trigger(g->terms, g->start, state);
+}
+
 size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, size_t cap)
 {
     size_t n = 0;

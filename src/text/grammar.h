@@ -37,6 +37,8 @@ bool qn_grammar_may_end(const struct qn_grammar *g, qn_gstate state);
 bool qn_grammar_must_end(struct qn_grammar *g, qn_gstate state);
 /* Free text here, nothing masked: the caller may skip the mask of this position. */
 bool qn_grammar_is_free(const struct qn_grammar *g, qn_gstate state);
+/* Still in the free text that the grammar starts with (thinking): its end, or a call, has not come. */
+bool qn_grammar_is_starting(const struct qn_grammar *g, qn_gstate state);
 /* The bytes that must come next, as far as there is no choice (at most cap): free drafts. */
 size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, size_t cap);
 /* QN_OK, or QN_TOOBIG once the cap on terms has been reached (states are DEAD from then on). */

@@ -34,6 +34,7 @@ void qn_jinja_free(struct qn_jinja *t); /* NULL is allowed */
 
 /* Is this word (a variable, an attribute, a text) anywhere in the source? */
 bool qn_jinja_mentions(const struct qn_jinja *t, const char *word);
+const char *qn_jinja_source(const struct qn_jinja *t, size_t *n);
 
 /* Where a byte of the output came from. Values above QN_JINJA_LITERAL are the caller's own marks. */
 enum { QN_JINJA_INPUT = 0, QN_JINJA_LITERAL = 1 };

@@ -1343,3 +1343,9 @@ bool qn_jinja_mentions(const struct qn_jinja *t, const char *word)
 {
     return jj_find_bytes(t->source, t->n_source, word, strlen(word)) != SIZE_MAX;
 }
+
+const char *qn_jinja_source(const struct qn_jinja *t, size_t *n)
+{
+    *n = t->n_source;
+    return t->source;
+}

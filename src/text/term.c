@@ -419,6 +419,12 @@ qn_term qn_term_trigger(struct qn_terms *t, const char *const *words, const qn_t
     return make(t, TRIGGER, t->n_triggers++, 0, 0);
 }
 
+bool qn_term_same_trigger(const struct qn_terms *t, qn_term a, qn_term b)
+{
+    const struct term *x = &t->terms[a], *y = &t->terms[b];
+    return x->kind == TRIGGER && y->kind == TRIGGER && x->a == y->a;
+}
+
 bool qn_term_is_free(const struct qn_terms *t, qn_term a)
 {
     if (a == QN_TERM_ANY) return true;

@@ -74,6 +74,8 @@ qn_term qn_term_object(struct qn_terms *t, const struct qn_term_object *object);
 /* Free text up to the first of some strings; behind string i goes on next[i] (EMPTY: it is forbidden). */
 qn_term qn_term_trigger(struct qn_terms *t, const char *const *words, const qn_term *next, int n,
                         bool may_end);
+/* Are both the free text of one trigger, whatever is read of its words? */
+bool qn_term_same_trigger(const struct qn_terms *t, qn_term a, qn_term b);
 /* True for a trigger that may end and has nothing pending: unconstrained text. */
 bool qn_term_is_free(const struct qn_terms *t, qn_term a);
 

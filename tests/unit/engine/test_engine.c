@@ -134,6 +134,84 @@ static void test_thinking_budget(void **state)
     free(prompt);
 }
 
+/* Rules that depend on what was generated: the same tokens at every depth. */
+static void test_rules(void **state)
+{
+    (void)state;
+    int32_t *prompt = ask_prompt(4, 40, 200);
+    const int32_t closing[] = {7, 8, 9};
+    struct ask_answer free_run, first[4] = {0};
+    struct qn_engine *g = open_fake(NULL, NULL);
+    struct qn_request_params base = ask_params(prompt, 40);
+    base.max_new = 60;
+    ask(g, &base, &free_run);
+    close_fake(g);
+    /* forbidden: a pair and a single token the free run has */
+    const int32_t ban[] = {free_run.tok[5], free_run.tok[6], free_run.tok[20]};
+    const int ban_len[] = {2, 1};
+    const uint32_t allowed[] = {0, 0xffff0000u, 1}; /* 48 to 64 */
+    const int32_t five[] = {5};
+    const float push[] = {100};
+    const int32_t stop[] = {5};
+    for (int depth = 0; depth <= QN_MAX_DRAFT; depth++)
+        for (int what = 0; what < 4; what++) {
+            g = open_fake(NULL, NULL);
+            struct qn_request_params p = base;
+            struct ask_answer a;
+            p.mtp = depth;
+            if (what == 0) {
+                p.ban_tok = ban;
+                p.ban_len = ban_len;
+                p.n_ban = 2;
+            } else if (what == 1) {
+                p.allowed_bits = allowed;
+                p.n_allowed_word = 3;
+            } else { /* says 5 and nothing else; closes its thought for that, or cannot stop before */
+                p.max_new = 300;
+                p.bias_tok = five;
+                p.bias = push;
+                p.n_bias = 1;
+                p.is_thinking = true;
+                p.think_end = 9;
+                p.think_close = closing;
+                p.n_think_close = 3;
+                if (what == 3) {
+                    p.think_budget = 50;
+                    p.stop_tok = stop;
+                    p.n_stop = 1;
+                }
+            }
+            ask(g, &p, &a);
+            for (int i = 0; what == 0 && i < a.n; i++) {
+                assert_int_not_equal(a.tok[i], ban[2]);
+                if (i) assert_false(a.tok[i - 1] == ban[0] && a.tok[i] == ban[1]);
+            }
+            for (int i = 0; what == 1 && i < a.n; i++) assert_in_range(a.tok[i], 48, 64);
+            if (what == 2) {
+                assert_int_equal(a.tok[207], 5);
+                assert_memory_equal(a.tok + 208, closing, sizeof closing);
+                assert_int_equal(a.n, 300);
+            }
+            if (what == 3) { /* 50 others, the close, then at once the stop */
+                for (int i = 0; i < 50; i++) assert_int_not_equal(a.tok[i], 5);
+                assert_memory_equal(a.tok + 50, closing, sizeof closing);
+                assert_int_equal(a.n, 53);
+                assert_int_equal(a.finish, QN_FINISH_STOP);
+            }
+            if (depth) {
+                assert_int_equal(a.n, first[what].n);
+                assert_memory_equal(a.tok, first[what].tok, (size_t)a.n * sizeof *a.tok);
+                ask_free(&a);
+            } else {
+                first[what] = a;
+            }
+            close_fake(g);
+        }
+    for (int i = 0; i < 4; i++) ask_free(&first[i]);
+    ask_free(&free_run);
+    free(prompt);
+}
+
 static void test_log_probabilities(void **state)
 {
     (void)state;
@@ -299,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_answers_are_repeatable),
         cmocka_unit_test(test_stop_tokens),
         cmocka_unit_test(test_thinking_budget),
+        cmocka_unit_test(test_rules),
         cmocka_unit_test(test_log_probabilities),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_deadline_and_drain),

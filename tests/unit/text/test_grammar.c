@@ -283,6 +283,82 @@ static void test_calls(void **state)
     qn_toolset_free(tools);
 }
 
+/* Structural tags in both shapes: free text, triggers, regions; and trees of formats. */
+static void test_tags(void **state)
+{
+    (void)state;
+#define TAGS(text) (&(struct qn_constrain){.form = QN_CONTENT_TAGS, .schema = json(text)})
+    struct qn_grammar *g = compile(TAGS(
+        "{\"structures\":[{\"begin\":\"<a>\",\"schema\":{\"type\":\"integer\"},\"end\":\"</a>\"},"
+        "{\"begin\":\"<b>\",\"schema\":{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"type\":\"boolean\"}}},"
+        "\"end\":\"</b>\"}],\"triggers\":[\"<a\",\"<b\"]}"));
+    check(g, "text <a>12</a> more <b>true</b><", 'y');
+    check(g, "<a>x", 'n');
+    check(g, "<b>12", 'n');
+    check(g, "<ab", 'n');
+    check(g, "<a>1", 'p');
+    qn_grammar_release(g);
+#define TRIGGERED                                                                                            \
+    "\"type\":\"triggered_tags\",\"triggers\":[\"<f\"],\"tags\":[{\"begin\":\"<f=a>\",\"content\":{"         \
+    "\"type\":"                                                                                              \
+    "\"json_schema\",\"json_schema\":{\"type\":\"null\"}},\"end\":\"</f>\"}]"
+    g = compile(TAGS("{\"format\":{" TRIGGERED "}}"));
+    check(g, "x <f=a>null</f> y <f=a>null</f>", 'y');
+    check(g, "no tag", 'y');
+    check(g, "<f=b>", 'n');
+    qn_grammar_release(g);
+    g = compile(TAGS("{\"format\":{" TRIGGERED ",\"at_least_one\":true,\"stop_after_first\":true}}"));
+    check(g, "<f=a>null</f>", 'y');
+    check(g, "<f=a>null</f>x", 'n');
+    check(g, "x", 'n');
+    check(g, "", 'p');
+    qn_grammar_release(g);
+    g = compile(TAGS(
+        "{\"format\":{\"type\":\"sequence\",\"elements\":[{\"type\":\"any_text\",\"excludes\":[\"bad\"]},"
+        "{\"type\":\"const_string\",\"value\":\"END\"},{\"type\":\"or\",\"elements\":[{\"type\":\"regex\","
+        "\"pattern\":\"[0-9]{2}\"},{\"type\":\"grammar\",\"grammar\":\"root ::= \\\"x\\\" "
+        "\\\"y\\\"\"}]}]}}"));
+    check(g, "some text EN END12", 'y');
+    check(g, "END xy", 'n'); /* free text ends at the first END */
+    check(g, "ENDxy", 'y');
+    check(g, "a bad", 'n');
+    check(g, "abc", 'p');
+    qn_grammar_release(g);
+    g = compile(TAGS(
+        "{\"format\":{\"type\":\"tags_with_separator\",\"separator\":\", \",\"at_least_one\":true,\"tags\":["
+        "{\"begin\":\"[\",\"content\":{\"type\":\"any_text\"},\"end\":[\"]\",\")\"]}]}}"));
+    check(g, "[one], [two)", 'y');
+    check(g, "[one],[two]", 'n');
+    check(g, "", 'p');
+    qn_grammar_release(g);
+    g = compile(
+        TAGS("{\"format\":{\"type\":\"sequence\",\"elements\":[{\"type\":\"optional\",\"content\":{\"type\":"
+             "\"const_string\",\"value\":\"o\"}},{\"type\":\"plus\",\"content\":{\"type\":\"const_string\","
+             "\"value\":"
+             "\"p\"}},{\"type\":\"star\",\"content\":{\"type\":\"const_string\",\"value\":\"s\"}},{\"type\":"
+             "\"repeat\","
+             "\"min\":2,\"max\":3,\"content\":{\"type\":\"const_string\",\"value\":\"r\"}}]}}"));
+    check(g, "opprr", 'y');
+    check(g, "pssrrr", 'y');
+    check(g, "osrr", 'n');
+    check(g, "pr", 'p');
+    qn_grammar_release(g);
+    g = compile(TAGS(
+        "{\"format\":{\"type\":\"tag\",\"begin\":\"<function=f>\\n\",\"end\":\"</function>\",\"content\":{"
+        "\"type\":\"qwen_xml_parameter\",\"json_schema\":{\"type\":\"object\",\"properties\":{\"n\":{"
+        "\"type\":"
+        "\"integer\"},\"s\":{\"type\":\"string\"}},\"required\":[\"n\"]}}}}"));
+    check(g, "<function=f>\n" P("s", "x") P("n", "3") "</function>", 'y');
+    check(g, "<function=f>\n" P("s", "x") "</function>", 'n');
+    qn_grammar_release(g);
+    struct qn_err e = {0};
+    assert_int_equal(
+        qn_constrain_compile(&g, TAGS("{\"format\":{\"type\":\"token\",\"token\":5}}"), NULL, &e), QN_INVAL);
+    assert_non_null(strstr(e.text, "'token'"));
+    assert_int_equal(qn_constrain_compile(&g, TAGS("{\"structures\":[],\"triggers\":[\"x\"]}"), NULL, &e),
+                     QN_INVAL);
+}
+
 /* A model that wants to end a call too early is led to what is missing, not into data. */
 static void test_required_parameters(void **state)
 {
@@ -457,13 +533,10 @@ static void test_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_calls),
-        cmocka_unit_test(test_required_parameters),
-        cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_masks),
-        cmocka_unit_test(test_equal_requests_share),
+        cmocka_unit_test(test_schemas), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calls),   cmocka_unit_test(test_required_parameters),
+        cmocka_unit_test(test_tags),    cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_masks),   cmocka_unit_test(test_equal_requests_share),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -323,7 +323,7 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
 
 static void apply(struct qn_engine *g, struct qn_batch *b)
 {
-    int64_t took_us = b->work.end_us - b->work.start_us;
+    int64_t took_us = b->work.end_us - b->work.step_us;
     g->in_flight = NULL;
     atomic_store(&g->last_step_us, qn_now_us());
     qn_flight_end(g->flight, &b->work);

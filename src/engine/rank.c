@@ -42,6 +42,7 @@ static void execute(struct qn_rank *r, struct qn_work *w)
     w->start_us = qn_now_us();
     w->rc = QN_OK;
     for (int i = 0; i < w->chores.n; i++) r->runner->chore(r->run, &w->chores.list[i]);
+    w->step_us = qn_now_us();
     if (!w->step) {
         w->rc = r->runner->sync(r->run, &w->error);
     } else if (w->mtp_logits) {

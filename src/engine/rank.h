@@ -68,7 +68,7 @@ struct qn_work {
     int vocab;
     int rc; /* of chores without a step, downloads */
     struct qn_err error;
-    int64_t start_us, end_us;
+    int64_t start_us, step_us, end_us; /* step_us: when the step began, after the chores */
 };
 
 struct qn_rank;

@@ -2,16 +2,15 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/sched.h"
 
+#include <math.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 
-#define MIN_BUDGET        16      /* prefill rows beside running streams, however slow */
-#define AUTO_ITL          1.8     /* of a step's time without prefill */
-#define AUTO_ITL_LEAST_US 10000.0 /* gaps nobody sees */
-#define SERVED_DECAY      0.98    /* of a client's tokens, a step */
-#define MAX_CLIENT_IDLE   256     /* clients remembered without work */
-#define MAX_PROMOTE       1000    /* pieces of a prefix that come back from the tiers, one after the other */
-#define PROMOTE_BYTES     ((int64_t)32 << 20) /* of such a piece, copied between two steps of streams */
+#define SERVED_DECAY    0.98 /* of a client's tokens, a step */
+#define MAX_CLIENT_IDLE 256  /* clients remembered without work */
+#define MAX_PROMOTE     1000 /* pieces of a prefix that come back from the tiers, one after the other */
+#define PROMOTE_BYTES   ((int64_t)32 << 20) /* of such a piece, copied between two steps of streams */
 
 void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs)
 {
@@ -217,15 +216,6 @@ static void make_room(struct qn_sched *s, struct qn_seq *q, int n_tok)
     }
 }
 
-static int budget(const struct qn_sched *s, int n_decode)
-{
-    if (!n_decode || s->prefill_row_us <= 0) return s->step_tokens;
-    double target_us =
-        s->itl_target_us > 0 ? s->itl_target_us : QN_MAX(AUTO_ITL * s->decode_us, AUTO_ITL_LEAST_US);
-    double left = (target_us - s->decode_us) / s->prefill_row_us;
-    return left < MIN_BUDGET ? QN_MIN(MIN_BUDGET, s->step_tokens) : (int)QN_MIN(left, (double)s->step_tokens);
-}
-
 /* Drafts that still make sense after n_more tokens: one token is picked beside them. */
 static int depth_for(const struct qn_sched *s, const struct qn_seq *q, int depth, int n_more)
 {
@@ -299,8 +289,9 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
         n_decode++;
     }
     /* prefill, best first */
-    int left = budget(s, n_decode);
-    while (left > 0 && b->step.n_seq < s->max_seqs) {
+    int left = s->step_tokens;
+    double left_us = n_decode ? qn_cost_budget(&s->cost, n_decode, s->itl_target_us) : INFINITY;
+    while (left > 0 && left_us > 0 && b->step.n_seq < s->max_seqs) {
         struct qn_seq *best = NULL;
         for (int i = 0; i < s->n_running; i++) {
             struct qn_seq *q = s->running[i];
@@ -310,21 +301,19 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
             if (!is_taken && (!best || goes_first(s, q, best))) best = q;
         }
         if (!best) break;
-        int n = chunk(best, left);
+        double used_us = 0;
+        int fits = n_decode ? qn_cost_fit(&s->cost, left_us, best->n_done, left, &used_us) : left;
+        int n = chunk(best, fits);
         int next = has_mtp && best->n_done + n == best->n_tok ? depth_for(s, best, depth, 1) : 0;
         if (next && !qn_seq_reserve(best, s->cache, best->n_tok + next + 1))
             next = 0; /* not worth a victim */
         qn_batch_add_prefill(b, best, n, has_mtp, next, false);
         left -= n;
+        left_us -= used_us * n / fits;
     }
     if (!b->step.n_seq) return false;
     qn_batch_end(b);
     return true;
-}
-
-static void smooth(double *average, double x)
-{
-    *average = *average <= 0 ? x : *average + 0.1 * (x - *average);
 }
 
 int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q)
@@ -336,13 +325,13 @@ int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q)
 void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us)
 {
     qn_spec_learn(s->spec, b, took_us);
-    int n_prefill = b->step.n_row - b->step.n_decode_row;
-    if (!n_prefill)
-        smooth(&s->decode_us, (double)took_us);
-    else if (!b->step.n_decode)
-        smooth(&s->prefill_row_us, (double)took_us / n_prefill);
-    else if ((double)took_us > s->decode_us)
-        smooth(&s->prefill_row_us, ((double)took_us - s->decode_us) / n_prefill);
+    struct qn_cost_step step = {.n_decode = b->step.n_decode, .took_us = (double)took_us};
+    for (int i = b->step.n_decode; i < b->step.n_seq; i++) {
+        const struct qn_step_seq *q = &b->step.seq[i];
+        step.n_row += q->n_row;
+        step.n_context += (double)q->n_row * (q->pos0 + 0.5 * q->n_row);
+    }
+    qn_cost_learn(&s->cost, &step);
     for (int i = 0; i < s->n_client; i++) s->client[i].served *= SERVED_DECAY;
     for (int i = 0; i < b->step.n_seq; i++) s->client[b->part[i].seq->client].served += b->part[i].n_row;
 }

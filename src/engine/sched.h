@@ -1,15 +1,16 @@
 /* The scheduler: who is admitted, who runs in the next step, who has to leave.
  * Owned by the engine thread.
  *
- * A step has one decode row (and drafts) of every running stream first, then prefill rows under a budget. The
- * budget is what the inter-token target leaves: (target - measured decode time) / measured time of a prefill
- * row. Without a target it is 1.8 times the measured decode time, so a long prompt at most doubles the gaps.
+ * A step has one decode row (and drafts) of every running stream first, then prefill rows under a budget: the
+ * time that the inter-token target leaves (cost.h). Without a target it is 1.75 times that of a step without
+ * prefill, so a long prompt at most doubles the gaps.
  * Waiting sequences are taken by priority, then by what their client got lately (fewest running first, then
  * fewest tokens), then by arrival. When pages run out, the youngest of the lowest priority is suspended with
  * its state in the cache. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_SCHED_H
 #define QN_SCHED_H
 
+#include "engine/cost.h"
 #include "engine/spec.h"
 #include "engine/tier.h"
 
@@ -30,8 +31,8 @@ struct qn_sched {
     int step_tokens, max_logits, snapshot_gap;
     const int *stop_tok;
     int n_stop;
-    double itl_target_us;             /* 0: twice the time of a step without prefill, nearly */
-    double decode_us, prefill_row_us; /* measured, smoothed; 0: not yet */
+    double itl_target_us; /* 0: twice the time of a step without prefill, nearly */
+    struct qn_cost cost;
     int64_t n_order;
     uint64_t n_preempted;
     bool last_was_rows;                            /* the last step kept all logits: streams are due */

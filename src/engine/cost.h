@@ -1,0 +1,47 @@
+/* What steps cost: measured time of the streams' part and of prefill rows, so that a long prompt beside
+ * streams takes what the inter-token target leaves.
+ *
+ * Owned by the engine thread. The streams' part is the time of steps without prefill, by number of streams;
+ * one such step is made now and then while a long prompt is read, so that it stays true. A prefill row costs
+ *
+ *     row_us + far_us * (tokens before it) / 4096
+ *
+ * as attention reads all of them; both are corrected by each step's error, shared out by their parts in it
+ * (normalised least mean squares). Rows beside streams and rows alone are kept apart: many rows at once are
+ * cheaper.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_COST_H
+#define QN_COST_H
+
+#include "base/base.h"
+
+#define QN_COST_N_SEQ 8 /* buckets: 1 2 3-4 5-8 9-16 17-32 33-64 65- */
+
+struct qn_cost_rows {
+    double row_us, far_us;
+    int n; /* steps it was learned from */
+};
+
+struct qn_cost {
+    double decode_us[QN_COST_N_SEQ]; /* smoothed; 0: not measured */
+    double last_decode_us;
+    struct qn_cost_rows beside, alone;
+    int n_mixed; /* steps with prefill beside streams since one without */
+};
+
+/* What was in a step. */
+struct qn_cost_step {
+    int n_decode;     /* sequences */
+    int n_row;        /* prefill rows */
+    double n_context; /* tokens before each of them, summed */
+    double took_us;
+};
+
+/* Time for prefill in the next step, beside n_decode streams (at least one). target_us: 0: as long as that
+ * gaps grow by no more than three quarters. 0: none this time, the streams' part has to be measured. */
+double qn_cost_budget(const struct qn_cost *c, int n_decode, double target_us);
+/* Rows from position pos on that fit into left_us beside streams, at least one; *used_us: their time. */
+int qn_cost_fit(const struct qn_cost *c, double left_us, int pos, int most, double *used_us);
+void qn_cost_learn(struct qn_cost *c, const struct qn_cost_step *step);
+
+#endif

@@ -178,6 +178,8 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
     b->part[b->step.n_seq] = (struct qn_batch_part){
         .seq = s, .is_decode = true, .wants_token = true, .n_row = 1 + n, .n_draft = n};
     b->part[b->step.n_seq].is_lookup = n && s->draft_is_lookup;
+    b->part[b->step.n_seq].has_hole = s->has_mtp_hole;
+    s->has_mtp_hole |= !wants_mtp;
     b->step.n_row += 1 + n;
     b->step.n_seq++;
     b->step.n_decode++;

@@ -10,6 +10,7 @@
 struct qn_batch_part {
     struct qn_seq *seq;
     bool is_decode, wants_token, is_lookup;
+    bool has_hole; /* the draft layer lacks KV of the sequence */
     int n_row, n_draft;
 };
 
@@ -31,7 +32,8 @@ struct qn_batch {
     bool has_mask;
     float *logits; /* host copy for all_logits */
     size_t logits_capacity;
-    int depth; /* drafts wanted for the next step */
+    int depth;      /* drafts wanted for the next step */
+    bool keeps_mtp; /* the draft layer's KV, in decode rows */
 };
 
 void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logits, int vocab);

@@ -254,12 +254,13 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
 {
     bool has_mtp = s->spec->has_mtp && s->spec->fixed != 0;
     qn_batch_begin(b);
-    int n_decode = 0;
+    int n_decode = 0, n_whole = 0;
     int64_t n_context = 0;
     for (int i = 0; i < s->n_running; i++) {
         if (s->running[i]->state != QN_SEQ_DECODE) continue;
         n_decode++;
         n_context += s->running[i]->n_done;
+        n_whole += !s->running[i]->has_mtp_hole;
     }
     /* rows whose logits are all kept have a step of their own, in turn with the streams */
     if (!s->last_was_rows || !n_decode) {
@@ -274,9 +275,10 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
         }
     }
     s->last_was_rows = false;
-    int depth = qn_spec_depth(s->spec, n_decode, n_context);
+    int depth = qn_spec_depth(s->spec, n_decode, n_context, n_whole);
     bool keeps_mtp = qn_spec_wants_mtp(s->spec);
     b->depth = depth;
+    b->keeps_mtp = keeps_mtp;
     int max_draft = n_decode ? QN_MIN(QN_MAX_DRAFT, (s->max_logits - s->max_seqs) / n_decode) : 0;
     /* pages first, as that may suspend any of them */
     while (!reserve_all(s, depth, max_draft)) continue;

@@ -56,6 +56,7 @@ struct qn_seq {
     int32_t draft[QN_MAX_DRAFT]; /* for the next step */
     int n_draft;
     bool draft_is_lookup; /* by prompt lookup, not by the MTP layer */
+    bool has_mtp_hole;    /* the MTP layer's KV was not kept at some of its tokens */
 
     struct qn_map looked; /* three tokens -> where they stood last */
     int n_looked;         /* places in it */

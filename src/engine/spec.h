@@ -1,15 +1,21 @@
 /* Speculation: how many drafts, and from where.
  * Owned by the engine thread. Depth changes speed only: a draft is accepted when it equals the target's pick.
  *
- * Automatic depth. Acceptance is kept by draft position (the chance that draft i is right when those before
- * it were), smoothed, so expected tokens of a step are E(D) = 1 + sum over i of the products. The time of a
- * step is kept by (sequences, depth, context), from steps without prefill in which every sequence had the
- * same depth; a depth without a measurement is estimated from its neighbour, a little low, so that it gets
- * tried. The depth with the most E(D) / time is taken when it is a few percent better than the one in use; 0
- * is one of them. Now and then a neighbour is tried for a few steps, as content and load change.
+ * Automatic depth. Acceptance is counted by draft position (the chance that draft i is right when those
+ * before it were), old counts fading, so expected tokens of a step are E(D) = 1 + sum over i of the products.
+ * The time of a step is kept by (sequences, context, depth), from steps without prefill in which every
+ * sequence had the same depth. What slows the depth in use slows all: the others are scaled with it. A depth
+ * not measured yet is taken from the ratios of a neighbouring bucket, or guessed a little low, so that it
+ * gets tried. The depth with the most E(D) / time is taken when it is a little better than the one in use; 0
+ * is one of them.
+ *
+ * Now and then a neighbour is tried for a few steps, as content and load change: as often as its expected
+ * loss allows, a fraction of a percent of all time. At depth 0 the draft layer's KV is soon no longer kept
+ * (asleep): a plain step has nothing of the draft layer. A try wants a stream whose KV is whole, that of a
+ * new request.
  *
  * Prompt lookup is the second source: the tokens that followed the last three tokens where they stood before.
- * It replaces the MTP drafts of a sequence when its own expected count is higher.
+ * It replaces the MTP drafts of a sequence when it promises more for the time of its rows.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_SPEC_H
 #define QN_SPEC_H
@@ -19,28 +25,41 @@
 #define QN_SPEC_N_SEQ     8 /* buckets: 1 2 3-4 5-8 9-16 17-32 33-64 65- */
 #define QN_SPEC_N_CONTEXT 5 /* mean tokens: up to 1k 4k 16k 64k, more */
 
+struct qn_spec_count {
+    double n, hit; /* tries and hits, fading */
+};
+
+struct qn_spec_time {
+    double us; /* 0: not measured */
+    int n;     /* steps */
+};
+
 struct qn_spec {
     bool has_mtp;
     int fixed; /* depth; -1: automatic */
     int depth; /* in use */
-    double accept[QN_MAX_DRAFT], lookup_accept[QN_MAX_DRAFT];
-    double time_us[QN_SPEC_N_SEQ][QN_SPEC_N_CONTEXT][QN_MAX_DRAFT + 1]; /* 0: not measured */
-    int n_measured[QN_SPEC_N_SEQ][QN_SPEC_N_CONTEXT][QN_MAX_DRAFT + 1];
-    int seqs, context;           /* bucket of the last decision */
-    int n_since;                 /* decode steps since the last decision */
-    int n_probe;                 /* steps left of a try */
-    int home;                    /* depth to come back to after it */
-    bool is_up;                  /* the last try went up */
-    int n_decision, probe_every; /* decisions since the last try; between two */
-    int n_at_zero;               /* decode steps in a row without drafts */
+    struct qn_spec_count accept[QN_MAX_DRAFT], lookup[QN_MAX_DRAFT];
+    struct qn_spec_time time[QN_SPEC_N_SEQ][QN_SPEC_N_CONTEXT][QN_MAX_DRAFT + 1];
+    double verify_us[QN_SPEC_N_SEQ]; /* of a looked-up row beside plain ones; 0: not measured */
+    int n_seq, seqs, context;        /* of the last decision, and its bucket */
+    int n_at_depth;                  /* decode steps since it was taken */
+    int n_since;                     /* decode steps since the last decision */
+    int n_until;                     /* decode steps until the next try */
+    int n_probe;                     /* steps left of a try; 0: none */
+    int n_probed;                    /* steps of it so far */
+    int home;                        /* depth to come back to after it */
+    bool is_up;                      /* the last try went up */
+    int n_at_zero;                   /* decode steps in a row at home depth 0 */
+    bool is_asleep;                  /* the draft layer's KV is not kept */
     uint64_t n_lookup, n_lookup_accepted;
 };
 
 /* has_mtp: a draft layer is there and wanted. mtp: as in the engine's options. */
 void qn_spec_init(struct qn_spec *s, bool has_mtp, int mtp);
-/* Depth for the drafts made in a step with n_seq streams of n_context tokens in all. */
-int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context);
-/* Is the draft layer's KV to be kept in step? Not after a long while at depth 0. */
+/* Depth for the drafts made in a step with n_seq streams of n_context tokens in all; n_whole of them have all
+ * of the draft layer's KV. */
+int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context, int n_whole);
+/* Is the draft layer's KV to be kept in this step? */
 bool qn_spec_wants_mtp(const struct qn_spec *s);
 /* Learns from a finished step with streams. */
 void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us);

@@ -347,7 +347,7 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
              "mtp %d step %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d threads %d",
              o.mtp, o.step_tokens, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page, o.n_slot,
              fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL, o.n_thread);
-    b->is_fixed = o.mtp >= 0;
+    b->is_fixed = o.mtp >= 0 && !o.disk_tier; /* files may be of an engine that slept */
     b->n_wave = 0;
     o.mask = b->tried_mask;
     b->options = o;

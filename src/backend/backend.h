@@ -30,6 +30,13 @@ size_t qn_kv_bytes(enum qn_kv t);     /* per value */
 
 struct qn_device; /* opaque; each backend defines its own */
 
+/* Sees the float input rows of linear layers, for calibration: [n_row, K], in the order of the rows. On cpu
+ * not those of the experts' gate and up projections, which are the router's. */
+struct qn_observer {
+    void *user;
+    void (*rows)(void *user, const struct qn_weight *w, const float *x, int n_row);
+};
+
 struct qn_device_options {
     const struct qn_config *config;
     int ordinal;
@@ -42,7 +49,8 @@ struct qn_device_options {
     int max_context;            /* tokens of one sequence */
     int n_page, n_slot, n_lane; /* sizes of the pools, all allocated at open */
     bool has_mtp;
-    int n_tok;   /* ids below this may be sampled (rows above are padding of the table); 0: all */
+    int n_tok; /* ids below this may be sampled (rows above are padding of the table); 0: all */
+    const struct qn_observer *observer; /* or NULL */
     bool poison; /* debugging: scratch and pools start as NaN, scratch is NaN again before each step */
 };
 

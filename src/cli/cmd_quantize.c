@@ -2,8 +2,14 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "base/hash.h"
+#include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/ids.h"
+#include "engine/calib.h"
 #include "model/quantize.h"
+
+#define MAX_KEEP 64
 
 static void print_lists(void)
 {
@@ -31,64 +37,155 @@ static void print_report(const struct qn_quantize_report *r)
     if (r->n_requantised)
         printf("%d layers were quantised before: their errors add up; start from BF16 where there is one\n",
                r->n_requantised);
+    if (r->n_fold)
+        printf("activation-aware scales folded away at %d inputs; output error there %.2f of that without\n",
+               r->n_fold, r->fold_gain / r->n_fold);
+    if (r->n_kept) printf("%d layers stay as they were because of --keep\n", r->n_kept);
     if (r->n_unfit)
         printf("%d layers have a shape the format cannot hold and stay as they were\n", r->n_unfit);
 }
 
+struct options {
+    const char *format, *recipe, *calib, *compensate, *device, *keep;
+    int64_t calib_tokens, calib_context, shard, threads;
+    bool nearest, act_order, quiet;
+};
+
+/* What the options say, checked. */
+static int read_options(const struct options *o, struct qn_quantize *q, struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_FAIL_IF(!o->format, e, QN_INVAL, "--format is needed; --help lists them");
+    q->store = qn_store_find(o->format);
+    QN_FAIL_IF(!q->store || q->store->format == QN_FMT_BF16, e, QN_INVAL,
+               "unknown format '%.40s'; --help lists them", o->format);
+    if (o->recipe) q->recipe = qn_recipe_find(o->recipe);
+    QN_FAIL_IF(o->recipe && !q->recipe, e, QN_INVAL, "unknown recipe '%.40s'; --help lists them", o->recipe);
+    bool is_on = !strcmp(o->compensate, "on"), is_off = !strcmp(o->compensate, "off");
+    QN_FAIL_IF(o->compensate[0] && !is_on && !is_off, e, QN_INVAL, "--compensate is on or off, not '%.40s'",
+               o->compensate);
+    QN_FAIL_IF(!o->calib && (is_on || o->act_order), e, QN_INVAL,
+               "--compensate and --act-order need the activations of a text: --calib FILE");
+    QN_FAIL_IF(o->calib && o->nearest, e, QN_INVAL,
+               "--nearest looks at nothing, --calib at activations: choose one");
+    q->has_carry = o->calib && !is_off;
+    q->is_act_order = o->act_order;
+    QN_FAIL_IF(o->act_order && (q->store->format != QN_FMT_INT4_GPTQ || !q->has_carry), e, QN_INVAL,
+               "--act-order is a property of gptq files, with --compensate on");
+    q->search = !o->nearest;
+    q->shard_bytes = o->shard;
+    q->n_thread = (int)o->threads;
+    q->is_quiet = o->quiet;
+out:
+    return rc;
+}
+
+/* Cuts "a,b,c" in place. */
+static int split_keep(char *text, const char **out, struct qn_err *e)
+{
+    int rc = QN_OK, n = 0;
+    for (char *save, *at = strtok_r(text, ",", &save); at; at = strtok_r(NULL, ",", &save)) {
+        QN_FAIL_IF(n == MAX_KEEP, e, QN_TOOBIG, "--keep: more than %d patterns", MAX_KEEP);
+        out[n++] = at;
+    }
+out:
+    return rc ? -1 : n;
+}
+
+static int open_calib(struct qn_calib **out, const struct options *o, struct qn_quantize *q,
+                      const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_ids ids = QN_IDS_INIT((size_t)1 << 26);
+    const struct qn_backend *backend = qn_backend_get(o->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%.40s' in this build; cpu and ref are", o->device);
+    QN_TRY(qn_cli_read_ids(&ids, folder, o->calib, o->calib_tokens, e));
+    struct qn_calib_options c = {
+        q->model, backend, (int)o->threads, ids.data, (int)ids.n, (int)o->calib_context, q->has_carry};
+    QN_TRY(qn_calib_open(out, &c, e));
+    q->activations = qn_calib_activations(*out);
+    q->activations_hash = qn_hash_bytes((uint64_t)o->calib_context, ids.data, ids.n * sizeof *ids.data) ^
+                          qn_hash_str(o->device);
+    if (!o->quiet)
+        fprintf(stderr, "quantize: calibrating with %zu tokens of %s, sequences of %d\n", ids.n, o->calib,
+                c.context);
+out:
+    qn_ids_free(&ids);
+    return rc;
+}
+
 static int run(int argc, char **argv)
 {
-    const char *format = NULL, *recipe = NULL, *calib = NULL;
-    int64_t shard = 0, threads = 2;
-    bool nearest = false, quiet = false;
+    struct options o = {.compensate = "",
+                        .device = "cpu",
+                        .keep = "",
+                        .calib_tokens = 16384,
+                        .calib_context = 512,
+                        .threads = 2};
     const struct qn_opt table[] = {
-        {"format", 'f', QN_OPT_STR, &format, "F", "of the layers that are quantised", NULL, NULL, 0, 0},
-        {"recipe", 0, QN_OPT_STR, &recipe, "R", "which layers (that of the releases in the format)", NULL,
+        {"format", 'f', QN_OPT_STR, &o.format, "F", "of the layers that are quantised", NULL, NULL, 0, 0},
+        {"recipe", 0, QN_OPT_STR, &o.recipe, "R", "which layers (that of the releases in the format)", NULL,
          NULL, 0, 0},
-        {"nearest", 0, QN_OPT_FLAG, &nearest, NULL, "round to nearest, no search for better scales", NULL,
-         NULL, 0, 0},
-        {"calib", 0, QN_OPT_STR, &calib, "FILE", "text for activation statistics (not built yet: refused)",
+        {"keep", 0, QN_OPT_STR, &o.keep, "PATTERNS",
+         "modules that stay as they are besides: components of a name, a glob or re:EXPRESSION, with commas "
+         "between",
          NULL, NULL, 0, 0},
-        {"shard", 0, QN_OPT_BYTES, &shard, "BYTES", "largest file (5 GB)", NULL, NULL, 0, 0},
-        {"threads", 0, QN_OPT_INT, &threads, "N", "(2)", NULL, NULL, 1, 16},
-        {"quiet", 'q', QN_OPT_FLAG, &quiet, NULL, "no progress, no report", NULL, NULL, 0, 0},
+        {"nearest", 0, QN_OPT_FLAG, &o.nearest, NULL, "round to nearest, no search for better scales", NULL,
+         NULL, 0, 0},
+        {"calib", 0, QN_OPT_STR, &o.calib, "FILE",
+         "a text (or JSON array of ids): errors are weighed with its activations; awq: activation-aware "
+         "scales; others: "
+         "errors are made up for",
+         NULL, NULL, 0, 0},
+        {"calib-tokens", 0, QN_OPT_INT, &o.calib_tokens, "N", "of the text (16384)", NULL, NULL, 64, 1 << 24},
+        {"calib-context", 0, QN_OPT_INT, &o.calib_context, "N", "tokens of a sequence (512)", NULL, NULL, 16,
+         1 << 20},
+        {"compensate", 0, QN_OPT_STR, &o.compensate, "on|off",
+         "with --calib: make up for each column's rounding error in later ones (on)", NULL, NULL, 0, 0},
+        {"act-order", 0, QN_OPT_FLAG, &o.act_order, NULL,
+         "gptq: groups by falling activation (g_idx, desc_act)", NULL, NULL, 0, 0},
+        {"device", 0, QN_OPT_STR, &o.device, "NAME", "that runs the text: cpu or ref (cpu)", NULL, NULL, 0,
+         0},
+        {"shard-size", 0, QN_OPT_BYTES, &o.shard, "BYTES", "largest file (5 GB)", NULL, "shard", 0, 0},
+        {"threads", 0, QN_OPT_INT, &o.threads, "N", "(2)", NULL, NULL, 1, 16},
+        {"quiet", 'q', QN_OPT_FLAG, &o.quiet, NULL, "no progress, no report", NULL, NULL, 0, 0},
     };
     static const struct qn_opt_usage usage = {
         "quern quantize IN OUT --format F [options]",
-        "Writes a checkpoint again with quantised weights, in the layout of the published releases.",
-        "quern quantize models/Qwen3.5-9B models/Qwen3.5-9B-FP8 --format fp8"};
+        "Writes a checkpoint again with quantised weights, in the layout of the published releases. An "
+        "interrupted run is\n"
+        "gone on with by the same command.",
+        "quern quantize models/Qwen3.5-9B models/Qwen3.5-9B-AWQ --format awq --calib text.txt"};
     struct qn_err e = {0};
-    const char *args[2];
-    struct qn_model *m;
-    struct qn_quantize q = {.search = true};
+    const char *args[2], *keep[MAX_KEEP];
+    struct qn_model *m = NULL;
+    struct qn_calib *calib = NULL;
+    struct qn_quantize q = {.keep = keep};
+    struct qn_quantize_report report;
+    char *keep_text = NULL;
     int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 2, &n_arg, &e);
     if (rc == QN_CANCELED) print_lists();
     if (!rc && n_arg != 2)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "IN and OUT are needed: two folders");
-    if (!rc && !format)
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--format is needed; --help lists them");
-    if (!rc && (!(q.store = qn_store_find(format)) || q.store->format == QN_FMT_BF16))
-        rc =
-            qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "unknown format '%.40s'; --help lists them", format);
-    if (!rc && recipe && !(q.recipe = qn_recipe_find(recipe)))
-        rc =
-            qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "unknown recipe '%.40s'; --help lists them", recipe);
-    if (!rc && calib)
-        rc = qn_err_set(
-            &e, QN_UNSUPPORTED, __FILE__, __LINE__,
-            "--calib: activation statistics are not built yet; without it scales are searched from the "
-            "weights alone");
-    if (rc) return qn_cli_usage_failed("quantize", rc, &e);
-    rc = qn_model_open(&m, args[0], &e);
-    if (rc) return qn_cli_failed("quantize", &e);
+    if (!rc) rc = read_options(&o, &q, &e);
+    if (!rc) {
+        keep_text = xstrdup(o.keep);
+        q.n_keep = split_keep(keep_text, keep, &e);
+        if (q.n_keep < 0) rc = QN_TOOBIG;
+    }
+    if (rc) {
+        free(keep_text);
+        return qn_cli_usage_failed("quantize", rc, &e);
+    }
+    QN_TRY(qn_model_open(&m, args[0], &e));
     q.model = m;
-    q.search = !nearest;
-    q.shard_bytes = shard;
-    q.n_thread = (int)threads;
-    q.is_quiet = quiet;
-    struct qn_quantize_report report;
-    rc = qn_quantize_write(&q, args[1], &report, &e);
-    if (!rc && !quiet) print_report(&report);
+    if (o.calib) QN_TRY(open_calib(&calib, &o, &q, args[0], &e));
+    QN_TRY(qn_quantize_write(&q, args[1], &report, &e));
+    if (!o.quiet) print_report(&report);
+out:
+    qn_calib_close(calib);
     qn_model_close(m);
+    free(keep_text);
     return rc ? qn_cli_failed("quantize", &e) : 0;
 }
 

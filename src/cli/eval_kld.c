@@ -12,12 +12,11 @@
 #include "cli/cli.h"
 #include "cli/divergence.h"
 #include "cli/eval.h"
+#include "cli/ids.h"
 #include "cli/reference.h"
 #include "engine/engine.h"
 #include "model/checkpoint.h"
 #include "text/tokenizer.h"
-
-#define MAX_TEXT_BYTES ((size_t)1 << 30)
 
 struct side {
     struct qn_model *model;
@@ -84,38 +83,6 @@ static int open_side(struct side *s, const char *folder, const struct options *o
     QN_TRY(qn_engine_open(&s->engine, &options, e));
     s->format = main_format(s->model);
 out:
-    return rc;
-}
-
-/* The ids of a text file, or of a JSON array of ids when it starts with '['. */
-static int read_ids(struct qn_ids *ids, const char *folder, const char *path, int64_t max_tokens,
-                    struct qn_err *e)
-{
-    int rc = QN_OK;
-    struct qn_buf text = QN_BUF_INIT(MAX_TEXT_BYTES);
-    struct qn_tokenizer *tokenizer = NULL;
-    struct qn_arena *arena = qn_arena_create((size_t)8 << 30);
-    struct qn_json *array;
-    QN_TRY(strcmp(path, "-") ? qn_buf_read_file(&text, path, e)
-                             : qn_buf_read_stream(&text, stdin, "stdin", e));
-    if (text.n_byte && text.data[0] == '[' &&
-        !qn_json_parse(&array, arena, text.data, text.n_byte, path, NULL)) {
-        for (size_t i = 0; i < array->n; i++) {
-            int64_t id;
-            QN_FAIL_IF(!qn_json_int(array->items[i], &id) || id < 0 || id > INT32_MAX, e, QN_INVAL,
-                       "%s: item %zu is not a token id", path, i);
-            QN_TRY(qn_ids_push(ids, (int32_t)id));
-        }
-    } else {
-        QN_TRY(qn_tokenizer_open(&tokenizer, folder, e));
-        QN_TRY(qn_tokenizer_encode(tokenizer, qn_buf_str(&text), text.n_byte, NULL, ids, e));
-    }
-    if (max_tokens && ids->n > (size_t)max_tokens) ids->n = (size_t)max_tokens;
-    QN_FAIL_IF(ids->n < 2, e, QN_INVAL, "%s: %zu tokens are too few to evaluate", path, ids->n);
-out:
-    qn_tokenizer_free(tokenizer);
-    qn_arena_free(arena);
-    qn_buf_free(&text);
     return rc;
 }
 
@@ -364,7 +331,7 @@ static int run_task(enum task task, const char *name, const struct qn_opt_usage 
         r.reference = h->model;
         r.reference_format = h->format;
     } else {
-        QN_TRY(read_ids(&ids, args[0], args[1], o.max_tokens, &e));
+        QN_TRY(qn_cli_read_ids(&ids, args[0], args[1], o.max_tokens, &e));
     }
     r.text_hash = qn_hash_bytes(0, ids.data, ids.n * sizeof *ids.data);
     QN_TRY(open_side(&tested, args[0], &o, &e));

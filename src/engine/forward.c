@@ -115,17 +115,8 @@ void qn_forward_close(struct qn_forward *f)
     free(f);
 }
 
-static void run_ffn(struct qn_forward *f, const struct qn_step *s, const struct qn_layer_weights *w)
-{
-    struct qn_op_ffn ffn = {w, f->x, f->y};
-    if (f->c.is_moe)
-        f->b->moe(f->d, s, &ffn);
-    else
-        f->b->mlp(f->d, s, &ffn);
-}
-
-static void run_full(struct qn_forward *f, const struct qn_step *s, const struct qn_layer_weights *w,
-                     int kv_layer)
+static void run_full(const struct qn_forward_layer *f, const struct qn_step *s,
+                     const struct qn_layer_weights *w, int kv_layer)
 {
     struct qn_op_attn_in in = {w, f->x, f->y, kv_layer};
     struct qn_op_attn decode = {w, kv_layer, 0, s->n_decode};
@@ -137,8 +128,8 @@ static void run_full(struct qn_forward *f, const struct qn_step *s, const struct
     f->b->attn_out(f->d, s, &out);
 }
 
-static void run_gdn(struct qn_forward *f, const struct qn_step *s, const struct qn_layer_weights *w,
-                    int gdn_layer)
+static void run_gdn(const struct qn_forward_layer *f, const struct qn_step *s,
+                    const struct qn_layer_weights *w, int gdn_layer)
 {
     struct qn_op_gdn_in in = {w, f->x, f->y, gdn_layer};
     struct qn_op_gdn decode = {w, gdn_layer, 0, s->n_decode};
@@ -150,18 +141,31 @@ static void run_gdn(struct qn_forward *f, const struct qn_step *s, const struct 
     f->b->gdn_out(f->d, s, &out);
 }
 
+void qn_forward_layer(const struct qn_forward_layer *f, const struct qn_step *s,
+                      const struct qn_layer_weights *w, int kv_layer, int gdn_layer)
+{
+    struct qn_op_ffn ffn = {w, f->x, f->y};
+    if (w->is_full)
+        run_full(f, s, w, kv_layer);
+    else
+        run_gdn(f, s, w, gdn_layer);
+    if (f->is_moe)
+        f->b->moe(f->d, s, &ffn);
+    else
+        f->b->mlp(f->d, s, &ffn);
+}
+
 /* Embedding, layers, final norm and the wanted rows of the vocabulary. */
 static void run_model(struct qn_forward *f, const struct qn_step *s)
 {
     struct qn_op_embed embed = {f->w->embed, f->x, f->y};
     f->b->embed(f->d, s, &embed);
+    struct qn_forward_layer layer = {f->b, f->d, f->c.is_moe, f->x, f->y};
     for (int i = 0, n_full = 0, n_gdn = 0; i < f->c.n_layer; i++) {
         const struct qn_layer_weights *w = &f->w->layers[i];
-        if (w->is_full)
-            run_full(f, s, w, n_full++);
-        else
-            run_gdn(f, s, w, n_gdn++);
-        run_ffn(f, s, w);
+        qn_forward_layer(&layer, s, w, n_full, n_gdn);
+        n_full += w->is_full;
+        n_gdn += !w->is_full;
     }
     struct qn_op_head head = {f->w->head, f->w->final_norm, f->x,
                               f->y,       f->hidden,        s->n_logit ? f->logits : NULL};
@@ -313,8 +317,8 @@ static void run_mtp_layer(struct qn_forward *f, const float *hidden)
     const struct qn_mtp_weights *w = f->w->mtp;
     struct qn_op_draft_in in = {w, f->w->embed, hidden, f->sub.hidden_row, f->x, f->y};
     f->b->draft_in(f->d, &f->sub.s, &in);
-    run_full(f, &f->sub.s, &w->layer, f->c.n_full);
-    run_ffn(f, &f->sub.s, &w->layer);
+    struct qn_forward_layer layer = {f->b, f->d, f->c.is_moe, f->x, f->y};
+    qn_forward_layer(&layer, &f->sub.s, &w->layer, f->c.n_full, 0);
 }
 
 /* Rows of the positions the step decided (see step.h). with_last: also the row of the token just sampled. */

@@ -32,6 +32,16 @@ void qn_forward_run(struct qn_forward *f, const struct qn_step *step, struct qn_
  * of a prompt one after the other give rows 1..n-1 of the whole. QN_UNSUPPORTED without an MTP layer. */
 int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *step, float *logits, struct qn_err *e);
 
+/* One layer over a step: x += y, then y becomes the output of its last block, not yet added. */
+struct qn_forward_layer {
+    const struct qn_backend *b;
+    struct qn_device *d;
+    bool is_moe;
+    float *x, *y; /* [rows, H] */
+};
+void qn_forward_layer(const struct qn_forward_layer *f, const struct qn_step *s,
+                      const struct qn_layer_weights *w, int kv_layer, int gdn_layer);
+
 struct qn_device *qn_forward_device(struct qn_forward *f);
 const struct qn_backend *qn_forward_backend(const struct qn_forward *f);
 bool qn_forward_has_mtp(const struct qn_forward *f);

@@ -48,7 +48,9 @@ static int vec(struct weights *w, struct walk *k, enum qn_vec which, int layer, 
     v->next = w->vecs;
     w->vecs = v;
     *out = v->data;
-    return qn_model_vec(k->l->model, which, layer, v->data, n, k->e);
+    const struct qn_source *s = k->l->source;
+    return s ? s->vec(s->ctx, which, layer, v->data, n, k->e)
+             : qn_model_vec(k->l->model, which, layer, v->data, n, k->e);
 }
 
 static int walk_full(struct weights *w, struct walk *k, int layer, struct qn_attn_weights *a)
@@ -168,11 +170,15 @@ static int load_items(struct walk *k)
             ahead += qn_linear_bytes(&views[n_ahead]);
         }
         const struct item *it = &k->items[i]; /* its data are on their way: read scales only now */
-        QN_TRY(qn_model_linear(l->model, it->role, it->layer, it->expert, &views[i], k->e));
+        if (l->source)
+            QN_TRY(l->source->linear(l->source->ctx, it->role, it->layer, it->expert, &views[i], k->e));
+        else
+            QN_TRY(qn_model_linear(l->model, it->role, it->layer, it->expert, &views[i], k->e));
         QN_TRY(qn_linear_check(&views[i], k->e));
         QN_TRY(l->backend->weight(l->device, &views[i], k->items[i].rows, k->items[i].out, k->e));
         done += qn_linear_bytes(&views[i]);
-        if (!k->items[i].rows) qn_model_done_with(l->model, &views[i]); /* a table may be read in place */
+        if (!k->items[i].rows && !l->source)
+            qn_model_done_with(l->model, &views[i]); /* a table may be read in place */
         if (l->progress) l->progress(l->user, done, total);
     }
 out:
@@ -190,6 +196,22 @@ int qn_load_weights(struct qn_weights **out, const struct qn_load *l, struct qn_
     QN_TRY(walk_model(w, &k));
     QN_TRY(load_items(&k));
     if (k.c->is_tied) w->w.head = w->w.embed;
+    *out = &w->w;
+    w = NULL;
+out:
+    free(k.items);
+    qn_load_free(w ? &w->w : NULL);
+    return rc;
+}
+
+int qn_load_layer(struct qn_weights **out, const struct qn_load *l, int layer, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct walk k = {.c = qn_model_config(l->model), .l = l, .e = e};
+    struct weights *w = xcalloc(1, sizeof *w);
+    w->w.layers = xcalloc(1, sizeof *w->w.layers);
+    QN_TRY(walk_layer(w, &k, layer, k.c->is_full[layer], &w->w.layers[0]));
+    QN_TRY(load_items(&k));
     *out = &w->w;
     w = NULL;
 out:

@@ -13,11 +13,14 @@ struct qn_load {
     bool with_mtp;
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes); /* or NULL */
     void *user;
+    const struct qn_source *source; /* where the parts come from; NULL: the model's files */
 };
 
 /* Pages of the file are read ahead of the layer being repacked and given back after it, so the peak stays
  * near the size of the result. Layers belong to the device, vectors to the struct. */
 int qn_load_weights(struct qn_weights **out, const struct qn_load *l, struct qn_err *e);
+/* One layer alone, as layers[0]; nothing else is set. */
+int qn_load_layer(struct qn_weights **out, const struct qn_load *l, int layer, struct qn_err *e);
 void qn_load_free(struct qn_weights *w);
 
 #endif

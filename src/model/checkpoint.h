@@ -96,6 +96,14 @@ int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *ou
 /* KV-cache scales of a full-attention layer; 1 when the file has none. Returns whether it has. */
 bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale);
 
+/* The parts of a model, from its files or as just written. */
+struct qn_source {
+    void *ctx;
+    int (*linear)(void *ctx, enum qn_role role, int layer, int expert, struct qn_linear *out,
+                  struct qn_err *e);
+    int (*vec)(void *ctx, enum qn_vec vec, int layer, float *out, size_t n, struct qn_err *e);
+};
+
 /* Read-ahead and release of file pages while a loader walks the model. */
 void qn_model_will_need(const struct qn_model *m, const struct qn_linear *l);
 void qn_model_done_with(const struct qn_model *m, const struct qn_linear *l);

@@ -181,7 +181,8 @@ static bool all_finite(const float *w, size_t n)
     return !bad;
 }
 
-/* Sums run in eight lanes, so that their order is fixed and vectors can be used. */
+/* Squared errors, weighted by column with h. Sums run in eight lanes, so that their order is fixed and
+ * vectors can be used. */
 #define LANES 8
 #define SUM_ERROR(n, expr)                                                                                   \
     do {                                                                                                     \
@@ -190,37 +191,37 @@ static bool all_finite(const float *w, size_t n)
         for (; i + LANES <= (n); i += LANES)                                                                 \
             for (int j = 0; j < LANES; j++) {                                                                \
                 float x = w[i + j], d = (expr)-x;                                                            \
-                lane[j] += d * d;                                                                            \
+                lane[j] += h[i + j] * (d * d);                                                               \
             }                                                                                                \
         for (; i < (n); i++) {                                                                               \
             float x = w[i], d = (expr)-x;                                                                    \
-            rest += d * d;                                                                                   \
+            rest += h[i] * (d * d);                                                                          \
         }                                                                                                    \
         float sum = rest;                                                                                    \
         for (int j = 0; j < LANES; j++) sum += lane[j];                                                      \
         return sum;                                                                                          \
     } while (0)
 
-INLINE float error_e2m1(const float *w, int n, float s)
+INLINE float error_e2m1(const float *w, const float *h, int n, float s)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, round_e2m1(x * inv) * s);
 }
 
-INLINE float error_e4m3(const float *w, int n, float s)
+INLINE float error_e4m3(const float *w, const float *h, int n, float s)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, round_e4m3(x * inv) * s);
 }
 
-INLINE float error_int(const float *w, int n, float s, float lo, float hi)
+INLINE float error_int(const float *w, const float *h, int n, float s, float lo, float hi)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, clamp(nearest(x * inv), lo, hi) * s);
 }
 
 /* code = clamp(round(w / s) + z, 0, 15), value = (code - z) * s */
-INLINE float error_zero(const float *w, int n, float s, float z)
+INLINE float error_zero(const float *w, const float *h, int n, float s, float z)
 {
     float inv = 1.0f / s;
     SUM_ERROR(n, (clamp(nearest(x * inv) + z, 0.0f, 15.0f) - z) * s);
@@ -241,7 +242,7 @@ static float round_f16(float x)
 
 /* E4M3 scale code of one NVFP4 block. The candidates reach from a clipped maximum to one that maps the
  * largest weight to 4 instead of 6. */
-CLONES static uint8_t nvfp4_scale(const float *w, float whole, bool search)
+CLONES static uint8_t nvfp4_scale(const float *w, const float *h, float whole, bool search)
 {
     float amax = largest(w, 16);
     if (amax == 0) return 0;
@@ -251,7 +252,7 @@ CLONES static uint8_t nvfp4_scale(const float *w, float whole, bool search)
     float least = INFINITY;
     for (int c = base - 2; c <= base + 5; c++) {
         if (c < 1 || c > 0x7e) continue;
-        float err = error_e2m1(w, 16, qn_e4m3_to_f32((uint8_t)c) * whole);
+        float err = error_e2m1(w, h, 16, qn_e4m3_to_f32((uint8_t)c) * whole);
         if (err < least) {
             least = err;
             best = c;
@@ -261,8 +262,8 @@ CLONES static uint8_t nvfp4_scale(const float *w, float whole, bool search)
 }
 
 /* The scale of a run of E4M3 weights: an eighth of a binade can shift which weights fall on which side of a
- * power of two. `rounded` is BF16 for published layouts. */
-CLONES static float fp8_scale(const float *w, int n, int stride, int n_row, bool search, bool rounded)
+ * power of two. BF16, as published layouts store it. */
+CLONES static float fp8_scale(const float *w, const float *h, int n, int stride, int n_row, bool search)
 {
     float amax = 0;
     for (int r = 0; r < n_row; r++) amax = fmaxf(amax, largest(w + (size_t)r * (size_t)stride, (size_t)n));
@@ -270,10 +271,8 @@ CLONES static float fp8_scale(const float *w, int n, int stride, int n_row, bool
     static const float up[] = {1.0f, 1.125f, 1.25f, 1.5f, 1.75f};
     float best = 0, least = INFINITY;
     for (size_t j = 0; j < (search ? QN_COUNT(up) : 1); j++) {
-        float s = amax / 448.0f * up[j], err = 0;
-        if (rounded) s = round_bf16(s);
-        if (s < FLT_MIN) s = FLT_MIN;
-        for (int r = 0; search && r < n_row; r++) err += error_e4m3(w + (size_t)r * (size_t)stride, n, s);
+        float s = round_bf16(amax / 448.0f * up[j]), err = 0;
+        for (int r = 0; search && r < n_row; r++) err += error_e4m3(w + (size_t)r * (size_t)stride, h, n, s);
         if (err < least) {
             least = err;
             best = s;
@@ -283,8 +282,8 @@ CLONES static float fp8_scale(const float *w, int n, int stride, int n_row, bool
 }
 
 /* Symmetric integers in lo..hi: shrinks the range step by step, then fits the scale to the codes chosen. */
-CLONES static float int_scale(const float *w, int n, float lo, float hi, int n_step, float step, bool search,
-                              float (*rounded)(float))
+CLONES static float int_scale(const float *w, const float *h, int n, float lo, float hi, int n_step,
+                              float step, bool search, float (*rounded)(float))
 {
     float amax = largest(w, (size_t)n);
     if (amax == 0) return rounded(1.0f);
@@ -292,7 +291,7 @@ CLONES static float int_scale(const float *w, int n, float lo, float hi, int n_s
     if (!search) return best;
     for (int j = -2; j < n_step; j++) {
         float s = rounded(amax / hi * (1.0f - (float)j * step));
-        float err = error_int(w, n, s, lo, hi);
+        float err = error_int(w, h, n, s, lo, hi);
         if (err < least) {
             least = err;
             best = s;
@@ -301,14 +300,14 @@ CLONES static float int_scale(const float *w, int n, float lo, float hi, int n_s
     float wq = 0, qq = 0;
     for (int i = 0; i < n; i++) {
         float q = clamp(nearest(w[i] / best), lo, hi);
-        wq += w[i] * q;
-        qq += q * q;
+        wq += h[i] * (w[i] * q);
+        qq += h[i] * (q * q);
     }
     float fit = qq > 0 ? rounded(wq / qq) : best;
-    return fit > 0 && error_int(w, n, fit, lo, hi) < least ? fit : best;
+    return fit > 0 && error_int(w, h, n, fit, lo, hi) < least ? fit : best;
 }
 
-CLONES static float zero_scale(const float *w, int n, bool search, int *zero)
+CLONES static float zero_scale(const float *w, const float *h, int n, bool search, int *zero)
 {
     float lo = 0, hi = 0;
     for (int i = 0; i < n; i++) {
@@ -325,7 +324,7 @@ CLONES static float zero_scale(const float *w, int n, bool search, int *zero)
         for (int dz = search ? -1 : 0; dz <= (search ? 1 : 0); dz++) {
             float z = z0 + (float)dz;
             if (z < 0 || z > 15) continue;
-            float err = search ? error_zero(w, n, s, z) : 0;
+            float err = search ? error_zero(w, h, n, s, z) : 0;
             if (err < least) {
                 least = err;
                 best = s;
@@ -340,12 +339,19 @@ CLONES static float zero_scale(const float *w, int n, bool search, int *zero)
 
 struct work {
     struct qn_encode *x;
-    const float *w; /* [n, K] */
+    float *w;             /* [n, K], columns in the order below */
+    const float *h;       /* [K] weights of the errors */
+    const int32_t *place; /* column of the layer at each place of w; NULL: as they are */
     int first, n;
+    int unit, n_unit;        /* columns that share a scale, and how many such runs a row has */
+    float *scale;            /* [n, n_unit] */
+    int *zero;               /* [n, n_unit] AWQ */
     float whole;             /* NVFP4, FP8-tensor */
     unsigned char *a, *b;    /* block buffers of tensors 0 and 1 */
     uint32_t *words, *zeros; /* AWQ, GPTQ: the whole layer */
     uint16_t *scales;
+    float *moved, *original; /* [BLOCK_ROWS, K] each, with a carry */
+    float *moved_h;          /* [K] act-order */
 };
 
 static void add_error(struct work *k, float w, float stored)
@@ -354,6 +360,137 @@ static void add_error(struct work *k, float w, float stored)
     k->x->error += (double)(d * d);
     k->x->power += (double)(w * w);
 }
+
+/* --- choosing: scales of every run, also in the form the file has them (b) --- */
+
+static void choose_nvfp4(struct work *k)
+{
+    for (int i = 0; i < k->n * k->n_unit; i++) {
+        uint8_t code =
+            nvfp4_scale(k->w + (size_t)i * 16, k->h + (size_t)(i % k->n_unit) * 16, k->whole, k->x->search);
+        k->b[i] = code;
+        k->scale[i] = qn_e4m3_to_f32(code) * k->whole;
+    }
+}
+
+static void choose_fp8_block(struct work *k)
+{
+    int K = k->x->n_in;
+    uint16_t *out = (uint16_t *)(void *)k->b;
+    for (int c = 0; c < k->n_unit; c++) {
+        float s = fp8_scale(k->w + c * 128, k->h + c * 128, QN_MIN(128, K - c * 128), K, k->n, k->x->search);
+        out[c] = qn_f32_to_bf16(s);
+        for (int r = 0; r < k->n; r++) k->scale[r * k->n_unit + c] = s;
+    }
+}
+
+static void choose_rows(struct work *k)
+{
+    int K = k->x->n_in;
+    enum qn_format f = k->x->store->format;
+    uint16_t *out = (uint16_t *)(void *)k->b;
+    for (int r = 0; r < k->n; r++) {
+        const float *w = k->w + (size_t)r * (size_t)K;
+        k->scale[r] = f == QN_FMT_FP8_TENSOR ? k->whole
+                      : f == QN_FMT_FP8_CHANNEL
+                          ? fp8_scale(w, k->h, K, K, 1, k->x->search)
+                          : int_scale(w, k->h, K, -128, 127, 8, 0.01f, k->x->search, round_bf16);
+        if (f != QN_FMT_FP8_TENSOR) out[r] = qn_f32_to_bf16(k->scale[r]);
+    }
+}
+
+static void choose_int4(struct work *k)
+{
+    enum qn_format f = k->x->store->format;
+    uint16_t *out = (uint16_t *)(void *)k->b;
+    for (int i = 0; i < k->n * k->n_unit; i++) {
+        const float *w = k->w + (size_t)i * (size_t)k->unit,
+                    *h = k->h + (size_t)(i % k->n_unit) * (size_t)k->unit;
+        k->zero[i] = 8;
+        k->scale[i] = f == QN_FMT_INT4_AWQ ? zero_scale(w, h, k->unit, k->x->search, &k->zero[i])
+                                           : int_scale(w, h, k->unit, -8, 7, 16, 0.03f, k->x->search,
+                                                       f == QN_FMT_INT4_CT ? round_bf16 : round_f16);
+        if (f == QN_FMT_INT4_CT) out[i] = qn_f32_to_bf16(k->scale[i]);
+    }
+}
+
+/* --- rounding with errors carried on --- */
+
+/* The value stored for w. */
+INLINE float stored_value(enum qn_format f, float w, float s, float inv, float z)
+{
+    switch (f) {
+    case QN_FMT_NVFP4:
+        return round_e2m1(w * inv) * s;
+    case QN_FMT_INT8_CHANNEL:
+        return clamp(nearest(w * inv), -128, 127) * s;
+    case QN_FMT_INT4_AWQ:
+        return (clamp(nearest(w * inv) + z, 0, 15) - z) * s;
+    case QN_FMT_INT4_GPTQ:
+    case QN_FMT_INT4_CT:
+        return clamp(nearest(w * inv), -8, 7) * s;
+    default:
+        return round_e4m3(w * inv) * s;
+    }
+}
+
+#define CHUNK 64 /* columns whose errors are carried on together */
+
+/* w[to..end) -= sum over the chunk of error[i] u[i][to..end), four rows of u at a time */
+CLONES static void carry_on(float *w, const float *error, const float *u, int n_error, int stride, int to,
+                            int end)
+{
+    int i = 0;
+    for (; i + 4 <= n_error; i += 4) {
+        const float *a = u + (size_t)i * (size_t)stride, *b = a + stride, *c = b + stride, *d = c + stride;
+        float p = error[i], q = error[i + 1], r = error[i + 2], s = error[i + 3];
+        for (int j = to; j < end; j++) w[j] -= (p * a[j] + q * b[j]) + (r * c[j] + s * d[j]);
+    }
+    for (; i < n_error; i++)
+        for (int j = to; j < end; j++) w[j] -= error[i] * u[(size_t)i * (size_t)stride + (size_t)j];
+}
+
+/* One row of one block of the carry: w [n] at places first.. of the layer. */
+static void round_row(const struct work *k, float *w, const float *u, int n, int first,
+                      const int32_t *unit_of, int r)
+{
+    enum qn_format f = k->x->store->format;
+    float error[CHUNK];
+    for (int c = 0; c < n; c += CHUNK) {
+        int end = QN_MIN(c + CHUNK, n);
+        for (int i = c; i < end; i++) {
+            int at = r * k->n_unit + unit_of[first + i];
+            float s = k->scale[at],
+                  v = stored_value(f, w[i], s, s > 0 ? 1.0f / s : 0, k->zero ? (float)k->zero[at] : 0);
+            const float *row = u + (size_t)i * (size_t)n;
+            error[i - c] = (w[i] - v) / row[i];
+            w[i] = v;
+            for (int j = i + 1; j < end; j++) w[j] -= error[i - c] * row[j];
+        }
+        carry_on(w, error, u + (size_t)c * (size_t)n, end - c, n, end, n);
+    }
+}
+
+/* Replaces the block's weights by values of the format, each column's rounding error made up for by later
+ * ones as the inputs' correlation allows. */
+static void round_with_carry(struct work *k)
+{
+    const struct qn_carry *c = k->x->carry;
+    size_t K = (size_t)k->x->n_in;
+    int32_t *unit_of = xmalloc(K * sizeof *unit_of);
+    bool is_moved = !k->place; /* act-order has moved the columns already */
+    for (size_t i = 0; i < K; i++) unit_of[i] = (is_moved ? c->order[i] : (int32_t)i) / k->unit;
+    for (int r = 0; r < k->n; r++) {
+        float *w = k->w + (size_t)r * K, *to = is_moved ? k->moved : w;
+        for (size_t i = 0; is_moved && i < K; i++) to[i] = w[c->order[i]];
+        for (int first = 0, b = 0; first < k->x->n_in; first += c->block, b++)
+            round_row(k, to + first, c->u[b], QN_MIN(c->block, k->x->n_in - first), first, unit_of, r);
+        for (size_t i = 0; is_moved && i < K; i++) w[c->order[i]] = to[i];
+    }
+    free(unit_of);
+}
+
+/* --- packing, with the scales chosen --- */
 
 /* Codes of one NVFP4 block, and its sums of (w - stored)^2 and w^2. */
 CLONES static void pack_e2m1(const float *w, float s, unsigned char *out, float *error, float *power)
@@ -376,15 +513,11 @@ CLONES static void pack_e2m1(const float *w, float s, unsigned char *out, float 
     }
 }
 
-static void block_nvfp4(struct work *k)
+static void pack_nvfp4(struct work *k)
 {
-    size_t K = (size_t)k->x->n_in;
-    for (size_t g = 0; g < (size_t)k->n * K / 16; g++) {
-        const float *w = k->w + g * 16;
-        uint8_t code = nvfp4_scale(w, k->whole, k->x->search);
+    for (int i = 0; i < k->n * k->n_unit; i++) {
         float error = 0, power = 0;
-        k->b[g] = code;
-        pack_e2m1(w, qn_e4m3_to_f32(code) * k->whole, k->a + g * 8, &error, &power);
+        pack_e2m1(k->w + (size_t)i * 16, k->scale[i], k->a + (size_t)i * 8, &error, &power);
         k->x->error += (double)error;
         k->x->power += (double)power;
     }
@@ -416,74 +549,38 @@ CLONES static void pack_e4m3(const float *w, int n, float s, unsigned char *out,
     *power = p;
 }
 
-static void fp8_run(struct work *k, size_t at, int n, float s)
+static void pack_fp8(struct work *k)
 {
-    for (int i = 0; i < n; i += 128) {
-        float error, power;
-        pack_e4m3(k->w + at + (size_t)i, QN_MIN(128, n - i), s, k->a + at + (size_t)i, &error, &power);
-        k->x->error += (double)error;
-        k->x->power += (double)power;
-    }
-}
-
-static void block_fp8(struct work *k)
-{
-    int K = k->x->n_in, n_col = (K + 127) / 128;
-    uint16_t *scales = (uint16_t *)(void *)k->b;
-    for (int c = 0; c < n_col; c++) {
-        int n = QN_MIN(128, K - c * 128);
-        float s = fp8_scale(k->w + c * 128, n, K, k->n, k->x->search, true);
-        scales[c] = qn_f32_to_bf16(s);
-        for (int r = 0; r < k->n; r++) fp8_run(k, (size_t)r * (size_t)K + (size_t)c * 128, n, s);
-    }
-}
-
-static void block_fp8_rows(struct work *k)
-{
-    int K = k->x->n_in;
-    uint16_t *scales = (uint16_t *)(void *)k->b;
-    for (int r = 0; r < k->n; r++) {
-        const float *w = k->w + (size_t)r * (size_t)K;
-        float s = k->whole;
-        if (k->x->store->format == QN_FMT_FP8_CHANNEL) {
-            s = fp8_scale(w, K, K, 1, k->x->search, true);
-            scales[r] = qn_f32_to_bf16(s);
+    int K = k->x->n_in, run = QN_MIN(k->unit, 128);
+    for (int r = 0; r < k->n; r++)
+        for (int i = 0; i < K; i += run) {
+            size_t at = (size_t)r * (size_t)K + (size_t)i;
+            float error, power;
+            pack_e4m3(k->w + at, QN_MIN(run, K - i), k->scale[r * k->n_unit + i / k->unit], k->a + at, &error,
+                      &power);
+            k->x->error += (double)error;
+            k->x->power += (double)power;
         }
-        fp8_run(k, (size_t)r * (size_t)K, K, s);
+}
+
+static void pack_int8(struct work *k)
+{
+    size_t K = (size_t)k->x->n_in;
+    for (size_t i = 0; i < (size_t)k->n * K; i++) {
+        float s = k->scale[i / K], q = clamp(nearest(k->w[i] / s), -128, 127);
+        k->a[i] = (unsigned char)(int8_t)q;
+        add_error(k, k->w[i], q * s);
     }
 }
 
-static void block_int8(struct work *k)
+static void pack_ct4(struct work *k)
 {
-    int K = k->x->n_in;
-    uint16_t *scales = (uint16_t *)(void *)k->b;
-    for (int r = 0; r < k->n; r++) {
-        const float *w = k->w + (size_t)r * (size_t)K;
-        float s = int_scale(w, K, -128, 127, 8, 0.01f, k->x->search, round_bf16);
-        scales[r] = qn_f32_to_bf16(s);
-        for (int i = 0; i < K; i++) {
-            float q = clamp(nearest(w[i] / s), -128, 127);
-            k->a[(size_t)r * (size_t)K + (size_t)i] = (unsigned char)(int8_t)q;
-            add_error(k, w[i], q * s);
-        }
-    }
-}
-
-static void block_ct4(struct work *k)
-{
-    int K = k->x->n_in, group = k->x->group;
-    uint16_t *scales = (uint16_t *)(void *)k->b;
-    memset(k->a, 0, (size_t)k->n * (size_t)K / 2);
-    for (size_t g = 0; g < (size_t)k->n * (size_t)(K / group); g++) {
-        const float *w = k->w + g * (size_t)group;
-        float s = int_scale(w, group, -8, 7, 16, 0.03f, k->x->search, round_bf16);
-        scales[g] = qn_f32_to_bf16(s);
-        for (int i = 0; i < group; i++) {
-            float q = clamp(nearest(w[i] / s), -8, 7);
-            size_t at = g * (size_t)group + (size_t)i;
-            k->a[at / 2] |= (unsigned char)(((int)q + 8) << 4 * (at & 1));
-            add_error(k, w[i], q * s);
-        }
+    size_t n = (size_t)k->n * (size_t)k->x->n_in;
+    memset(k->a, 0, n / 2);
+    for (size_t i = 0; i < n; i++) {
+        float s = k->scale[i / (size_t)k->unit], q = clamp(nearest(k->w[i] / s), -8, 7);
+        k->a[i / 2] |= (unsigned char)(((int)q + 8) << 4 * (i & 1));
+        add_error(k, k->w[i], q * s);
     }
 }
 
@@ -494,35 +591,32 @@ static int awq_place(int n)
     return 4 * place[n & 7];
 }
 
-static void block_transposed(struct work *k)
+static void pack_transposed(struct work *k)
 {
-    int K = k->x->n_in, group = k->x->group;
-    size_t N = (size_t)k->x->n_out;
+    size_t N = (size_t)k->x->n_out, K = (size_t)k->x->n_in;
     bool awq = k->x->store->format == QN_FMT_INT4_AWQ;
     for (int r = 0; r < k->n; r++) {
         size_t n = (size_t)(k->first + r);
         int shift_n = awq ? awq_place((int)n) : 4 * (int)(n & 7);
-        for (int g = 0; g < K / group; g++) {
-            const float *w = k->w + (size_t)r * (size_t)K + (size_t)g * (size_t)group;
-            int z = 8;
-            float s = awq ? zero_scale(w, group, k->x->search, &z)
-                          : int_scale(w, group, -8, 7, 16, 0.03f, k->x->search, round_f16);
+        for (int g = 0; g < k->n_unit; g++) {
+            int z = k->zero[r * k->n_unit + g];
+            float s = k->scale[r * k->n_unit + g];
             k->scales[(size_t)g * N + n] = qn_f32_to_f16(s);
             k->zeros[(size_t)g * (N / 8) + n / 8] |= (uint32_t)(awq ? z : z - 1) << shift_n;
-            for (int i = 0; i < group; i++) {
-                size_t kk = (size_t)g * (size_t)group + (size_t)i;
-                float q = clamp(nearest(w[i] / s) + (float)z, 0, 15);
+            for (int i = g * k->unit; i < (g + 1) * k->unit; i++) {
+                size_t kk = k->place ? (size_t)k->place[i] : (size_t)i;
+                float w = k->w[(size_t)r * K + (size_t)i], q = clamp(nearest(w / s) + (float)z, 0, 15);
                 if (awq)
                     k->words[kk * (N / 8) + n / 8] |= (uint32_t)q << shift_n;
                 else
                     k->words[kk / 8 * N + n] |= (uint32_t)q << 4 * (kk % 8);
-                add_error(k, w[i], (q - (float)z) * s);
+                add_error(k, w, (q - (float)z) * s);
             }
         }
     }
 }
 
-static void block_bf16(struct work *k)
+static void pack_bf16(struct work *k)
 {
     uint16_t *out = (uint16_t *)(void *)k->a;
     for (size_t i = 0; i < (size_t)k->n * (size_t)k->x->n_in; i++) {
@@ -566,7 +660,8 @@ static int put_transposed(struct qn_encode *x, const struct work *k, struct qn_e
     QN_TRY(x->put(x->put_ctx, 2, 0, k->zeros, n_group * N / 2, e));
     if (x->store->format == QN_FMT_INT4_GPTQ) {
         g_idx = xmalloc(K * sizeof *g_idx);
-        for (size_t i = 0; i < K; i++) g_idx[i] = (int32_t)(i / (size_t)x->group);
+        for (size_t i = 0; i < K; i++)
+            g_idx[k->place ? k->place[i] : (int32_t)i] = (int32_t)(i / (size_t)x->group);
         QN_TRY(x->put(x->put_ctx, 3, 0, g_idx, K * sizeof *g_idx, e));
     }
 out:
@@ -574,53 +669,142 @@ out:
     return rc;
 }
 
+/* How many columns share a scale. */
+static int unit_of_format(enum qn_format f, int n_in, int group)
+{
+    switch (f) {
+    case QN_FMT_NVFP4:
+        return 16;
+    case QN_FMT_FP8_BLOCK:
+        return 128;
+    case QN_FMT_INT4_AWQ:
+    case QN_FMT_INT4_GPTQ:
+    case QN_FMT_INT4_CT:
+        return group;
+    default:
+        return n_in;
+    }
+}
+
+static void (*const choose[QN_N_FORMAT])(struct work *) = {
+    [QN_FMT_NVFP4] = choose_nvfp4,       [QN_FMT_FP8_BLOCK] = choose_fp8_block,
+    [QN_FMT_FP8_CHANNEL] = choose_rows,  [QN_FMT_FP8_TENSOR] = choose_rows,
+    [QN_FMT_INT8_CHANNEL] = choose_rows, [QN_FMT_INT4_AWQ] = choose_int4,
+    [QN_FMT_INT4_GPTQ] = choose_int4,    [QN_FMT_INT4_CT] = choose_int4,
+};
+static void (*const pack[QN_N_FORMAT])(struct work *) = {
+    [QN_FMT_BF16] = pack_bf16,           [QN_FMT_NVFP4] = pack_nvfp4,
+    [QN_FMT_FP8_BLOCK] = pack_fp8,       [QN_FMT_FP8_CHANNEL] = pack_fp8,
+    [QN_FMT_FP8_TENSOR] = pack_fp8,      [QN_FMT_INT8_CHANNEL] = pack_int8,
+    [QN_FMT_INT4_AWQ] = pack_transposed, [QN_FMT_INT4_GPTQ] = pack_transposed,
+    [QN_FMT_INT4_CT] = pack_ct4,
+};
+
+/* Scales, rounding and packing of one block of rows; its errors are those of the weights that came in. */
+static void run_block(struct work *k)
+{
+    struct qn_encode *x = k->x;
+    size_t K = (size_t)x->n_in, n = (size_t)k->n * K;
+    if (k->place) {
+        for (size_t r = 0; r < (size_t)k->n; r++) {
+            for (size_t i = 0; i < K; i++) k->moved[i] = k->w[r * K + (size_t)k->place[i]];
+            memcpy(k->w + r * K, k->moved, K * sizeof *k->w);
+        }
+    }
+    if (choose[x->store->format]) choose[x->store->format](k);
+    if (!x->carry) {
+        pack[x->store->format](k);
+        return;
+    }
+    double error = x->error, power = x->power;
+    memcpy(k->original, k->w, n * sizeof *k->w);
+    round_with_carry(k);
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)k->w[i] - (double)k->original[i];
+        error += d * d;
+        power += (double)k->original[i] * (double)k->original[i];
+    }
+    pack[x->store->format](k);
+    x->error = error;
+    x->power = power;
+}
+
+static int make_work(struct work *k, struct qn_encode *x, struct qn_err *e)
+{
+    int rc = QN_OK;
+    enum qn_format f = x->store->format;
+    size_t N = (size_t)x->n_out, K = (size_t)x->n_in;
+    bool transposed = f == QN_FMT_INT4_AWQ || f == QN_FMT_INT4_GPTQ;
+    *k = (struct work){.x = x, .unit = unit_of_format(f, x->n_in, x->group)};
+    k->n_unit = (int)QN_CEIL_DIV(x->n_in, k->unit);
+    if (f == QN_FMT_INT4_GPTQ && x->is_act_order && x->carry) k->place = x->carry->order;
+    k->w = try_malloc(BLOCK_ROWS * K, sizeof *k->w);
+    k->scale = try_malloc(BLOCK_ROWS * (size_t)k->n_unit, sizeof *k->scale);
+    k->zero = try_calloc(BLOCK_ROWS * (size_t)k->n_unit, sizeof *k->zero);
+    k->moved = try_malloc(K, sizeof *k->moved);
+    k->moved_h = try_malloc(K, sizeof *k->moved_h);
+    bool is_short = !k->w || !k->scale || !k->zero || !k->moved || !k->moved_h;
+    if (x->carry) is_short |= !(k->original = try_malloc(BLOCK_ROWS * K, sizeof *k->original));
+    if (transposed) {
+        k->words = try_calloc(N * K / 8, 4);
+        k->scales = try_calloc(K / (size_t)x->group * N, 2);
+        k->zeros = try_calloc(K / (size_t)x->group * (N / 8), 4);
+        is_short |= !k->words || !k->scales || !k->zeros;
+    } else {
+        k->a = try_malloc(BLOCK_ROWS * K, 2);
+        k->b = try_malloc(BLOCK_ROWS * (K + 1), 2);
+        is_short |= !k->a || !k->b;
+    }
+    QN_FAIL_IF(is_short, e, QN_NOMEM, "%s: no memory for a block of %d rows", x->name, BLOCK_ROWS);
+    for (size_t i = 0; i < K; i++) {
+        size_t from = k->place ? (size_t)k->place[i] : i;
+        k->moved_h[i] = x->importance ? x->importance[from] : 1.0f;
+    }
+    k->h = k->moved_h;
+out:
+    return rc;
+}
+
+static void free_work(struct work *k)
+{
+    free(k->w);
+    free(k->scale);
+    free(k->zero);
+    free(k->moved);
+    free(k->moved_h);
+    free(k->original);
+    free(k->a);
+    free(k->b);
+    free(k->words);
+    free(k->scales);
+    free(k->zeros);
+}
+
 int qn_encode_linear(struct qn_encode *x, struct qn_err *e)
 {
-    static void (*const block[QN_N_FORMAT])(struct work *) = {
-        [QN_FMT_BF16] = block_bf16,
-        [QN_FMT_NVFP4] = block_nvfp4,
-        [QN_FMT_FP8_BLOCK] = block_fp8,
-        [QN_FMT_FP8_CHANNEL] = block_fp8_rows,
-        [QN_FMT_FP8_TENSOR] = block_fp8_rows,
-        [QN_FMT_INT4_AWQ] = block_transposed,
-        [QN_FMT_INT4_GPTQ] = block_transposed,
-        [QN_FMT_INT4_CT] = block_ct4,
-        [QN_FMT_INT8_CHANNEL] = block_int8,
-    };
     int rc = QN_OK;
     enum qn_format f = x->store->format;
     const char *why;
-    size_t N = (size_t)x->n_out, K = (size_t)x->n_in;
+    size_t K = (size_t)x->n_in;
     bool transposed = f == QN_FMT_INT4_AWQ || f == QN_FMT_INT4_GPTQ;
-    struct work k = {.x = x};
-    float *w = NULL;
+    struct work k = {0};
     x->error = x->power = 0;
     QN_FAIL_IF(!qn_encode_fits(x->store, x->n_out, x->n_in, x->group, &why), e, QN_INVAL,
                "%s [%d, %d] cannot be stored as %s: %s", x->name, x->n_out, x->n_in, x->store->name, why);
-    w = try_malloc(BLOCK_ROWS * K, sizeof *w);
-    k.a = transposed ? NULL : try_malloc(BLOCK_ROWS * K, 2);
-    k.b = transposed ? NULL : try_malloc(BLOCK_ROWS * (K + 1), 2);
-    if (transposed) {
-        k.words = try_calloc(N * K / 8, 4);
-        k.scales = try_calloc(K / (size_t)x->group * N, 2);
-        k.zeros = try_calloc(K / (size_t)x->group * (N / 8), 4);
-    }
-    QN_FAIL_IF(!w || (transposed ? !k.words || !k.scales || !k.zeros : !k.a || !k.b), e, QN_NOMEM,
-               "%s: no memory for a block of %d rows", x->name, BLOCK_ROWS);
+    QN_TRY(make_work(&k, x, e));
     bool has_whole = f == QN_FMT_NVFP4 || f == QN_FMT_FP8_TENSOR;
     if (has_whole) {
         float stored;
-        QN_TRY(whole_scale(x, w, &k.whole, &stored, e));
+        QN_TRY(whole_scale(x, k.w, &k.whole, &stored, e));
         QN_TRY(x->put(x->put_ctx, f == QN_FMT_NVFP4 ? 2 : 1, 0, &stored, sizeof stored, e));
     }
     for (k.first = 0; k.first < x->n_out; k.first += BLOCK_ROWS) {
         k.n = QN_MIN(BLOCK_ROWS, x->n_out - k.first);
-        k.w = w;
-        QN_TRY(x->rows(x->rows_ctx, k.first, k.n, w, e));
-        QN_FAIL_IF(!all_finite(w, (size_t)k.n * K), e, QN_FORMAT,
+        QN_TRY(x->rows(x->rows_ctx, k.first, k.n, k.w, e));
+        QN_FAIL_IF(!all_finite(k.w, (size_t)k.n * K), e, QN_FORMAT,
                    "%s: a weight in rows %d to %d is not finite; the source is damaged", x->name, k.first,
                    k.first + k.n - 1);
-        block[f](&k);
+        run_block(&k);
         if (transposed) continue;
         size_t row_a = f == QN_FMT_BF16 ? K * 2 : f == QN_FMT_NVFP4 || f == QN_FMT_INT4_CT ? K / 2 : K;
         QN_TRY(x->put(x->put_ctx, 0, (size_t)k.first * row_a, k.a, (size_t)k.n * row_a, e));
@@ -641,11 +825,19 @@ int qn_encode_linear(struct qn_encode *x, struct qn_err *e)
         QN_TRY(x->put(x->put_ctx, 2, 0, shape, sizeof shape, e));
     }
 out:
-    free(w);
-    free(k.a);
-    free(k.b);
-    free(k.words);
-    free(k.scales);
-    free(k.zeros);
+    free_work(&k);
     return rc;
+}
+
+void qn_encode_round(const struct qn_store *store, int group, float *w, int n_row, int n_in,
+                     const float *importance)
+{
+    int n_unit = n_in / group;
+    QN_CHECK(store->format == QN_FMT_INT4_AWQ && n_in % group == 0);
+    for (int i = 0; i < n_row * n_unit; i++) {
+        float *run = w + (size_t)i * (size_t)group;
+        int z;
+        float s = zero_scale(run, importance + (size_t)(i % n_unit) * (size_t)group, group, true, &z);
+        for (int j = 0; j < group; j++) run[j] = stored_value(store->format, run[j], s, 1.0f / s, (float)z);
+    }
 }

@@ -32,12 +32,24 @@ bool qn_encode_fits(const struct qn_store *s, int n_out, int n_in, int group, co
 int qn_encode_declare(const struct qn_store *s, const char *stem, int n_out, int n_in, int group,
                       struct qn_tensor out[QN_ENCODE_MAX_TENSOR]);
 
+/* How rounding errors are made up for: the inverse of the inputs' second moments, factored. Columns are
+ * rounded in `order`; an error e of the column at place i changes the later places j of its block by -e
+ * u[i][j] / u[i][i]. */
+struct qn_carry {
+    int n_in, block; /* columns; errors stay within blocks of so many */
+    int32_t *order;  /* [K] column at each place, a permutation within each block */
+    float **u;       /* a block: [b, b], upper triangle; inverse of the moments = u^T u */
+};
+
 struct qn_encode {
     const struct qn_store *store;
     const char *name; /* for messages */
     int n_out, n_in;
-    int group;   /* of AWQ, GPTQ and int4-ct */
-    bool search; /* false: round to nearest with the largest value at the end of the range */
+    int group;                    /* of AWQ, GPTQ and int4-ct */
+    bool search;                  /* false: round to nearest with the largest value at the end of the range */
+    const float *importance;      /* [K] weights of the squared errors in the search; NULL: all 1 */
+    const struct qn_carry *carry; /* NULL: each weight is rounded on its own */
+    bool is_act_order;            /* GPTQ: groups of columns in the order of the carry (g_idx) */
     int (*rows)(void *ctx, int first, int n_row, float *out, struct qn_err *e);
     void *rows_ctx;
     /* bytes of tensor i at an offset into it */
@@ -48,5 +60,9 @@ struct qn_encode {
 
 /* Errors: those of the callbacks; QN_FORMAT for a weight that is not finite. */
 int qn_encode_linear(struct qn_encode *x, struct qn_err *e);
+
+/* Replaces rows by the values AWQ's layout would store. */
+void qn_encode_round(const struct qn_store *store, int group, float *w, int n_row, int n_in,
+                     const float *importance);
 
 #endif

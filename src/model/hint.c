@@ -226,7 +226,9 @@ static void count_module(struct qn_hint *h, const struct qn_model *m, enum qn_ro
     for (int s = 0; s < 2; s++) {
         if (!h->sources[s].present) continue;
         struct tally *t = &tally[s][layer == QN_LAYER_MTP];
-        bool excluded = is_excluded(&h->sources[s], l.name);
+        /* a slice of a fused tensor goes by that tensor's name, too */
+        bool excluded =
+            is_excluded(&h->sources[s], l.name) || (plain && is_excluded(&h->sources[s], l.weight.name));
         if (!plain && excluded) t->n_quantised_but_excluded++, t->quantised = l.format;
         if (plain && !excluded) t->n_plain_but_not_excluded++, t->plain = l.format;
         const struct qn_json *algo = qn_json_get(qn_json_get(h->sources[s].layers, l.name), "quant_algo");

@@ -1,67 +1,29 @@
 /* BF16 (or anything read here) to a quantised checkpoint.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "model/quantize.h"
+#include "model/quantize_impl.h"
 
 #include <dirent.h>
+#include <inttypes.h>
+#include <pthread.h>
 #include <sys/stat.h>
 
+#include "base/hash.h"
 #include "base/json.h"
+#include "model/hint.h"
 #include "model/jobs.h"
 #include "model/roles.h"
-#include "model/writer.h"
 
 #define CHUNK_BYTES    ((size_t)16 << 20)  /* of a copied tensor, a job */
 #define MAX_SMALL_FILE ((size_t)256 << 20) /* tokenizer and the like */
 #define MAX_CONFIG     ((size_t)64 << 20)
 
-struct job {
-    int tensor; /* first in the output list */
-    int source; /* tensor of the model it stands in place of */
-    int order;
-    /* a copy */
-    size_t offset, n_byte;
-    /* a layer */
-    const struct qn_store *store; /* NULL: a copy */
-    enum qn_role role;
-    int layer, expert;
-    double error, power;
-    uint64_t bytes_in, bytes_out;
-};
-
-struct run {
-    const struct qn_quantize *q;
-    const struct qn_model *m;
-    const struct qn_recipe *recipe;
-    struct qn_writer *writer;
-    int group;
-    unsigned char *consumed; /* [n tensors of the model] */
-    struct job *layers;      /* in role order, then by source */
-    int n_layer, layer_capacity;
-    struct job *jobs;
-    int n_job, job_capacity;
-    struct qn_tensor *list;
-    int n_list, list_capacity;
-    struct qn_module *modules;
-    int n_module, module_capacity;
-    struct qn_quantize_report report;
-};
-
-#define GROW(array, n, capacity)                                                                             \
-    do {                                                                                                     \
-        if ((n) == (capacity)) {                                                                             \
-            (capacity) = (capacity) ? (capacity)*2 : 256;                                                    \
-            (array) = xreallocarray((array), (size_t)(capacity), sizeof *(array));                           \
-        }                                                                                                    \
-    } while (0)
-
 static void add_module(struct run *r, const char *stem, const struct qn_store *store)
 {
-    GROW(r->modules, r->n_module, r->module_capacity);
+    QN_GROW(r->modules, r->n_module, r->module_capacity);
     r->modules[r->n_module++] = (struct qn_module){xstrdup(stem), store};
 }
 
-/* Index of the model's tensor NAME, or -1. */
-static int source_of(const struct run *r, const char *name)
+int qn_quantize_source(const struct run *r, const char *name)
 {
     const struct qn_tensor *t = qn_model_find(r->m, name);
     return t ? (int)(t - qn_model_tensor(r->m, 0)) : -1;
@@ -81,13 +43,14 @@ static int consume(struct run *r, const char *stem)
                                         "qzeros",
                                         "scales",
                                         "g_idx",
+                                        "weight_g_idx",
                                         "input_scale",
                                         "input_global_scale"};
     int first = -1;
     for (size_t i = 0; i < QN_COUNT(tails); i++) {
         char name[QN_NAME_BYTES + 32];
         snprintf(name, sizeof name, "%s.%s", stem, tails[i]);
-        int at = source_of(r, name);
+        int at = qn_quantize_source(r, name);
         if (at < 0) continue;
         r->consumed[at] = 1;
         if (first < 0) first = at;
@@ -100,10 +63,10 @@ static int fused_source(const struct run *r, enum qn_role role, int layer, char 
 {
     int rows, first, n_in;
     qn_role_fused(qn_model_config(r->m), qn_model_names(r->m), role, layer, stem, &rows, &first, &n_in);
-    int at = source_of(r, stem);
+    int at = qn_quantize_source(r, stem);
     if (at >= 0) return at;
     strcat(stem, ".weight");
-    return source_of(r, stem);
+    return qn_quantize_source(r, stem);
 }
 
 static bool is_plain(enum qn_format f)
@@ -122,6 +85,11 @@ static int plan_layer(struct run *r, enum qn_role role, int layer, int expert, s
     qn_role_stem(qn_model_names(r->m), role, layer, expert, stem);
     if (qn_role_is_expert(role)) fused = fused_source(r, role, layer, fused_name);
     const struct qn_store *store = qn_recipe_store(r->recipe, r->q->store, c, role, layer);
+    for (int i = 0; store && i < r->q->n_keep; i++) {
+        if (!qn_hint_matches(r->q->keep[i], stem)) continue;
+        r->report.n_kept++;
+        store = NULL;
+    }
     if (store && !qn_encode_fits(store, l.n_out, l.n_in, r->group, &why)) {
         r->report.n_unfit++;
         store = NULL;
@@ -136,7 +104,7 @@ static int plan_layer(struct run *r, enum qn_role role, int layer, int expert, s
     }
     add_module(r, stem, store);
     if (!is_plain(l.format)) r->report.n_requantised++;
-    GROW(r->layers, r->n_layer, r->layer_capacity);
+    QN_GROW(r->layers, r->n_layer, r->layer_capacity);
     struct job *j = &r->layers[r->n_layer];
     *j = (struct job){.order = r->n_layer++,
                       .store = store,
@@ -182,9 +150,21 @@ static int compare_layers(const void *a, const void *b)
 
 static int add_output(struct run *r, struct qn_tensor t)
 {
-    GROW(r->list, r->n_list, r->list_capacity);
+    QN_GROW(r->list, r->n_list, r->list_capacity);
     r->list[r->n_list] = t;
     return r->n_list++;
+}
+
+static uint64_t layer_key(enum qn_role role, int layer, int expert)
+{
+    return ((uint64_t)role << 48 | (uint64_t)(layer + 1) << 24 | (uint64_t)expert) + 1;
+}
+
+const struct job *qn_quantize_find(const struct run *r, enum qn_role role, int layer, int expert)
+{
+    uint64_t at;
+    if (role == QN_ROLE_HEAD) layer = 0;
+    return qn_map_get(&r->job_of, layer_key(role, layer, expert), &at) ? &r->jobs[at] : NULL;
 }
 
 static void add_layer_job(struct run *r, struct job *j)
@@ -196,11 +176,13 @@ static void add_layer_job(struct run *r, struct job *j)
     qn_role_shape(qn_model_config(r->m), j->role, j->layer, &n_out, &n_in);
     int n = qn_encode_declare(j->store, stem, n_out, n_in, r->group, t);
     j->tensor = r->n_list;
+    j->n_tensor = n;
     for (int i = 0; i < n; i++) {
         add_output(r, t[i]);
         j->bytes_out += t[i].n_byte;
     }
-    GROW(r->jobs, r->n_job, r->job_capacity);
+    QN_GROW(r->jobs, r->n_job, r->job_capacity);
+    qn_map_put(&r->job_of, layer_key(j->role, j->layer, j->expert), (uint64_t)r->n_job);
     r->jobs[r->n_job++] = *j;
 }
 
@@ -209,10 +191,14 @@ static void add_copy_jobs(struct run *r, int source)
     struct qn_tensor t = *qn_model_tensor(r->m, source);
     t.name = xstrdup(t.name);
     int tensor = add_output(r, t);
+    r->tensor_of[source] = tensor;
     for (size_t at = 0; at < t.n_byte; at += CHUNK_BYTES) {
-        GROW(r->jobs, r->n_job, r->job_capacity);
-        r->jobs[r->n_job++] = (struct job){
-            .tensor = tensor, .source = source, .offset = at, .n_byte = QN_MIN(CHUNK_BYTES, t.n_byte - at)};
+        QN_GROW(r->jobs, r->n_job, r->job_capacity);
+        r->jobs[r->n_job++] = (struct job){.tensor = tensor,
+                                           .n_tensor = 1,
+                                           .source = source,
+                                           .offset = at,
+                                           .n_byte = QN_MIN(CHUNK_BYTES, t.n_byte - at)};
     }
 }
 
@@ -234,12 +220,15 @@ struct layer_run {
     struct run *r;
     const struct job *j;
     struct qn_linear l;
+    const struct qn_fit *fit; /* NULL: not fitted */
 };
 
 static int read_rows(void *ctx, int first, int n_row, float *out, struct qn_err *e)
 {
     const struct layer_run *x = ctx;
-    return qn_linear_rows(&x->l, first, n_row, out, e);
+    int rc = qn_linear_rows(&x->l, first, n_row, out, e);
+    if (!rc && x->fit) qn_fit_rows(x->fit, x->j->role, x->j->expert, first, n_row, x->l.n_in, out);
+    return rc;
 }
 
 static int put_tensor(void *ctx, int i, size_t offset, const void *data, size_t n_byte, struct qn_err *e)
@@ -248,23 +237,32 @@ static int put_tensor(void *ctx, int i, size_t offset, const void *data, size_t 
     return qn_writer_put(x->r->writer, x->j->tensor + i, offset, data, n_byte, e);
 }
 
-static int run_job(void *ctx, int job, struct qn_err *e)
+bool qn_quantize_is_fitted(const struct run *r, const struct job *j)
+{
+    int head = qn_model_config(r->m)->n_layer;
+    if (!r->fit.pool || j->role == QN_ROLE_MTP_FC) return false;
+    return j->role == QN_ROLE_HEAD ? r->fit.layer == head : j->layer == r->fit.layer;
+}
+
+static int copy_bytes(struct run *r, const struct job *j, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct run *r = ctx;
-    struct job *j = &r->jobs[job];
-    struct layer_run x = {.r = r, .j = j};
-    if (!j->store) {
-        const struct qn_tensor *t = qn_model_tensor(r->m, j->source);
-        QN_TRY(
-            qn_writer_put(r->writer, j->tensor, j->offset, (const char *)t->data + j->offset, j->n_byte, e));
-        x.l.weight = *t;
-        x.l.weight.data = (const char *)t->data + j->offset;
-        x.l.weight.n_byte = j->n_byte;
-        x.l.weight.n_dim = 1;
-        qn_model_done_with(r->m, &x.l);
-        goto out;
-    }
+    const struct qn_tensor *t = qn_model_tensor(r->m, j->source);
+    struct qn_linear l = {.weight = *t};
+    QN_TRY(qn_writer_put(r->writer, j->tensor, j->offset, (const char *)t->data + j->offset, j->n_byte, e));
+    l.weight.data = (const char *)t->data + j->offset;
+    l.weight.n_byte = j->n_byte;
+    l.weight.n_dim = 1;
+    qn_model_done_with(r->m, &l);
+out:
+    return rc;
+}
+
+static int encode_layer(struct run *r, struct job *j, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct layer_run x = {.r = r, .j = j, .fit = qn_quantize_is_fitted(r, j) ? &r->fit : NULL};
+    const struct qn_fit_input *in = x.fit ? qn_fit_input(x.fit, j->role, j->expert) : NULL;
     QN_TRY(qn_model_linear(r->m, j->role, j->layer, j->expert, &x.l, e));
     qn_model_will_need(r->m, &x.l);
     struct qn_encode enc = {.store = j->store,
@@ -273,6 +271,9 @@ static int run_job(void *ctx, int job, struct qn_err *e)
                             .n_in = x.l.n_in,
                             .group = r->group,
                             .search = r->q->search,
+                            .importance = in ? in->importance : NULL,
+                            .carry = in ? in->carry : NULL,
+                            .is_act_order = r->q->is_act_order,
                             .rows = read_rows,
                             .rows_ctx = &x,
                             .put = put_tensor,
@@ -285,10 +286,116 @@ out:
     return rc;
 }
 
-static size_t job_bytes(void *ctx, int job)
+void qn_quantize_job_line(const struct run *r, const struct job *j, struct qn_buf *b)
+{
+    if (j->store && j->is_done) qn_buf_printf(b, "job %d %a %a\n", (int)(j - r->jobs), j->error, j->power);
+}
+
+/* Counts a job off its shards; a shard that is complete is synced and noted. */
+static int finish_job(struct run *r, struct job *j, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_buf lines = QN_BUF_INIT((size_t)64 << 20);
+    pthread_mutex_lock(&r->lock);
+    j->is_done = true;
+    if (r->q->activations) goto out; /* layers are noted */
+    int first = qn_writer_shard_of(r->writer, j->tensor),
+        last = qn_writer_shard_of(r->writer, j->tensor + j->n_tensor - 1);
+    for (int s = first; s <= last; s++) {
+        if (--r->pending[s]) continue;
+        for (int i = 0; i < r->n_job; i++)
+            if (qn_writer_shard_of(r->writer, r->jobs[i].tensor) <= s &&
+                qn_writer_shard_of(r->writer, r->jobs[i].tensor + r->jobs[i].n_tensor - 1) >= s)
+                qn_quantize_job_line(r, &r->jobs[i], &lines);
+        QN_TRY(qn_writer_sync(r->writer, s, e));
+        qn_buf_printf(&lines, "shard %d\n", s);
+        QN_TRY(qn_writer_note(r->writer, qn_buf_str(&lines), e));
+        qn_buf_clear(&lines);
+    }
+out:
+    pthread_mutex_unlock(&r->lock);
+    qn_buf_free(&lines);
+    return rc;
+}
+
+static int run_job(void *ctx, int item, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct run *r = ctx;
+    struct job *j = &r->jobs[r->batch[item]];
+    if (j->is_done) goto out;
+    if (j->store)
+        QN_TRY(encode_layer(r, j, e));
+    else if (!r->rewritten[j->source])
+        QN_TRY(copy_bytes(r, j, e));
+    QN_TRY(finish_job(r, j, e));
+out:
+    return rc;
+}
+
+static size_t job_bytes(void *ctx, int item)
 {
     const struct run *r = ctx;
-    return r->jobs[job].store ? r->jobs[job].bytes_in : r->jobs[job].n_byte;
+    const struct job *j = &r->jobs[r->batch[item]];
+    return j->store ? j->bytes_in : j->n_byte;
+}
+
+int qn_quantize_batch(struct run *r, int n, const char *label, struct qn_err *e)
+{
+    struct qn_jobs jobs = {.n = n,
+                           .n_thread = r->q->n_thread ? r->q->n_thread : 2,
+                           .run = run_job,
+                           .bytes = job_bytes,
+                           .ctx = r,
+                           .label = r->q->is_quiet ? NULL : label};
+    return qn_jobs_run(&jobs, e);
+}
+
+/* --- going on with an interrupted run --- */
+
+/* Everything the bytes of the output depend on. */
+static char *make_key(const struct run *r)
+{
+    const struct qn_quantize *q = r->q;
+    uint64_t h = qn_hash_str(qn_recipe_name(r->recipe));
+    for (int i = 0; i < r->n_list; i++) h = qn_hash_bytes(h, r->list[i].name, strlen(r->list[i].name));
+    for (int i = 0; i < r->n_list; i++) h = qn_hash_bytes(h, &r->list[i].n_byte, sizeof r->list[i].n_byte);
+    return xasprintf("quantize %s %016" PRIx64 " %s %d %" PRId64 " %016" PRIx64 " %d%d%d %016" PRIx64,
+                     QN_VERSION, qn_model_fingerprint(r->m), q->store->name, r->group, q->shard_bytes, h,
+                     q->search, q->has_carry, q->is_act_order, q->activations ? q->activations_hash : 0);
+}
+
+/* Marks what the notes of an earlier run say is done. */
+static void read_notes(struct run *r)
+{
+    unsigned char *done = xcalloc((size_t)qn_writer_n_shards(r->writer) + 1, 1);
+    int n, place, n_shard = qn_writer_n_shards(r->writer), n_done = 0;
+    double error, power;
+    for (const char *at = qn_writer_notes(r->writer); *at; at = strchr(at, '\n') + 1) {
+        if (sscanf(at, "shard %d", &n) == 1 && n >= 0 && n < n_shard) {
+            n_done += !done[n];
+            done[n] = 1;
+        } else if (sscanf(at, "rewritten %d", &n) == 1 && n >= 0 && n < qn_model_n_tensors(r->m)) {
+            r->rewritten[n] = 1;
+        } else if (sscanf(at, "job %d %la %la", &place, &error, &power) == 3 && place >= 0 &&
+                   place < r->n_job) {
+            r->jobs[place].error = error;
+            r->jobs[place].power = power;
+            if (r->q->activations) r->jobs[place].is_done = true;
+        }
+    }
+    for (int i = 0; i < r->n_job && !r->q->activations; i++) {
+        struct job *j = &r->jobs[i];
+        int first = qn_writer_shard_of(r->writer, j->tensor);
+        int last = qn_writer_shard_of(r->writer, j->tensor + j->n_tensor - 1);
+        j->is_done = true;
+        for (int s = first; s <= last; s++) j->is_done &= done[s];
+        for (int s = first; s <= last; s++) r->pending[s] += !j->is_done;
+    }
+    if (n_done && !r->q->is_quiet)
+        fprintf(stderr, "quantize: going on: %d of %d shards were finished by an earlier run\n", n_done,
+                n_shard);
+    free(done);
 }
 
 /* --- files beside the tensors --- */
@@ -305,7 +412,8 @@ static int write_config(struct run *r, struct qn_err *e)
     for (int i = 0; i < qn_model_n_tensors(r->m); i++) has_vision |= qn_model_tensor_is_vision(r->m, i);
     QN_TRY(qn_json_read_file(&top, arena, path, MAX_CONFIG, e));
     if (r->n_layer) {
-        qn_recipe_json(r->q->store, r->group, r->modules, r->n_module, has_vision, &quant, &hf);
+        qn_recipe_json(r->q->store, r->group, r->q->is_act_order, r->modules, r->n_module, has_vision, &quant,
+                       &hf);
         QN_TRY(qn_json_parse(&value, arena, qn_buf_str(&quant), quant.n_byte, "quantization_config", e));
         QN_FAIL_IF(!qn_json_set(arena, top, "quantization_config", value), e, QN_NOMEM,
                    "config.json is too large");
@@ -385,26 +493,36 @@ int qn_quantize_write(const struct qn_quantize *q, const char *folder, struct qn
 {
     int rc = QN_OK;
     const struct qn_config *c = qn_model_config(q->model);
+    size_t n_source = (size_t)qn_model_n_tensors(q->model);
     struct run r = {.q = q, .m = q->model, .recipe = q->recipe};
+    char *key = NULL;
+    pthread_mutex_init(&r.lock, NULL);
     if (!r.recipe) r.recipe = qn_recipe_default(q->store, c);
     r.group = qn_group_size(c);
-    r.consumed = xcalloc((size_t)qn_model_n_tensors(q->model), 1);
+    r.consumed = xcalloc(n_source, 1);
+    r.rewritten = xcalloc(n_source, 1);
+    r.tensor_of = xcalloc(n_source, sizeof *r.tensor_of);
+    for (size_t i = 0; i < n_source; i++) r.tensor_of[i] = -1;
     QN_TRY(plan_layers(&r, e));
     QN_FAIL_IF(!r.n_layer && q->store->format != QN_FMT_BF16, e, QN_INVAL,
                "format %s with recipe %s quantises no layer of this model (%s)", q->store->name,
                qn_recipe_name(r.recipe),
-               r.report.n_unfit ? "the shapes do not fit" : "choose another recipe");
+               r.report.n_unfit  ? "the shapes do not fit"
+               : r.report.n_kept ? "--keep keeps them all"
+                                 : "choose another recipe");
     order_jobs(&r);
-    QN_TRY(qn_writer_open(&r.writer, folder, e));
+    r.batch = xcalloc((size_t)r.n_job + 1, sizeof *r.batch);
+    key = make_key(&r);
+    QN_TRY(qn_writer_open(&r.writer, folder, key, e));
     QN_TRY(
         qn_writer_declare(r.writer, r.list, r.n_list, q->shard_bytes ? q->shard_bytes : QN_SHARD_BYTES, e));
-    struct qn_jobs jobs = {.n = r.n_job,
-                           .n_thread = q->n_thread ? q->n_thread : 2,
-                           .run = run_job,
-                           .bytes = job_bytes,
-                           .ctx = &r,
-                           .label = q->is_quiet ? NULL : "quantize"};
-    QN_TRY(qn_jobs_run(&jobs, e));
+    r.pending = xcalloc((size_t)qn_writer_n_shards(r.writer) + 1, sizeof *r.pending);
+    read_notes(&r);
+    if (q->activations) QN_TRY(qn_quantize_calibrate(&r, e));
+    int n = 0;
+    for (int i = 0; i < r.n_job; i++)
+        if (!r.jobs[i].is_done) r.batch[n++] = i;
+    QN_TRY(qn_quantize_batch(&r, n, "quantize", e));
     QN_TRY(copy_files(&r, e));
     QN_TRY(write_config(&r, e));
     QN_TRY(qn_writer_commit(r.writer, e));
@@ -414,7 +532,14 @@ out:
     qn_writer_close(r.writer);
     for (int i = 0; i < r.n_list; i++) free((void *)(uintptr_t)r.list[i].name);
     for (int i = 0; i < r.n_module; i++) free(r.modules[i].stem);
+    pthread_mutex_destroy(&r.lock);
+    free(key);
     free(r.consumed);
+    free(r.rewritten);
+    free(r.tensor_of);
+    qn_map_free(&r.job_of);
+    free(r.batch);
+    free(r.pending);
     free(r.layers);
     free(r.jobs);
     free(r.list);

@@ -2,20 +2,44 @@
  *
  * Layers the recipe names are encoded with searched scales; every other tensor is copied byte for byte,
  * vision included. Names, layouts and configuration files are those of the published releases. Memory is
- * bounded by a block of rows a thread; the output folder appears when complete. SPDX-License-Identifier:
- * Apache-2.0 */
+ * bounded by a block of rows a thread, with activations by those and one layer. The output folder appears
+ * when complete; an interrupted run is gone on with by the same call: finished shards (with activations:
+ * layers) stay. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_QUANTIZE_H
 #define QN_QUANTIZE_H
 
 #include "model/plan.h"
 #include "model/recipe.h"
+#include "model/stats.h"
+
+/* Who runs a text through the model, layer by layer in order (engine/calib.h). */
+struct qn_activations {
+    void *ctx;
+    int n_tok;
+    /* Runs the layer as the files have it; layer L: the head. Statistics are valid until the next call. */
+    int (*observe)(void *ctx, int layer, struct qn_err *e);
+    /* Of the input of Q, GDN_QKV, GATE, ROUTER (all that read the same), O, GDN_OUT, DOWN, SHARED_DOWN,
+     * EXPERT_DOWN, HEAD; NULL for others. */
+    const struct qn_stats *(*stats)(void *ctx, enum qn_role role, int expert);
+    /* Goes on to the next layer through this one as written. */
+    int (*advance)(void *ctx, int layer, const struct qn_source *written, struct qn_err *e);
+    /* The state after a layer, to and from a file. */
+    int (*save)(void *ctx, const char *path, int layer, struct qn_err *e);
+    int (*load)(void *ctx, const char *path, int *layer, struct qn_err *e);
+};
 
 struct qn_quantize {
     const struct qn_model *model;
     const struct qn_store *store;
     const struct qn_recipe *recipe; /* NULL: the format's default */
-    bool search;                    /* scales by least error; false: round to nearest */
-    int64_t shard_bytes;            /* 0: as published */
+    const char *const *keep;        /* [n_keep] patterns of modules that stay as they are (qn_hint_matches) */
+    int n_keep;
+    const struct qn_activations *activations; /* NULL: weights alone decide */
+    bool has_carry;                           /* with activations: rounding errors are made up for */
+    bool is_act_order;                        /* with has_carry: GPTQ's groups by falling activation */
+    uint64_t activations_hash;                /* of the text and all that the activations depend on */
+    bool search;                              /* scales by least error; false: round to nearest */
+    int64_t shard_bytes;                      /* 0: as published */
     int n_thread;
     bool is_quiet;
 };
@@ -29,6 +53,9 @@ struct qn_quantize_report {
     } part[QN_N_PART][QN_N_FORMAT];
     int n_requantised; /* layers that were quantised before */
     int n_unfit;       /* layers whose shape the format cannot hold: left as they were */
+    int n_kept;        /* layers of the recipe that a pattern kept */
+    int n_fold;        /* inputs whose scales were folded away (AWQ) */
+    double fold_gain;  /* sum of their output errors over those without */
     uint64_t bytes_in, bytes_out;
 };
 

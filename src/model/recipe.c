@@ -246,8 +246,9 @@ static void compressed_tensors(const struct qn_store *main, int group, const str
                    "    \"quantization_status\": \"compressed\"\n  }");
 }
 
-void qn_recipe_json(const struct qn_store *main, int group, const struct qn_module *modules, int n,
-                    bool has_vision, struct qn_buf *config, struct qn_buf *hf)
+void qn_recipe_json(const struct qn_store *main, int group, bool is_act_order,
+                    const struct qn_module *modules, int n, bool has_vision, struct qn_buf *config,
+                    struct qn_buf *hf)
 {
     if (main->is_ct) {
         compressed_tensors(main, group, modules, n, has_vision, config);
@@ -270,9 +271,10 @@ void qn_recipe_json(const struct qn_store *main, int group, const struct qn_modu
             ",\n    \"quant_method\": \"awq\",\n    \"version\": \"gemm\",\n    \"zero_point\": true\n  }");
     } else if (main->format == QN_FMT_INT4_GPTQ) {
         bool first = true;
-        qn_buf_puts(config,
-                    "{\n    \"bits\": 4,\n    \"checkpoint_format\": \"gptq\",\n    \"desc_act\": false,\n"
-                    "    \"dynamic\": {");
+        qn_buf_printf(config,
+                      "{\n    \"bits\": 4,\n    \"checkpoint_format\": \"gptq\",\n    \"desc_act\": %s,\n"
+                      "    \"dynamic\": {",
+                      is_act_order ? "true" : "false");
         for (int i = 0; i < n; i++) {
             if (modules[i].store) continue;
             qn_buf_printf(config, "%s\n      \"-:^", first ? "" : ",");

@@ -30,7 +30,8 @@ struct qn_module {
 };
 /* quantization_config for config.json, and for ModelOpt formats the text of hf_quant_config.json
  * (else *hf stays empty). */
-void qn_recipe_json(const struct qn_store *main, int group, const struct qn_module *modules, int n,
-                    bool has_vision, struct qn_buf *config, struct qn_buf *hf);
+void qn_recipe_json(const struct qn_store *main, int group, bool is_act_order,
+                    const struct qn_module *modules, int n, bool has_vision, struct qn_buf *config,
+                    struct qn_buf *hf);
 
 #endif

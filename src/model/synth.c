@@ -389,7 +389,8 @@ static int write_text(struct synth *s, struct qn_err *e)
                   hf = QN_BUF_INIT((size_t)64 << 20);
     bool is_quantised = false;
     for (int i = 0; i < s->n_module; i++) is_quantised |= s->modules[i].store != NULL;
-    if (is_quantised) qn_recipe_json(s->opt->store, s->group, s->modules, s->n_module, false, &quant, &hf);
+    if (is_quantised)
+        qn_recipe_json(s->opt->store, s->group, false, s->modules, s->n_module, false, &quant, &hf);
     qn_shape_config_json(shape, is_quantised ? qn_buf_str(&quant) : NULL, &b);
     QN_TRY(qn_writer_file(s->writer, "config.json", qn_buf_str(&b), b.n_byte, e));
     if (hf.n_byte) QN_TRY(qn_writer_file(s->writer, "hf_quant_config.json", qn_buf_str(&hf), hf.n_byte, e));
@@ -426,7 +427,7 @@ int qn_synth_write(const struct qn_synth *opt, const char *folder, struct qn_err
     for (int i = 0; i < s.n_module; i++) any |= s.modules[i].store != NULL;
     QN_FAIL_IF(!any, e, QN_INVAL, "format %s with recipe %s quantises no layer of this shape", o.store->name,
                qn_recipe_name(o.recipe));
-    QN_TRY(qn_writer_open(&s.writer, folder, e));
+    QN_TRY(qn_writer_open(&s.writer, folder, NULL, e));
     QN_TRY(qn_writer_declare(s.writer, s.list, s.n, o.shard_bytes, e));
     struct qn_jobs jobs = {.n = s.n_job,
                            .n_thread = o.n_thread ? o.n_thread : 2,

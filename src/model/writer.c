@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/json.h"
 
 #define MARK "quern.partial" /* tells our leftovers from a user's folder, and holds the lock */
@@ -29,7 +30,8 @@ struct qn_writer {
     char **shard_names;
     int n_shard;
     size_t total;
-    bool done;
+    struct qn_buf notes; /* of an earlier run */
+    bool done, is_resumed, has_notes;
 };
 
 static bool is_empty_folder(const char *path)
@@ -42,17 +44,69 @@ static bool is_empty_folder(const char *path)
     return empty;
 }
 
-/* Only regular files are ever made there, so only those are removed. */
-static void empty_partial(const char *path)
+/* Only regular files are ever made there, so only those are removed: those that begin so. */
+static void empty_partial(const char *path, const char *prefix)
 {
     DIR *d = opendir(path);
     if (!d) return;
     for (struct dirent *x; (x = readdir(d));)
-        if (strcmp(x->d_name, MARK)) unlinkat(dirfd(d), x->d_name, 0);
+        if (strcmp(x->d_name, MARK) && !strncmp(x->d_name, prefix, strlen(prefix)))
+            unlinkat(dirfd(d), x->d_name, 0);
     closedir(d);
 }
 
-int qn_writer_open(struct qn_writer **out, const char *folder, struct qn_err *e)
+/* The mark of an earlier run: its key, then notes; a line cut short does not count. True when the key is
+ * ours. */
+static bool read_mark(struct qn_writer *w, const char *key)
+{
+    char block[4096];
+    size_t n_key = strlen(key);
+    for (ssize_t n; (n = pread(w->lock, block, sizeof block, (off_t)w->notes.n_byte)) > 0;)
+        qn_buf_append(&w->notes, block, (size_t)n);
+    while (w->notes.n_byte && w->notes.data[w->notes.n_byte - 1] != '\n') w->notes.n_byte--;
+    const char *text = qn_buf_str(&w->notes);
+    if (w->notes.failed || w->notes.n_byte <= n_key || memcmp(text, key, n_key) || text[n_key] != '\n')
+        return false;
+    w->notes.data[w->notes.n_byte] = 0;
+    char *rest = xstrndup(text + n_key + 1, w->notes.n_byte - n_key - 1);
+    bool has_notes = *rest;
+    /* what was cut short is overwritten by the next note */
+    has_notes &= !ftruncate(w->lock, (off_t)w->notes.n_byte);
+    qn_buf_clear(&w->notes);
+    qn_buf_puts(&w->notes, rest);
+    free(rest);
+    return has_notes;
+}
+
+static int append(struct qn_writer *w, const char *text, struct qn_err *e)
+{
+    int rc = QN_OK;
+    size_t n = strlen(text);
+    off_t end = lseek(w->lock, 0, SEEK_END);
+    QN_FAIL_IF(end < 0 || pwrite(w->lock, text, n, end) != (ssize_t)n || fdatasync(w->lock), e, QN_IO,
+               "%s/" MARK ": %s", w->partial, strerror(errno));
+out:
+    return rc;
+}
+
+const char *qn_writer_notes(const struct qn_writer *w)
+{
+    return w->is_resumed ? w->notes.data : "";
+}
+
+int qn_writer_note(struct qn_writer *w, const char *lines, struct qn_err *e)
+{
+    int rc = append(w, lines, e);
+    if (!rc) w->has_notes = true;
+    return rc;
+}
+
+char *qn_writer_path(const struct qn_writer *w, const char *name)
+{
+    return xasprintf("%s/%s", w->partial, name);
+}
+
+int qn_writer_open(struct qn_writer **out, const char *folder, const char *key, struct qn_err *e)
 {
     int rc = QN_OK;
     struct stat info;
@@ -61,6 +115,7 @@ int qn_writer_open(struct qn_writer **out, const char *folder, struct qn_err *e)
     size_t n = strlen(folder);
     while (n > 1 && folder[n - 1] == '/') n--;
     w->lock = w->dir = -1;
+    qn_buf_init(&w->notes, (size_t)256 << 20);
     w->done = true; /* nothing of ours to remove yet */
     w->folder = xstrndup(folder, n);
     w->partial = xasprintf("%s.partial", w->folder);
@@ -78,7 +133,14 @@ int qn_writer_open(struct qn_writer **out, const char *folder, struct qn_err *e)
     QN_FAIL_IF(flock(w->lock, LOCK_EX | LOCK_NB), e, QN_BUSY, "%s is being written by another process",
                w->partial);
     w->done = false;
-    empty_partial(w->partial);
+    w->is_resumed = w->has_notes = key && read_mark(w, key);
+    if (!w->is_resumed) {
+        empty_partial(w->partial, "");
+        qn_buf_clear(&w->notes);
+        QN_FAIL_IF(ftruncate(w->lock, 0), e, QN_IO, "%s: %s", mark, strerror(errno));
+        if (key) QN_TRY(append(w, key, e));
+        if (key) QN_TRY(append(w, "\n", e));
+    }
     w->dir = open(w->partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     QN_FAIL_IF(w->dir < 0, e, QN_IO, "%s: %s", w->partial, strerror(errno));
     *out = w;
@@ -146,7 +208,8 @@ static int make_shard(struct qn_writer *w, const struct qn_tensor *list, int sha
     for (int i = 0; i < 8; i++) head.data[i] = (char)(n_header >> 8 * i);
     for (int i = 0; i < w->n; i++)
         if (w->places[i].shard == shard) w->places[i].at += head.n_byte;
-    int fd = openat(w->dir, w->shard_names[shard], O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0666);
+    int fd = openat(w->dir, w->shard_names[shard],
+                    O_CREAT | (w->is_resumed ? 0 : O_TRUNC) | O_RDWR | O_CLOEXEC, 0666);
     QN_FAIL_IF(fd < 0, e, QN_IO, "%s: %s", w->shard_names[shard], strerror(errno));
     w->fds[shard] = fd;
     /* reserves the room, so that a full disk is known now and not after an hour */
@@ -185,6 +248,33 @@ int qn_writer_put(struct qn_writer *w, int i, size_t offset, const void *data, s
     QN_CHECK(i >= 0 && i < w->n && n_byte <= w->places[i].n_byte && offset <= w->places[i].n_byte - n_byte);
     int shard = w->places[i].shard;
     return write_all(w->fds[shard], data, n_byte, w->places[i].at + offset, w->shard_names[shard], e);
+}
+
+int qn_writer_get(struct qn_writer *w, int i, void *to, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct place *p = &w->places[i];
+    for (size_t n = 0; n < p->n_byte;) {
+        ssize_t k = pread(w->fds[p->shard], (char *)to + n, p->n_byte - n, (off_t)(p->at + n));
+        if (k < 0 && errno == EINTR) continue;
+        QN_FAIL_IF(k <= 0, e, QN_IO, "%s: %s", w->shard_names[p->shard], strerror(k < 0 ? errno : EIO));
+        n += (size_t)k;
+    }
+out:
+    return rc;
+}
+
+int qn_writer_shard_of(const struct qn_writer *w, int i)
+{
+    return w->places[i].shard;
+}
+
+int qn_writer_sync(struct qn_writer *w, int shard, struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_FAIL_IF(fdatasync(w->fds[shard]), e, QN_IO, "%s: %s", w->shard_names[shard], strerror(errno));
+out:
+    return rc;
 }
 
 int qn_writer_file(struct qn_writer *w, const char *name, const void *data, size_t n_byte, struct qn_err *e)
@@ -235,6 +325,7 @@ int qn_writer_commit(struct qn_writer *w, struct qn_err *e)
         w->fds[i] = -1;
         QN_FAIL_IF(close(fd), e, QN_IO, "%s: %s", w->shard_names[i], strerror(errno));
     }
+    empty_partial(w->partial, "quern.");
     rmdir(w->folder); /* an empty one is allowed to be there */
     QN_FAIL_IF(unlinkat(w->dir, MARK, 0) || rename(w->partial, w->folder), e, QN_IO,
                "cannot rename %s to %s: %s", w->partial, w->folder, strerror(errno));
@@ -250,14 +341,15 @@ void qn_writer_close(struct qn_writer *w)
         if (w->fds && w->fds[i] >= 0) close(w->fds[i]);
         if (w->shard_names) free(w->shard_names[i]);
     }
-    if (!w->done) {
-        empty_partial(w->partial);
+    if (!w->done && !w->has_notes) {
+        empty_partial(w->partial, "");
         unlinkat(w->dir, MARK, 0);
         rmdir(w->partial);
     }
     if (w->dir >= 0) close(w->dir);
     if (w->lock >= 0) close(w->lock);
     for (int i = 0; i < w->n && w->places; i++) free(w->places[i].name);
+    qn_buf_free(&w->notes);
     free(w->places);
     free(w->fds);
     free(w->shard_names);

@@ -66,7 +66,7 @@ def test_errors(moe, tmp_path):
     assert "no such folder" in quern("inspect", tmp_path / "nowhere", code=1)
     assert "unknown shape" in quern("synth", "qwen3.5-1t", tmp_path / "x", code=2)
     assert "exists" in quern("synth", "tiny", moe, code=1)
-    assert "--calib" in quern("quantize", moe, tmp_path / "x", "--format", "awq", "--calib", "f", code=2)
+    assert "nowhere" in quern("quantize", moe, tmp_path / "x", "--format", "awq", "--calib", tmp_path / "nowhere", code=1)
     assert "unknown format" in quern("quantize", moe, tmp_path / "x", "--format", "q4_0", code=2)
     (tmp_path / "cut").mkdir()
     for f in moe.iterdir():

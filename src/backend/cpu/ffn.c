@@ -132,6 +132,11 @@ void qn_cpu_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op
     n_job += expert_jobs(&p, w->up, c->n_expert, in, act_row, cpu->e_up, p.jobs + n_job);
     qn_cpu_jobs(d, p.jobs, n_job);
     silu_mul(d, cpu->e_gate, cpu->e_up, n_place, c->expert_ffn);
+    for (int x = 0; d->o.observer && x < c->n_expert; x++)
+        if (p.first[x + 1] > p.first[x])
+            d->o.observer->rows(d->o.observer->user, w->down[x],
+                                cpu->e_gate + (size_t)p.first[x] * (size_t)c->expert_ffn,
+                                p.first[x + 1] - p.first[x]);
     mid_row = qn_packed_act_bytes(c->expert_ffn, 1, d->o.act);
     QN_CHECK((size_t)n_place * mid_row <= cpu->act_bytes);
     qn_cpu_prepare(d, cpu->e_gate, n_place, c->expert_ffn, cpu->act);

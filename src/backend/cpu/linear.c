@@ -159,8 +159,10 @@ void qn_cpu_linear(struct qn_device *d, const float *x, int n_row, const struct 
     QN_CHECK(n_job <= MOST);
     QN_CHECK(qn_packed_act_bytes(jobs[0].w->n_in, n_row, d->o.act) <= d->cpu->act_bytes);
     qn_cpu_prepare(d, x, n_row, jobs[0].w->n_in, d->cpu->act);
-    for (int i = 0; i < n_job; i++)
+    for (int i = 0; i < n_job; i++) {
+        if (d->o.observer) d->o.observer->rows(d->o.observer->user, jobs[i].w, x, n_row);
         list[i] = (struct qn_job){jobs[i].w->packed, d->cpu->act, jobs[i].y, n_row};
+    }
     qn_cpu_jobs(d, list, n_job);
 }
 

@@ -58,6 +58,7 @@ void qn_ref_linear(struct qn_device *d, const float *x, int n_row, const struct 
 {
     for (int j = 0; j < n_job; j++) {
         const struct qn_weight *w = jobs[j].w;
+        if (d->o.observer) d->o.observer->rows(d->o.observer->user, w, x, n_row);
         float *rounded = xmalloc((size_t)w->n_in * sizeof *rounded);
         for (int r = 0; r < n_row; r++) {
             const float *row = x + (size_t)r * w->n_in;

@@ -75,7 +75,7 @@ static void rewrite(const char *from, const char *to, change_fn change, const st
         list[n] = extra[i];
         list[n++].name = xstrdup(extra[i].name);
     }
-    if (qn_writer_open(&w, path, &e) || qn_writer_declare(w, list, n, QN_SHARD_BYTES, &e))
+    if (qn_writer_open(&w, path, NULL, &e) || qn_writer_declare(w, list, n, QN_SHARD_BYTES, &e))
         fail_msg("%s", e.text);
     for (int i = 0; i < n; i++) {
         const void *data = i < n_old ? qn_model_tensor(m, source[i])->data : extra[i - n_old].data;

@@ -4,6 +4,7 @@
  * state and every position of it is compared; a position's target is the next token of the same chunk.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
+#include <strings.h>
 
 #include "backend/backend.h"
 #include "base/hash.h"
@@ -24,8 +25,13 @@ struct side {
     const char *format; /* of most of its weights */
 };
 
+struct manner {                            /* how a model is run */
+    const char *device, *activations, *kv; /* "": the default; of the reference: as the tested one */
+};
+
 struct options {
-    const char *reference, *device, *activations, *kv, *out;
+    const char *reference, *out;
+    struct manner tested, ref;
     int64_t context, n_thread, max_tokens, k;
     bool json;
 };
@@ -51,28 +57,29 @@ static int kv_type(const char *name, int *out, struct qn_err *e)
     if (!name[0]) return QN_OK;
     static const char *const names[QN_N_KV] = {"f32", "bf16", "fp8_e4m3", "fp8_e5m2"};
     for (int i = 0; i < QN_N_KV; i++)
-        if (!strcmp(name, names[i])) *out = i;
-    if (!strcmp(name, "fp8")) *out = QN_KV_E4M3;
-    QN_FAIL_IF(*out < 0, e, QN_INVAL, "--kv-cache-dtype: '%s' is none of f32, bf16, fp8, fp8_e4m3, fp8_e5m2",
-               name);
+        if (!strcasecmp(name, names[i])) *out = i;
+    if (!strcasecmp(name, "fp8") || !strcasecmp(name, "e4m3")) *out = QN_KV_E4M3;
+    if (!strcasecmp(name, "e5m2")) *out = QN_KV_E5M2;
+    QN_FAIL_IF(*out < 0, e, QN_INVAL, "--kv: '%s' is none of f32, bf16, fp8, fp8_e4m3, fp8_e5m2", name);
 out:
     return rc;
 }
 
-static int open_side(struct side *s, const char *folder, const struct options *o, struct qn_err *e)
+static int open_side(struct side *s, const char *folder, const struct options *o, const struct manner *m,
+                     struct qn_err *e)
 {
     int rc = QN_OK, kv;
-    const struct qn_backend *backend = qn_backend_get(o->device);
-    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", o->device);
-    QN_FAIL_IF(o->activations[0] && strcmp(o->activations, "f32") && strcmp(o->activations, "bf16"), e,
-               QN_INVAL, "--activations: '%s' is neither f32 nor bf16", o->activations);
-    QN_TRY(kv_type(o->kv, &kv, e));
+    const struct qn_backend *backend = qn_backend_get(m->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", m->device);
+    QN_FAIL_IF(m->activations[0] && strcmp(m->activations, "f32") && strcmp(m->activations, "bf16"), e,
+               QN_INVAL, "--activations: '%s' is neither f32 nor bf16", m->activations);
+    QN_TRY(kv_type(m->kv, &kv, e));
     QN_TRY(qn_model_open(&s->model, folder, e));
     struct qn_engine_options options = {
         .model = s->model,
         .backend = backend,
         .n_thread = (int)o->n_thread,
-        .f32_activations = !strcmp(o->activations, "f32"),
+        .f32_activations = !strcmp(m->activations, "f32"),
         .kv = kv,
         .max_context = (int)o->context + 1,
         .max_seqs = 1,
@@ -169,7 +176,7 @@ enum task { PPL, KLD, REFERENCE };
 /* Each part takes only the options it honours. */
 static const struct qn_opt *option_table(enum task task, struct options *o, size_t *n)
 {
-    static struct qn_opt table[10];
+    static struct qn_opt table[16];
     size_t k = 0;
     if (task == KLD)
         table[k++] = (struct qn_opt){"reference",   0,     QN_OPT_STR,
@@ -207,12 +214,23 @@ static const struct qn_opt *option_table(enum task task, struct options *o, size
                                  .help = "CPU workers (all cores)",
                                  .min = 0,
                                  .max = 4096};
-    table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->device, "NAME", "cpu or ref (cpu)"};
-    table[k++] = (struct qn_opt){"activations",   0,      QN_OPT_STR,
-                                 &o->activations, "TYPE", "f32 or bf16 (bf16; ref: f32)"};
-    table[k++] =
-        (struct qn_opt){"kv-cache-dtype", 0,      QN_OPT_STR,
-                        &o->kv,           "TYPE", "f32, bf16, fp8_e4m3, fp8_e5m2 (follows the activations)"};
+    table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->tested.device, "NAME", "cpu or ref (cpu)"};
+    table[k++] = (struct qn_opt){"activations",          0,      QN_OPT_STR,
+                                 &o->tested.activations, "TYPE", "f32 or bf16 (bf16; ref: f32)"};
+    table[k++] = (struct qn_opt){.name = "kv",
+                                 .type = QN_OPT_STR,
+                                 .out = &o->tested.kv,
+                                 .arg = "TYPE",
+                                 .help = "KV cache: f32, bf16, fp8_e4m3, fp8_e5m2 (follows the activations)",
+                                 .alias = "kv-cache-dtype"};
+    if (task == KLD) {
+        table[k++] = (struct qn_opt){"reference-device", 0,      QN_OPT_STR,
+                                     &o->ref.device,     "NAME", "of the reference (as --device)"};
+        table[k++] = (struct qn_opt){"reference-activations", 0,      QN_OPT_STR,
+                                     &o->ref.activations,     "TYPE", "of the reference (as --activations)"};
+        table[k++] =
+            (struct qn_opt){"reference-kv", 0, QN_OPT_STR, &o->ref.kv, "TYPE", "of the reference (as --kv)"};
+    }
     if (task != REFERENCE)
         table[k++] = (struct qn_opt){"json", 0, QN_OPT_FLAG, &o->json, NULL, "one line of JSON: a receipt"};
     *n = k;
@@ -234,11 +252,22 @@ static void print_number(struct qn_buf *b, const char *key, double x)
         qn_buf_printf(b, "\"%s\": null, ", key);
 }
 
+static const char *activations_of(const struct manner *m)
+{
+    return m->activations[0] ? m->activations : strcmp(m->device, "ref") ? "bf16" : "f32";
+}
+
+static const char *kv_of(const struct manner *m)
+{
+    return m->kv[0] ? m->kv : activations_of(m);
+}
+
 struct receipt {
     const char *model, *format, *reference, *reference_format, *text;
     const struct options *o;
     const struct qn_divergence_summary *s;
     uint64_t text_hash;
+    bool is_stored;
 };
 
 static void print_receipt(const struct receipt *r)
@@ -255,9 +284,17 @@ static void print_receipt(const struct receipt *r)
         }
         print_string(&b, "text", r->text);
         qn_buf_printf(&b,
-                      "\"text_hash\": \"%016" PRIx64 "\", \"version\": \"%s\", \"device\": \"%s\", "
-                      "\"context\": %" PRId64 ", \"n_tokens\": %zu, ",
-                      r->text_hash, QN_VERSION, r->o->device, r->o->context, s->n);
+                      "\"text_hash\": \"%016" PRIx64 "\", \"version\": \"%s\", \"context\": %" PRId64
+                      ", \"n_tokens\": %zu, ",
+                      r->text_hash, QN_VERSION, r->o->context, s->n);
+        print_string(&b, "device", r->o->tested.device);
+        print_string(&b, "activations", activations_of(&r->o->tested));
+        print_string(&b, "kv", kv_of(&r->o->tested));
+        if (r->reference && !r->is_stored) {
+            print_string(&b, "reference_device", r->o->ref.device);
+            print_string(&b, "reference_activations", activations_of(&r->o->ref));
+            print_string(&b, "reference_kv", kv_of(&r->o->ref));
+        }
         if (r->reference) {
             print_number(&b, "mean_kld", s->mean);
             print_number(&b, "mean_kld_error", s->mean_error);
@@ -296,7 +333,7 @@ static void print_receipt(const struct receipt *r)
 
 static int run_task(enum task task, const char *name, const struct qn_opt_usage *usage, int argc, char **argv)
 {
-    struct options o = {"", "cpu", "", "", "", .context = 512, .k = 64};
+    struct options o = {"", "", {"cpu", "", ""}, {"", "", ""}, .context = 512, .k = 64};
     const char *args[2];
     int n_arg, rc;
     size_t n_opt;
@@ -304,6 +341,9 @@ static int run_task(enum task task, const char *name, const struct qn_opt_usage 
     const struct qn_opt *table = option_table(task, &o, &n_opt);
     rc = qn_opt_parse(table, n_opt, usage, argc, argv, args, 2, &n_arg, &e);
     if (rc) return qn_cli_usage_failed(name, rc, &e);
+    if (!o.ref.device[0]) o.ref.device = o.tested.device;
+    if (!o.ref.activations[0]) o.ref.activations = o.tested.activations;
+    if (!o.ref.kv[0]) o.ref.kv = o.tested.kv;
     bool needs_text = !(task == KLD && qn_is_reference(o.reference));
     if (!needs_text && n_arg > 1) {
         qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "%s holds its own text; leave out %s", o.reference,
@@ -329,15 +369,16 @@ static int run_task(enum task task, const char *name, const struct qn_opt_usage 
         o.context = h->context;
         QN_TRY(qn_ids_append(&ids, qn_reference_ids(stored), h->n_ids));
         r.reference = h->model;
+        r.is_stored = true;
         r.reference_format = h->format;
     } else {
         QN_TRY(qn_cli_read_ids(&ids, args[0], args[1], o.max_tokens, &e));
     }
     r.text_hash = qn_hash_bytes(0, ids.data, ids.n * sizeof *ids.data);
-    QN_TRY(open_side(&tested, args[0], &o, &e));
+    QN_TRY(open_side(&tested, args[0], &o, &o.tested, &e));
     c.vocab = qn_model_config(tested.model)->vocab;
     if (task == KLD && !stored) {
-        QN_TRY(open_side(&reference, o.reference, &o, &e));
+        QN_TRY(open_side(&reference, o.reference, &o, &o.ref, &e));
         r.reference = qn_model_name(reference.model);
         r.reference_format = reference.format;
     }

@@ -74,6 +74,33 @@ def test_a_stored_reference_brings_its_own_text(tmp_path):
     assert "unknown option" in run("eval", "ppl", MINI, text, "--out", "x", ok=False).stderr
 
 
+def test_kld_between_any_two_ways_to_run(tmp_path):
+    """KV formats, back ends, activations: against numpy over the logits of each."""
+    import numpy as np
+    ids = [17, 300, 42, 512, 900, 77, 1024, 5, 33, 60, 901, 14]
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    ways = {"f32": ("ref", "f32", "F32"), "cpu": ("cpu", "bf16", "BF16"), "fp8": ("cpu", "bf16", "E4M3"), "e5m2": ("cpu", "f32", "E5M2")}
+    logp = {}
+    for name, (device, act, kv) in ways.items():
+        run("eval", "logits", MINI, "--ids", tmp_path / "ids.json", "--out", tmp_path / "x.npy", "--device", device, "--activations", act,
+            "--kv", kv)
+        rows = np.load(tmp_path / "x.npy").astype(np.float64)
+        rows -= rows.max(1, keepdims=True)
+        logp[name] = rows - np.log(np.exp(rows).sum(1, keepdims=True))
+    for ref, tested in (("f32", "cpu"), ("cpu", "fp8"), ("f32", "e5m2")):
+        p, q = logp[ref], logp[tested]
+        want = (np.exp(p) * (p - q)).sum(1)
+        rd, ra, rk = ways[ref]
+        td, ta, tk = ways[tested]
+        got = json.loads(run("eval", "kld", MINI, tmp_path / "ids.json", "--reference", MINI, "--device", td, "--activations", ta, "--kv", tk,
+                             "--reference-device", rd, "--reference-activations", ra, "--reference-kv", rk, "--json").stdout)
+        for key, value in (("mean_kld", want.mean()), ("median_kld", np.median(want)), ("p95_kld", np.percentile(want, 95)),
+                           ("p99_kld", np.percentile(want, 99)), ("max_kld", want.max()),
+                           ("mean_kld_error", want.std(ddof=1) / len(want) ** 0.5), ("top1", (p.argmax(1) == q.argmax(1)).mean())):
+            assert math.isclose(got[key], value, rel_tol=2e-3, abs_tol=1e-9), key
+        assert want.mean() > 0 and (got["device"], got["kv"], got["reference_device"], got["reference_kv"]) == (td, tk, rd, rk)
+
+
 def test_eval_errors_name_the_object(tmp_path):
     (tmp_path / "short.json").write_text("[1]")
     assert "too few" in run("eval", "ppl", MINI, tmp_path / "short.json", ok=False).stderr

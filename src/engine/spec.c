@@ -181,8 +181,9 @@ int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context, int n_whole)
     if (!n_seq) return s->depth;
     s->n_seq = n_seq;
     int seqs = bucket(n_seq, 1, 2, QN_SPEC_N_SEQ);
-    if (seqs != s->seqs) s->n_until = QN_MIN(s->n_until, s->n_probe ? PROBE_SOONEST : PROBE_FIRST);
+    bool is_other = seqs != s->seqs;
     s->seqs = seqs;
+    if (is_other && s->depth && !s->n_probe && !knows_plain(s)) s->n_until = QN_MIN(s->n_until, PROBE_FIRST);
     s->context = bucket(n_context / n_seq, 1024, 4, QN_SPEC_N_CONTEXT);
     if (!s->has_mtp || s->fixed >= 0) return s->depth;
     s->n_at_depth++;

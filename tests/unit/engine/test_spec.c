@@ -17,6 +17,7 @@ struct cost {
     int accept[2][3];                 /* percent at draft 1, 2, later; in the first and the second half */
     int n_seq[2];
     double slow; /* the machine is this much slower half of the time */
+    bool wobble; /* one stream more half of the time */
 };
 
 struct bench {
@@ -37,13 +38,13 @@ static void run(const struct cost *c, int fixed, struct bench *out)
 {
     struct bench b = {.cost = c};
     struct qn_seq seq = {0};
-    struct qn_batch_part part[16];
-    int32_t accepted[16];
+    struct qn_batch_part part[17];
+    int32_t accepted[17];
     struct qn_batch batch = {.part = part, .result = {.n_accepted = accepted}};
     qn_spec_init(&b.spec, true, fixed);
     int had = 0; /* drafts there are for this step */
     for (int i = 0; i < N_STEP; i++) {
-        int half = i >= N_STEP / 2, n_seq = c->n_seq[half];
+        int half = i >= N_STEP / 2, n_seq = c->n_seq[half] + (c->wobble && i % 20 < 10);
         bool is_new = i % 400 == 0; /* a request has just come: its draft KV is whole */
         int next = qn_spec_depth(&b.spec, n_seq, (int64_t)n_seq * (300 + i % 400), is_new);
         bool keeps = qn_spec_wants_mtp(&b.spec);
@@ -98,6 +99,16 @@ static void test_auto_is_near_the_best(void **state)
          1},
         {"between, four streams", 15000, 1500, 800, 500, 100, {{70, 70, 70}, {70, 70, 70}}, {4, 4}, 1},
         {"four streams, none accepted", 15000, 1500, 800, 500, 100, {{0, 0, 0}, {0, 0, 0}}, {4, 4}, 1},
+        {"four or five streams, none accepted",
+         15000,
+         1500,
+         800,
+         500,
+         100,
+         {{0, 0, 0}, {0, 0, 0}},
+         {4, 4},
+         1,
+         true},
         {"sixteen streams, good drafts",
          15000,
          900,

@@ -45,7 +45,7 @@ static void run(const struct cost *c, int fixed, struct bench *out)
     int had = 0; /* drafts there are for this step */
     for (int i = 0; i < N_STEP; i++) {
         int half = i >= N_STEP / 2, n_seq = c->n_seq[half] + (c->wobble && i % 20 < 10);
-        bool is_new = i % 400 == 0; /* a request has just come: its draft KV is whole */
+        bool is_new = i % (c->wobble ? 20 : 400) == 0; /* a request has just come: its draft KV is whole */
         int next = qn_spec_depth(&b.spec, n_seq, (int64_t)n_seq * (300 + i % 400), is_new);
         bool keeps = qn_spec_wants_mtp(&b.spec);
         batch.depth = next;

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/flight.h"
+#include "engine/loop.h"
 #include "engine/sched.h"
 #include "engine/tier.h"
 #include "model/plan.h"
@@ -147,7 +148,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
         g->counters.finished[finish]++;
         publish_stats(g); /* before the reader can see the end */
         atomic_fetch_sub(&g->n_inside, 1);
-        qn_request_send_end(q->request, finish, stop_tok, q->is_loop, error);
+        qn_request_send_end(q->request, finish, stop_tok, finish == QN_FINISH_LENGTH && q->is_loop, error);
         qn_request_unref(q->request);
     }
     qn_seq_free(q);
@@ -211,9 +212,13 @@ static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_st
         finish(g, q, QN_FINISH_STOP, token->tok, NULL);
         return false;
     }
-    bool is_loop = qn_pick_watch(&q->pick, q->tok + q->n_prompt, qn_seq_n_new(q));
-    if (is_loop || q->n_tok >= q->max_tok) {
-        q->is_loop = is_loop;
+    /* the end comes behind anything drafted by now, as with any other limit: the same token at every depth */
+    if (!q->is_loop && qn_pick_watch(&q->pick, q->tok + q->n_prompt, qn_seq_n_new(q)) &&
+        q->max_tok - q->n_tok > QN_LOOP_DELAY) {
+        q->is_loop = true;
+        q->max_tok = q->n_tok + QN_LOOP_DELAY;
+    }
+    if (q->n_tok >= q->max_tok) {
         finish(g, q, QN_FINISH_LENGTH, -1, NULL);
         return false;
     }

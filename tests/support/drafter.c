@@ -1,0 +1,100 @@
+/* Drafts at a set rate.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "support/drafter.h"
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+struct run {
+    void *inner;
+    struct qn_drafter *d;
+};
+
+static void drafter_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+{
+    (void)user;
+    qn_runner_forward.sizes(NULL, o, out);
+}
+
+static int drafter_open(void *user, void **out, const struct qn_model *model,
+                        const struct qn_forward_options *o, struct qn_err *e)
+{
+    void *inner;
+    int rc = qn_runner_forward.open(NULL, &inner, model, o, e);
+    if (rc) return rc;
+    struct run *r = xcalloc(1, sizeof *r);
+    *r = (struct run){inner, user};
+    *out = r;
+    return QN_OK;
+}
+
+static void drafter_close(void *run)
+{
+    struct run *r = run;
+    qn_runner_forward.close(r->inner);
+    free(r);
+}
+
+static void drafter_run(void *run, const struct qn_step *s, struct qn_step_result *result)
+{
+    struct run *r = run;
+    struct qn_drafter *d = r->d;
+    qn_runner_forward.run(r->inner, s, result);
+    if (result->fault) return;
+    for (int i = 0; i < s->n_seq; i++) {
+        const struct qn_step_seq *q = &s->seq[i];
+        if (!q->wants_token) continue;
+        /* where the token just picked stands */
+        int at = i < s->n_decode ? q->pos0 + result->n_accepted[i] + 1 : q->pos0 + q->n_row;
+        for (int k = 0; k < result->n_drafted[i]; k++) {
+            if (at + 1 + k >= d->n_tok) break;
+            bool is_right = (int)(qn_rng64(1, d->draw++, 0) % 100) < d->percent;
+            int32_t right = d->tok[at + 1 + k];
+            result->draft[(size_t)i * QN_MAX_DRAFT + (size_t)k] = is_right ? right : (right + 1) % d->vocab;
+        }
+    }
+}
+
+static int drafter_mtp_logits(void *run, const struct qn_step *s, float *logits, struct qn_err *e)
+{
+    return qn_runner_forward.mtp_logits(((struct run *)run)->inner, s, logits, e);
+}
+
+static void drafter_chore(void *run, const struct qn_chore *c)
+{
+    qn_runner_forward.chore(((struct run *)run)->inner, c);
+}
+
+static int drafter_download(void *run, void *to, const void *from, size_t n_byte, struct qn_err *e)
+{
+    return qn_runner_forward.download(((struct run *)run)->inner, to, from, n_byte, e);
+}
+
+static int drafter_sync(void *run, struct qn_err *e)
+{
+    return qn_runner_forward.sync(((struct run *)run)->inner, e);
+}
+
+static bool drafter_has_mtp(void *run)
+{
+    return qn_runner_forward.has_mtp(((struct run *)run)->inner);
+}
+
+static size_t drafter_weight_bytes(void *run)
+{
+    return qn_runner_forward.weight_bytes(((struct run *)run)->inner);
+}
+
+const struct qn_runner qn_runner_drafter = {
+    .name = "drafter",
+    .sizes = drafter_sizes,
+    .open = drafter_open,
+    .close = drafter_close,
+    .run = drafter_run,
+    .mtp_logits = drafter_mtp_logits,
+    .chore = drafter_chore,
+    .download = drafter_download,
+    .sync = drafter_sync,
+    .has_mtp = drafter_has_mtp,
+    .weight_bytes = drafter_weight_bytes,
+};

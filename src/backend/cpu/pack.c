@@ -26,6 +26,27 @@ const uint8_t pack_fp8_low[128] = {
     0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
     0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xc0,
 };
+/* and of the integers 0..127 */
+const uint8_t pack_int8_high[128] = {
+    0x00, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41,
+    0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+};
+const uint8_t pack_int8_low[128] = {
+    0x00, 0x80, 0x00, 0x40, 0x80, 0xa0, 0xc0, 0xe0, 0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70,
+    0x80, 0x88, 0x90, 0x98, 0xa0, 0xa8, 0xb0, 0xb8, 0xc0, 0xc8, 0xd0, 0xd8, 0xe0, 0xe8, 0xf0, 0xf8,
+    0x00, 0x04, 0x08, 0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x34, 0x38, 0x3c,
+    0x40, 0x44, 0x48, 0x4c, 0x50, 0x54, 0x58, 0x5c, 0x60, 0x64, 0x68, 0x6c, 0x70, 0x74, 0x78, 0x7c,
+    0x80, 0x82, 0x84, 0x86, 0x88, 0x8a, 0x8c, 0x8e, 0x90, 0x92, 0x94, 0x96, 0x98, 0x9a, 0x9c, 0x9e,
+    0xa0, 0xa2, 0xa4, 0xa6, 0xa8, 0xaa, 0xac, 0xae, 0xb0, 0xb2, 0xb4, 0xb6, 0xb8, 0xba, 0xbc, 0xbe,
+    0xc0, 0xc2, 0xc4, 0xc6, 0xc8, 0xca, 0xcc, 0xce, 0xd0, 0xd2, 0xd4, 0xd6, 0xd8, 0xda, 0xdc, 0xde,
+    0xe0, 0xe2, 0xe4, 0xe6, 0xe8, 0xea, 0xec, 0xee, 0xf0, 0xf2, 0xf4, 0xf6, 0xf8, 0xfa, 0xfc, 0xfe,
+};
 
 static const uint16_t e2m1_table[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                         0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
@@ -190,15 +211,7 @@ static size_t scale_index(const struct qn_linear *l, int n, int g)
 /* Where unit u of a tile's codes starts. */
 static unsigned char *unit_at(struct qn_packed *p, int tile, int u)
 {
-    int block = tile / 2, n_in_block = QN_MIN(2, p->n_tile - block * 2);
-    size_t first = (size_t)block * 2 * (size_t)p->n_unit;
-    return p->codes + (first + (size_t)u * (size_t)n_in_block + (size_t)(tile % 2)) * (size_t)p->unit_bytes;
-}
-
-static size_t group_at(const struct qn_packed *p, int tile, int g)
-{
-    int block = tile / 2, n_in_block = QN_MIN(2, p->n_tile - block * 2);
-    return (size_t)block * 2 * (size_t)p->n_group + (size_t)g * (size_t)n_in_block + (size_t)(tile % 2);
+    return p->codes + pack_unit_index(p, tile, u) * (size_t)p->unit_bytes;
 }
 
 /* Plain numbers, a tile at a time: 4-byte words of 16 rows, transposed. Pairs of BF16 are words as they lie;
@@ -234,7 +247,7 @@ static void pack_tile_plain(struct qn_packed *p, const struct qn_linear *l, int 
 
 static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsigned char *codes)
 {
-    bool interleaved = p->kind == PACK_FP8 && p->isa == QN_ISA_AVX512BF16;
+    bool interleaved = pack_is_interleaved(p);
     int unit_k = p->unit_pairs * 2;
     size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0));
     unsigned char *to = unit_at(p, tile, 0);
@@ -246,6 +259,7 @@ static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsig
                 /* nibble `pair` of word `word` */
                 to[word * 2 + pair / 2] ^= (unsigned char)(code << 4 * (pair & 1));
             } else if (interleaved) {
+                if (p->kind == PACK_INT8 && code > 0x80) code = (unsigned char)(0x80 | (256 - code));
                 to[word / 8 * 16 + pair * 8 + word % 8] = code;
             } else {
                 to[pair * 32 + word] = code;
@@ -266,7 +280,7 @@ static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn
             QN_FAIL_IF(!isfinite(p->out_scale[n]), e, QN_FORMAT, "%s: scale %d is not finite", l->name, n);
         }
         for (int g = 0; g < p->n_group; g++) {
-            size_t from = scale_index(l, n, g), to = group_at(p, tile, g) * QN_TILE + (size_t)lane;
+            size_t from = scale_index(l, n, g), to = pack_group_index(p, tile, g) * QN_TILE + (size_t)lane;
             float x = qn_tensor_value(&l->scale, from);
             QN_FAIL_IF(!isfinite(x), e, QN_FORMAT, "%s: the scale of output %d, group %d is not finite",
                        l->name, n, g);
@@ -333,7 +347,7 @@ int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_a
     p->isa = act == QN_ACT_F32 && isa == QN_ISA_AVX512BF16 ? QN_ISA_AVX512 : isa;
     QN_TRY(choose(p, l, e));
     p->n_tile = (int)QN_CEIL_DIV(p->n_out, QN_TILE);
-    p->n_block = (int)QN_CEIL_DIV(p->n_tile, 2);
+    p->block_tiles = p->kind == PACK_NIB4 ? 8 : p->kind == PACK_FP8 || p->kind == PACK_INT8 ? 4 : 2;
     p->n_unit = (int)QN_CEIL_DIV(p->n_in, p->unit_pairs * 2);
     for (int i = 0; i < 32; i++)
         p->table[i] = l->format == QN_FMT_NVFP4 ? e2m1_table[i & 15] : qn_f32_to_bf16((float)((i & 15) - 8));
@@ -393,9 +407,14 @@ size_t qn_packed_bytes(const struct qn_packed *p)
     return p->bytes;
 }
 
+int qn_packed_step(const struct qn_packed *p)
+{
+    return p->block_tiles / 2;
+}
+
 int qn_packed_n_tile(const struct qn_packed *p)
 {
-    return p->n_block;
+    return (p->n_tile + 1) / 2;
 }
 
 /* The weight of output n at k. */
@@ -418,13 +437,14 @@ static float weight_at(const struct qn_packed *p, int n, int k)
         memcpy(&half, from + word * 2, 2);
         x = qn_bf16_to_f32(p->table[half >> 4 * pair & 15]);
     } else {
-        bool interleaved = p->kind == PACK_FP8 && p->isa == QN_ISA_AVX512BF16;
+        bool interleaved = pack_is_interleaved(p);
         unsigned char code = from[interleaved ? word / 8 * 16 + pair * 8 + word % 8 : pair * 32 + word];
+        if (interleaved && p->kind == PACK_INT8 && code > 0x80) code = (unsigned char)(256 - (code & 0x7f));
         x = p->kind == PACK_FP8 ? qn_e4m3_to_f32(code) : (float)(signed char)code;
     }
     float factor = p->out_scale ? p->out_scale[n] : p->scale2;
     if (p->group) {
-        size_t at = group_at(p, tile, k / p->group) * QN_TILE + (size_t)lane;
+        size_t at = pack_group_index(p, tile, k / p->group) * QN_TILE + (size_t)lane;
         float scale;
         if (p->scale == PACK_E4M3) {
             scale = qn_e4m3_to_f32(p->scales[at]);
@@ -541,6 +561,10 @@ void qn_packed_run(const struct qn_packed *p, const void *act, int n_row, float 
     QN_CHECK(run[p->isa]);
     void *expanded = NULL;
     if (p->expands) j.act = expanded = expand_rows(act, p->n_in, n_row);
-    for (j.block = first_tile; j.block < end_tile; j.block++) run[p->isa](&j);
+    int end = QN_MIN(end_tile * 2, p->n_tile);
+    for (j.tile = first_tile * 2; j.tile < end; j.tile += j.n_tile) {
+        j.n_tile = QN_MIN(p->block_tiles - j.tile % p->block_tiles, end - j.tile);
+        run[p->isa](&j);
+    }
     free(expanded);
 }

@@ -36,7 +36,8 @@ void qn_packed_free(struct qn_packed *p); /* NULL is allowed */
 size_t qn_packed_bytes(const struct qn_packed *p);
 int qn_packed_n_in(const struct qn_packed *p);
 int qn_packed_n_out(const struct qn_packed *p);
-int qn_packed_n_tile(const struct qn_packed *p); /* units of work: blocks of 1 or 2 tiles */
+int qn_packed_n_tile(const struct qn_packed *p); /* units of work: 1 or 2 tiles */
+int qn_packed_step(const struct qn_packed *p);   /* units that lie together: ranges of them stream best */
 
 /* Row `row` of the weights as floats [K]: an embedding. */
 void qn_packed_row(const struct qn_packed *p, int row, float *out);

@@ -145,9 +145,11 @@ INLINE vacc zero_load(const signed char *p)
 }
 #undef INLINE
 
-#define ROWS_PLAIN 2
-#define ROWS_GROUP 1
-#define HAS_F32    1
-#define RUN        pack_run_avx2
+#define DIRECT_TILES 4
+#define DIRECT_ROWS  2
+#define DECODED_ROWS 2
+#define CODES_AHEAD  1024 /* bytes */
+#define HAS_F32      1
+#define RUN          pack_run_avx2
 #include "backend/cpu/pack_body.h"
 #endif

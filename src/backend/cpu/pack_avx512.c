@@ -110,9 +110,11 @@ INLINE vacc zero_load(const signed char *p)
 }
 #undef INLINE
 
-#define ROWS_PLAIN 12
-#define ROWS_GROUP 4
-#define HAS_F32    1
-#define RUN        pack_run_avx512
+#define DIRECT_TILES 8
+#define DIRECT_ROWS  6
+#define DECODED_ROWS 12
+#define CODES_AHEAD  2048 /* bytes */
+#define HAS_F32      1
+#define RUN          pack_run_avx512
 #include "backend/cpu/pack_body.h"
 #endif

@@ -66,13 +66,18 @@ INLINE vpair pair_fp8(const unsigned char *unit, int pair)
         _mm512_ternarylogic_epi32(high, code, _mm512_set1_epi8((char)0x80), 0xf8); /* high | (code & 0x80) */
     return pair ? _mm512_unpackhi_epi8(low, high) : _mm512_unpacklo_epi8(low, high);
 }
+/* int8 as sign and magnitude, so that a table of 128 serves; minus nought stands for -128 */
 INLINE vpair pair_int8(const unsigned char *unit, int pair)
 {
-    __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(unit + pair * 32)));
-    __m512i even = (__m512i)_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
-    __m512i odd = (__m512i)_mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
-    return _mm512_or_si512(_mm512_srli_epi32(even, 16),
-                           odd); /* the low half of a small integer's float is 0 */
+    __m512i code = _mm512_loadu_si512(unit);
+    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(pack_int8_high), code,
+                                            _mm512_loadu_si512(pack_int8_high + 64));
+    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(pack_int8_low), code,
+                                           _mm512_loadu_si512(pack_int8_low + 64));
+    high = _mm512_ternarylogic_epi32(high, code, _mm512_set1_epi8((char)0x80), 0xf8);
+    high = _mm512_mask_blend_epi8(_mm512_cmpeq_epi8_mask(code, _mm512_set1_epi8((char)0x80)), high,
+                                  _mm512_set1_epi8((char)0xc3));
+    return pair ? _mm512_unpackhi_epi8(low, high) : _mm512_unpacklo_epi8(low, high);
 }
 INLINE table_type table_load(const uint16_t *table)
 {
@@ -102,9 +107,11 @@ INLINE vacc zero_load(const signed char *p)
 }
 #undef INLINE
 
-#define ROWS_PLAIN 12
-#define ROWS_GROUP 6
-#define HAS_F32    0
-#define RUN        pack_run_avx512bf16
+#define DIRECT_TILES 8
+#define DIRECT_ROWS  6
+#define DECODED_ROWS 12
+#define CODES_AHEAD  2048 /* bytes */
+#define HAS_F32      0
+#define RUN          pack_run_avx512bf16
 #include "backend/cpu/pack_body.h"
 #endif

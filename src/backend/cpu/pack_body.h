@@ -1,13 +1,18 @@
 /* The kernels over packed weights, written once over a few vector operations; each instruction set defines
  * these and includes this file:
  *
- *   vacc                      16 floats; vacc_zero, vacc_load, vacc_store, vacc_set1, vacc_fma(a, b, c) = a *
- * b + c, vacc_mul vpair                     16 lanes of two weights (k even, k odd) as the dot product wants
- * them vx                        a pair of activations in all lanes; vx_load(row, pair) vacc_dot(acc, w, x)
- * acc + w.even * x.even + w.odd * x.odd, in this order pair_f32, pair_bf16, pair_fp8, pair_int8 (codes, pair
- * in unit), pair_nib4(codes, pair, table) table_type, table_load    the E2M1 / int4 table scale_e4m3,
- * scale_f16, scale_bf16    16 scales -> vacc RUN, ROWS_PLAIN, ROWS_GROUP          name of the function, most
- * rows at once
+ *   vacc               16 floats; vacc_zero, vacc_load, vacc_store, vacc_set1, vacc_fma(a, b, c) = a * b + c,
+ *                      vacc_mul
+ *   vpair              16 lanes of two weights (k even, k odd) as the dot product wants them
+ *   vx                 a pair of activations in all lanes; vx_load(row, pair)
+ *   vacc_dot(acc, w, x)  acc + w.even * x.even + w.odd * x.odd, in this order
+ *   pair_f32, pair_bf16, pair_fp8, pair_int8 (codes, pair in unit), pair_nib4(codes, pair, table)
+ *   table_type, table_load   the E2M1 / int4 table
+ *   scale_e4m3, scale_f16, scale_bf16    16 scales -> vacc
+ *   RUN                name of the function
+ *   DIRECT_TILES       tiles that one row takes straight from the codes at once
+ *   DIRECT_ROWS        most rows at once, two tiles each, straight from the codes
+ *   DECODED_ROWS       and from decoded weights
  *
  * Every row takes the same operations in the same order whatever the row count: one accumulator a lane, or,
  * with groups, one sum a group from zero, then acc = scale * sum + acc. So one row and many rows agree bit
@@ -16,15 +21,16 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* A block whose weights are decoded once for many rows: [pair][tile] vpair, BUFFER_PAIRS of k at most. */
-#define BUFFER_PAIRS 256
+/* Many rows: the weights of two tiles are decoded once, [pair][tile] vpair, this many pairs of k at a time.
+ */
+#define BUFFER_PAIRS 128
 
+/* What a kernel goes through: codes as they are packed, or decoded ones. */
 struct span {
     const unsigned char *codes; /* first unit */
+    size_t code_step;           /* from unit to unit */
     const vpair *decoded;       /* or these */
     int first_pair, n_pair;
-    int first_group;
-    bool is_first, is_last; /* of the k range: start from zero; scale and store */
 };
 
 INLINE vpair decode(int kind, const unsigned char *unit, int pair, table_type table)
@@ -43,6 +49,11 @@ INLINE vpair decode(int kind, const unsigned char *unit, int pair, table_type ta
     }
 }
 
+INLINE int pairs_of(int kind)
+{
+    return kind == PACK_NIB4 ? 4 : kind == PACK_FP8 || kind == PACK_INT8 ? 2 : 1;
+}
+
 INLINE vacc group_scale(int scale, const unsigned char *scales, size_t at)
 {
     switch (scale) {
@@ -57,245 +68,333 @@ INLINE vacc group_scale(int scale, const unsigned char *scales, size_t at)
     }
 }
 
-/* n_row rows (a constant at each call) times the block's tiles (a constant) over one span of k. keep
- * [n_row][2][16] holds accumulators between spans. */
-INLINE void run_rows(const struct pack_job *j, const struct span *s, int row, const int n_row,
-                     const int n_tile, const int kind, const int scale, const bool is_decoded, float *keep)
+/* Sum of a row's activations over group g: what a zero point weighs. */
+INLINE float group_sum(const struct qn_packed *p, const unsigned char *row, int g)
+{
+    const float *sums = (const float *)(row + pack_act_values(p->n_in) * 4) + g * p->group / 32;
+    if (p->group == 128) return sums[0] + sums[1] + sums[2] + sums[3];
+    float total = sums[0];
+    for (int i = 1; i < p->group / 32; i++) total += sums[i];
+    return total;
+}
+
+#define MOST_ROWS  12
+#define MOST_TILES 8
+
+/* acc += the products of n_row rows (from x, act_bytes apart) and n_tile tiles (constants at each call) over
+ * a span of k. Decoded weights have two tiles side by side. */
+INLINE void dot_span(const struct span *s, const unsigned char *x, size_t act_bytes, vacc (*acc)[MOST_TILES],
+                     const int n_row, const int n_tile, const int kind, const bool is_decoded,
+                     table_type table)
+{
+    const int unit_pairs = is_decoded ? 1 : pairs_of(kind), unit_bytes = kind == PACK_F32 ? 128 : 64;
+    const unsigned char *codes = s->codes;
+    const vpair *decoded = s->decoded;
+    for (int at = s->first_pair; at < s->first_pair + s->n_pair; at += unit_pairs) {
+        if (!is_decoded)
+            for (int t = 0; t < n_tile; t++) __builtin_prefetch(codes + t * unit_bytes + CODES_AHEAD);
+        for (int q = 0; q < unit_pairs; q++) {
+            vpair w[MOST_TILES];
+            for (int t = 0; t < n_tile; t++)
+                w[t] = is_decoded ? decoded[t] : decode(kind, codes + t * unit_bytes, q, table);
+            for (int r = 0; r < n_row; r++) {
+                vx v = vx_load(x + (size_t)r * act_bytes, at + q);
+                for (int t = 0; t < n_tile; t++) acc[r][t] = vacc_dot(acc[r][t], w[t], v);
+            }
+        }
+        if (is_decoded)
+            decoded += 2;
+        else
+            codes += s->code_step;
+    }
+}
+
+/* Applies the scales of the outputs and stores. */
+INLINE void finish(const struct pack_job *j, int row, int tile, vacc acc)
 {
     const struct qn_packed *p = j->p;
-    const int unit_pairs = is_decoded                              ? 1
-                           : kind == PACK_NIB4                     ? 4
-                           : kind == PACK_FP8 || kind == PACK_INT8 ? 2
-                                                                   : 1;
-    const int unit_bytes = kind == PACK_F32 ? 128 : 64;
+    int n = QN_MIN(QN_TILE, p->n_out - tile * QN_TILE);
+    if (p->out_scale)
+        acc = vacc_mul(acc, vacc_load(p->out_scale + tile * QN_TILE));
+    else if (p->scale2 != 1.0f)
+        acc = vacc_mul(acc, vacc_set1(p->scale2));
+    float *y = j->y + (size_t)row * (size_t)j->ldy + tile * QN_TILE;
+    if (n == QN_TILE) {
+        vacc_store(y, acc);
+    } else {
+        float lanes[QN_TILE];
+        vacc_store(lanes, acc);
+        memcpy(y, lanes, (size_t)n * sizeof *y);
+    }
+}
+
+/* n_row rows times n_tile tiles from `tile` (n_row and n_tile constants at each call), straight from the
+ * codes. */
+INLINE void direct(const struct pack_job *j, int row, int tile, const int n_row, const int n_tile,
+                   const int kind, const int scale)
+{
+    const struct qn_packed *p = j->p;
     const size_t act_bytes = pack_act_row_bytes(p->n_in);
     const unsigned char *x = j->act + (size_t)row * act_bytes;
     const table_type table = table_load(p->table);
-    vacc acc[12][2];
+    const size_t unit_bytes = kind == PACK_F32 ? 128 : 64;
+    const int n_pair = p->n_unit * pairs_of(kind);
+    struct span s = {.codes = p->codes + pack_unit_index(p, tile, 0) * unit_bytes,
+                     .code_step = (size_t)pack_block_size(p, tile) * unit_bytes,
+                     .n_pair = n_pair};
+    vacc acc[MOST_ROWS][MOST_TILES];
     for (int r = 0; r < n_row; r++)
-        for (int t = 0; t < n_tile; t++)
-            acc[r][t] = s->is_first ? vacc_zero() : vacc_load(keep + (r * 2 + t) * 16);
-
-    const unsigned char *codes = s->codes;
-    const vpair *decoded = s->decoded;
+        for (int t = 0; t < n_tile; t++) acc[r][t] = vacc_zero();
     if (scale == PACK_NO_GROUP) {
-        for (int at = s->first_pair; at < s->first_pair + s->n_pair; at += unit_pairs) {
-            for (int q = 0; q < unit_pairs; q++) {
-                vpair w[2];
-                for (int t = 0; t < n_tile; t++)
-                    w[t] = is_decoded ? decoded[t] : decode(kind, codes + t * unit_bytes, q, table);
-                for (int r = 0; r < n_row; r++) {
-                    vx v = vx_load(x + (size_t)r * act_bytes, at + q);
-                    for (int t = 0; t < n_tile; t++) acc[r][t] = vacc_dot(acc[r][t], w[t], v);
-                }
-            }
-            if (is_decoded)
-                decoded += n_tile;
-            else
-                codes += (size_t)n_tile * unit_bytes;
-        }
+        dot_span(&s, x, act_bytes, acc, n_row, n_tile, kind, false, table);
     } else {
-        const int pairs = p->group / 2;
-        int g = s->first_group;
-        for (int at = s->first_pair; at < s->first_pair + s->n_pair; g++) {
-            vacc sum[12][2];
+        const int pairs = scale == PACK_E4M3 ? 8 : p->group / 2; /* NVFP4: groups of 16 */
+        size_t place = pack_group_index(p, tile, 0), place_step = (size_t)pack_block_size(p, tile);
+        for (int g = 0; s.first_pair < n_pair; g++, place += place_step) {
+            vacc sum[MOST_ROWS][MOST_TILES];
             for (int r = 0; r < n_row; r++)
                 for (int t = 0; t < n_tile; t++) sum[r][t] = vacc_zero();
-            int end = QN_MIN(at + pairs, s->first_pair + s->n_pair);
-            for (; at < end; at += unit_pairs) {
-                for (int q = 0; q < unit_pairs; q++) {
-                    vpair w[2];
-                    for (int t = 0; t < n_tile; t++)
-                        w[t] = is_decoded ? decoded[t] : decode(kind, codes + t * unit_bytes, q, table);
-                    for (int r = 0; r < n_row; r++) {
-                        vx v = vx_load(x + (size_t)r * act_bytes, at + q);
-                        for (int t = 0; t < n_tile; t++) sum[r][t] = vacc_dot(sum[r][t], w[t], v);
-                    }
-                }
-                if (is_decoded)
-                    decoded += n_tile;
-                else
-                    codes += (size_t)n_tile * unit_bytes;
-            }
-            for (int t = 0; t < n_tile; t++) {
-                size_t place =
-                    ((size_t)j->block * 2 * (size_t)p->n_group) + (size_t)g * (size_t)n_tile + (size_t)t;
-                vacc scales = group_scale(scale == PACK_ANY ? (int)p->scale : scale, p->scales, place);
+            s.n_pair = scale == PACK_E4M3 ? pairs : QN_MIN(pairs, n_pair - s.first_pair);
+            dot_span(&s, x, act_bytes, sum, n_row, n_tile, kind, false, table);
+            s.codes += (size_t)(s.n_pair / pairs_of(kind)) * s.code_step;
+            s.first_pair += s.n_pair;
+            if (scale == PACK_ANY && p->zeros)
                 for (int r = 0; r < n_row; r++) {
-                    if (p->zeros) {
-                        const float *sums =
-                            (const float *)(x + (size_t)r * act_bytes + pack_act_values(p->n_in) * 4) +
-                            g * p->group / 32;
-                        float total = 0;
-                        for (int i = 0; i < p->group / 32; i++) total += sums[i];
-                        sum[r][t] = vacc_fma(zero_load(p->zeros + place * 16), vacc_set1(total), sum[r][t]);
-                    }
-                    acc[r][t] = vacc_fma(scales, sum[r][t], acc[r][t]);
+                    vacc total = vacc_set1(group_sum(p, x + (size_t)r * act_bytes, g));
+                    for (int t = 0; t < n_tile; t++)
+                        sum[r][t] =
+                            vacc_fma(zero_load(p->zeros + (place + (size_t)t) * 16), total, sum[r][t]);
                 }
+            for (int t = 0; t < n_tile; t++) {
+                vacc scales =
+                    group_scale(scale == PACK_ANY ? (int)p->scale : scale, p->scales, place + (size_t)t);
+                for (int r = 0; r < n_row; r++) acc[r][t] = vacc_fma(scales, sum[r][t], acc[r][t]);
             }
         }
     }
-
-    if (!s->is_last) {
-        for (int r = 0; r < n_row; r++)
-            for (int t = 0; t < n_tile; t++) vacc_store(keep + (r * 2 + t) * 16, acc[r][t]);
-        return;
-    }
-    for (int t = 0; t < n_tile; t++) {
-        int tile = j->block * 2 + t, n = QN_MIN(QN_TILE, p->n_out - tile * QN_TILE);
-        vacc factor = p->out_scale ? vacc_load(p->out_scale + tile * QN_TILE) : vacc_set1(p->scale2);
-        bool is_plain = !p->out_scale && p->scale2 == 1.0f;
-        for (int r = 0; r < n_row; r++) {
-            vacc v = is_plain ? acc[r][t] : vacc_mul(acc[r][t], factor);
-            float *y = j->y + (size_t)(row + r) * (size_t)j->ldy + tile * QN_TILE;
-            if (n == QN_TILE) {
-                vacc_store(y, v);
-            } else {
-                float lanes[QN_TILE];
-                vacc_store(lanes, v);
-                memcpy(y, lanes, (size_t)n * sizeof *y);
-            }
-        }
-    }
+    for (int r = 0; r < n_row; r++)
+        for (int t = 0; t < n_tile; t++) finish(j, row + r, tile + t, acc[r][t]);
 }
 
-/* Row counts that have code of their own; others are made of these. With one tile (the odd last one of a
- * layer) rows go one by one. The order of operations in a row is the same everywhere, so this is a matter of
- * speed only. */
-static int piece(int n_row, int most, const int n_tile)
+/* Shapes that have code of their own; others are made of these. The order of operations in a row is the same
+ * everywhere, so this is a matter of speed only. */
+INLINE void run_direct(const struct pack_job *j, const int kind, const int scale)
 {
-    if (n_tile == 1) return 1;
-    if (n_row >= 12 && most >= 12) return 12;
-    if (n_row >= 6 && most >= 6) return 6;
-    return QN_MIN(n_row, QN_MIN(most, 4));
-}
-
-/* The row count becomes a constant here. */
-INLINE void run_some(const struct pack_job *j, const struct span *s, int row, int n_row, const int n_tile,
-                     const int kind, const int scale, const bool is_decoded, float *keep)
-{
-    if (n_tile == 1) {
-        run_rows(j, s, row, 1, 1, kind, scale, is_decoded, keep);
-        return;
-    }
-#define CASE(n)                                                                                              \
-    case n:                                                                                                  \
-        run_rows(j, s, row, n, 2, kind, scale, is_decoded, keep);                                            \
-        break
-    switch (n_row) {
-        CASE(1);
-        CASE(2);
-#if ROWS_PLAIN > 2
-        CASE(3);
-        CASE(4);
-        CASE(6);
-    case 12:
-        if (is_decoded && scale == PACK_NO_GROUP) run_rows(j, s, row, 12, 2, kind, scale, is_decoded, keep);
-        break;
+    for (int row = 0; row < j->n_row;) {
+        int left = j->n_row - row, end = j->tile + j->n_tile, n = 1, tile = j->tile;
+#if DIRECT_ROWS >= 6
+        n = left >= 6 ? 6 : left >= 4 ? 4 : left;
+#else
+        n = QN_MIN(left, 2);
 #endif
-    default:
-        QN_CHECK(0);
+        while (tile < end) {
+#define TRY(rows, tiles)                                                                                     \
+    if (n == rows && end - tile >= tiles) {                                                                  \
+        direct(j, row, tile, rows, tiles, kind, scale);                                                      \
+        tile += tiles;                                                                                       \
+        continue;                                                                                            \
     }
-#undef CASE
+#if DIRECT_TILES >= 8
+            if (kind == PACK_NIB4) TRY(1, 8)
+#endif
+#if DIRECT_TILES >= 4
+            if (kind == PACK_NIB4 || kind == PACK_FP8 || kind == PACK_INT8) {
+                TRY(1, 4)
+#if DIRECT_ROWS >= 6
+                TRY(2, 4)
+#endif
+            }
+#endif
+            TRY(1, 2)
+            TRY(2, 2)
+#if DIRECT_ROWS >= 6
+            TRY(3, 2)
+            TRY(4, 2)
+            TRY(6, 2)
+#endif
+#undef TRY
+            for (int r = 0; r < n; r++) direct(j, row + r, tile, 1, 1, kind, scale); /* an odd last tile */
+            tile++;
+        }
+        row += n;
+    }
 }
 
-/* All rows of a block, straight from the codes. */
-INLINE void run_direct(const struct pack_job *j, const int n_tile, const int kind, const int scale)
+/* --- many rows --- */
+
+/* One span of two tiles' decoded weights, its groups' scales and zeros (none, or [group][2] vectors)
+ * included. */
+struct decoded {
+    vpair pairs[BUFFER_PAIRS * 2];
+    vacc scales[BUFFER_PAIRS / 4], zeros[BUFFER_PAIRS / 4];
+    int first_pair, n_pair, first_group;
+};
+
+/* n_row rows (a constant) over a span; keep [n_row][2][16] holds the accumulators between spans. */
+INLINE void decoded_rows(const struct pack_job *j, const struct decoded *d, int row, const int n_row,
+                         const bool has_groups, const bool has_zeros, const bool is_16, float *keep)
 {
     const struct qn_packed *p = j->p;
-    const int most = scale == PACK_NO_GROUP ? QN_MIN(ROWS_PLAIN, 6) : ROWS_GROUP;
-    struct span s = {.codes = p->codes + (size_t)j->block * 2 * (size_t)p->n_unit * (size_t)p->unit_bytes,
-                     .n_pair = p->n_unit * p->unit_pairs,
-                     .is_first = true,
-                     .is_last = true};
-    for (int row = 0; row < j->n_row;) {
-        int n = piece(j->n_row - row, most, n_tile);
-        run_some(j, &s, row, n, n_tile, kind, scale, false, NULL);
-        row += n;
+    const size_t act_bytes = pack_act_row_bytes(p->n_in);
+    const unsigned char *x = j->act + (size_t)row * act_bytes;
+    struct span s = {.decoded = d->pairs, .first_pair = d->first_pair, .n_pair = d->n_pair};
+    const table_type none = table_load(p->table);
+    vacc acc[MOST_ROWS][MOST_TILES];
+    if (!has_groups) {
+        for (int r = 0; r < n_row; r++)
+            for (int t = 0; t < 2; t++) acc[r][t] = vacc_load(keep + (r * 2 + t) * 16);
+        dot_span(&s, x, act_bytes, acc, n_row, 2, PACK_BF16, true, none);
+        for (int r = 0; r < n_row; r++)
+            for (int t = 0; t < 2; t++) vacc_store(keep + (r * 2 + t) * 16, acc[r][t]);
+        return;
+    }
+    const int end = d->first_pair + d->n_pair;
+    if (is_16) { /* short sums: the accumulators stay in registers beside them */
+        for (int r = 0; r < n_row; r++)
+            for (int t = 0; t < 2; t++) acc[r][t] = vacc_load(keep + (r * 2 + t) * 16);
+        s.n_pair = 8;
+        for (const vacc *scale = d->scales; s.first_pair < end; scale += 2) {
+            vacc sum[MOST_ROWS][MOST_TILES];
+            for (int r = 0; r < n_row; r++)
+                for (int t = 0; t < 2; t++) sum[r][t] = vacc_zero();
+            dot_span(&s, x, act_bytes, sum, n_row, 2, PACK_BF16, true, none);
+            for (int t = 0; t < 2; t++)
+                for (int r = 0; r < n_row; r++) acc[r][t] = vacc_fma(scale[t], sum[r][t], acc[r][t]);
+            s.decoded += 16;
+            s.first_pair += 8;
+        }
+        for (int r = 0; r < n_row; r++)
+            for (int t = 0; t < 2; t++) vacc_store(keep + (r * 2 + t) * 16, acc[r][t]);
+        return;
+    }
+    const int pairs = p->group / 2;
+    for (int g = 0; s.first_pair < end; g++) {
+        s.n_pair = QN_MIN(pairs, end - s.first_pair);
+        for (int r = 0; r < n_row; r++)
+            for (int t = 0; t < 2; t++) acc[r][t] = vacc_zero();
+        dot_span(&s, x, act_bytes, acc, n_row, 2, PACK_BF16, true, none);
+        s.decoded += (size_t)s.n_pair * 2;
+        s.first_pair += s.n_pair;
+        for (int r = 0; r < n_row; r++) {
+            if (has_zeros) {
+                vacc total = vacc_set1(group_sum(p, x + (size_t)r * act_bytes, d->first_group + g));
+                for (int t = 0; t < 2; t++) acc[r][t] = vacc_fma(d->zeros[g * 2 + t], total, acc[r][t]);
+            }
+            for (int t = 0; t < 2; t++) {
+                float *at = keep + (r * 2 + t) * 16;
+                vacc_store(at, vacc_fma(d->scales[g * 2 + t], acc[r][t], vacc_load(at)));
+            }
+        }
     }
 }
 
-/* One span of decoded weights for all rows. Two functions serve every format: with groups and without. */
-static __attribute__((noinline)) void run_span_plain(const struct pack_job *j, const struct span *s,
-                                                     int n_tile, float *keep)
+/* All rows over a span. */
+INLINE void run_span(const struct pack_job *j, const struct decoded *d, const bool has_groups,
+                     const bool has_zeros, const bool is_16, float *keep)
 {
-    for (int row = 0; row < j->n_row;) {
-        int n = piece(j->n_row - row, ROWS_PLAIN, n_tile);
-        if (n_tile == 2)
-            run_some(j, s, row, n, 2, PACK_BF16, PACK_NO_GROUP, true, keep + (size_t)row * 32);
-        else
-            run_some(j, s, row, n, 1, PACK_BF16, PACK_NO_GROUP, true, keep + (size_t)row * 32);
-        row += n;
-    }
+    int row = 0;
+#define ROWS(n)                                                                                              \
+    for (; row + n <= j->n_row; row += n)                                                                    \
+    decoded_rows(j, d, row, n, has_groups, has_zeros, is_16, keep + (size_t)row * 32)
+#if DECODED_ROWS >= 12
+    if (!is_16) ROWS(12);
+#endif
+#if DECODED_ROWS >= 6
+    ROWS(6);
+    ROWS(4);
+#endif
+#if DECODED_ROWS >= 2
+    ROWS(2);
+#endif
+    ROWS(1);
+#undef ROWS
 }
 
-static __attribute__((noinline)) void run_span_group(const struct pack_job *j, const struct span *s,
-                                                     int n_tile, float *keep)
+/* These serve every format. */
+static __attribute__((noinline)) void run_span_plain(const struct pack_job *j, const struct decoded *d,
+                                                     float *keep)
 {
-    for (int row = 0; row < j->n_row;) {
-        int n = piece(j->n_row - row, ROWS_GROUP, n_tile);
-        if (n_tile == 2)
-            run_some(j, s, row, n, 2, PACK_NIB4, PACK_ANY, true, keep + (size_t)row * 32);
-        else
-            run_some(j, s, row, n, 1, PACK_NIB4, PACK_ANY, true, keep + (size_t)row * 32);
-        row += n;
-    }
+    run_span(j, d, false, false, false, keep);
+}
+static __attribute__((noinline)) void run_span_group(const struct pack_job *j, const struct decoded *d,
+                                                     float *keep)
+{
+    run_span(j, d, true, false, false, keep);
+}
+static __attribute__((noinline)) void run_span_zeros(const struct pack_job *j, const struct decoded *d,
+                                                     float *keep)
+{
+    run_span(j, d, true, true, false, keep);
 }
 
-/* Many rows: decode a span of k once, run all rows over it, keep accumulators in between. */
-INLINE void run_decoded(const struct pack_job *j, const int n_tile, const int kind, float *keep)
+static __attribute__((noinline)) void run_span_16(const struct pack_job *j, const struct decoded *d,
+                                                  float *keep)
+{
+    run_span(j, d, true, false, true, keep);
+}
+
+/* Many rows and two tiles from `tile`: decode a span of k once, run all rows over it, keep accumulators in
+ * between. */
+INLINE void run_decoded(const struct pack_job *j, int tile, const int kind, const int scale, float *keep)
 {
     const struct qn_packed *p = j->p;
     const table_type table = table_load(p->table);
-    const int n_pair = p->n_unit * p->unit_pairs;
+    const int unit_pairs = pairs_of(kind), n_pair = p->n_unit * unit_pairs, pairs = p->group / 2;
+    const size_t unit_bytes = kind == PACK_F32 ? 128 : 64;
+    const size_t code_step = (size_t)pack_block_size(p, tile) * unit_bytes;
+    const unsigned char *unit = p->codes + pack_unit_index(p, tile, 0) * unit_bytes;
     /* a span is a whole number of groups */
-    int span_pairs = BUFFER_PAIRS;
-    if (p->group) span_pairs = BUFFER_PAIRS / (p->group / 2) * (p->group / 2);
-    vpair buffer[BUFFER_PAIRS * 2] __attribute__((aligned(64)));
-    for (int first = 0; first < n_pair; first += span_pairs) {
-        int n = QN_MIN(span_pairs, n_pair - first);
-        const unsigned char *unit = p->codes + ((size_t)j->block * 2 * (size_t)p->n_unit +
-                                                (size_t)(first / p->unit_pairs) * (size_t)n_tile) *
-                                                   (size_t)p->unit_bytes;
-        const int unit_pairs = kind == PACK_NIB4 ? 4 : kind == PACK_FP8 || kind == PACK_INT8 ? 2 : 1;
-        for (int at = 0; at < n; at += unit_pairs)
-            for (int t = 0; t < n_tile; t++, unit += p->unit_bytes)
-                for (int q = 0; q < unit_pairs; q++)
-                    buffer[(at + q) * n_tile + t] = decode(kind, unit, q, table);
-        struct span s = {.decoded = buffer,
-                         .first_pair = first,
-                         .n_pair = n,
-                         .first_group = p->group ? first / (p->group / 2) : 0,
-                         .is_first = !first,
-                         .is_last = first + n == n_pair};
-        if (p->group)
-            run_span_group(j, &s, n_tile, keep);
+    int span_pairs = p->group ? BUFFER_PAIRS / pairs * pairs : BUFFER_PAIRS;
+    struct decoded d;
+    memset(keep, 0, (size_t)j->n_row * 32 * sizeof *keep);
+    for (d.first_pair = 0; d.first_pair < n_pair; d.first_pair += span_pairs) {
+        d.n_pair = QN_MIN(span_pairs, n_pair - d.first_pair);
+        for (int at = 0; at < d.n_pair; at += unit_pairs, unit += code_step)
+            for (int q = 0; q < unit_pairs; q++)
+                for (int t = 0; t < 2; t++)
+                    d.pairs[(at + q) * 2 + t] = decode(kind, unit + (size_t)t * unit_bytes, q, table);
+        if (!p->group) {
+            run_span_plain(j, &d, keep);
+            continue;
+        }
+        d.first_group = d.first_pair / pairs;
+        for (int g = 0; g * pairs < d.n_pair; g++)
+            for (int t = 0; t < 2; t++) {
+                size_t at = pack_group_index(p, tile + t, d.first_group + g);
+                d.scales[g * 2 + t] = group_scale(scale == PACK_ANY ? (int)p->scale : scale, p->scales, at);
+                if (p->zeros) d.zeros[g * 2 + t] = zero_load(p->zeros + at * 16);
+            }
+        if (kind == PACK_NIB4 && scale == PACK_E4M3)
+            run_span_16(j, &d, keep);
+        else if (p->zeros)
+            run_span_zeros(j, &d, keep);
         else
-            run_span_plain(j, &s, n_tile, keep);
+            run_span_group(j, &d, keep);
     }
+    for (int r = 0; r < j->n_row; r++)
+        for (int t = 0; t < 2; t++) finish(j, r, tile + t, vacc_load(keep + (r * 2 + t) * 16));
 }
 
-#define DIRECT_ROWS 16 /* above, decoding once pays */
+#define FEW_ROWS 8 /* above, decoding once pays */
 
 INLINE void run_kind(const struct pack_job *j, const int kind, const int scale)
 {
     const struct qn_packed *p = j->p;
-    bool two = j->block * 2 + 2 <= p->n_tile;
-    bool fits = !p->group || p->group / 2 <= BUFFER_PAIRS;
-    if (j->n_row <= DIRECT_ROWS || !fits) {
-        if (two)
-            run_direct(j, 2, kind, scale);
-        else
-            run_direct(j, 1, kind, scale);
+    bool fits = !p->group || (p->group >= 16 && p->group / 2 <= BUFFER_PAIRS);
+    if (j->n_row <= FEW_ROWS || !fits) {
+        run_direct(j, kind, scale);
         return;
     }
-    float small[64 * 32], *keep = small;
+    float small[64 * 32] __attribute__((aligned(64))), *keep = small;
     if (j->n_row > 64) {
-        keep = malloc((size_t)j->n_row * 32 * sizeof *keep);
+        keep = aligned_alloc(64, (size_t)j->n_row * 32 * sizeof *keep);
         QN_CHECK(keep);
     }
-    run_decoded(j, two ? 2 : 1, kind, keep);
+    int done = j->n_tile / 2 * 2;
+    for (int t = 0; t < done; t += 2) run_decoded(j, j->tile + t, kind, scale, keep);
     if (keep != small) free(keep);
+    for (int r = 0; r < j->n_row && done < j->n_tile; r++) /* an odd last tile */
+        direct(j, r, j->tile + done, 1, 1, kind, scale);
 }
 
 void RUN(const struct pack_job *j)

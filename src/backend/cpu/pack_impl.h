@@ -1,16 +1,20 @@
 /* What pack.c and the kernels of each instruction set share. Not included elsewhere.
  *
- * Layout. Outputs are cut into blocks of two tiles (the last block may have one). The codes of a block are
+ * Layout. Outputs are cut into blocks of tiles (the last block may have fewer). The codes of a block are
  * units of k, and within a unit its tiles:
  *
  *   [block][unit][tile in block][unit_bytes]
  *
- *   kind   unit holds     bytes of a unit and tile
- *   F32    1 pair of k    128: 16 floats of the even k, 16 of the odd k
- *   BF16   1 pair          64: 32 words, word 2 l + j is lane l, k j
- *   BYTE8  2 pairs         64: bytes in word order, or (avx512bf16, FP8) in the order that a byte interleave
- *                              of 128-bit lanes turns into words: byte 16 L + 8 p + i is pair p, word 8 L + i
- *   NIB4   4 pairs         64: nibble p of word w is pair p, word w
+ *   kind   unit holds     tiles of a block   bytes of a unit and tile
+ *   F32    1 pair of k    2                  128: 16 floats of the even k, 16 of the odd k
+ *   BF16   1 pair         2                   64: 32 words, word 2 l + j is lane l, k j
+ *   BYTE8  2 pairs        4                   64: bytes in word order, or (avx512bf16) in the order that
+ *                                                 a byte interleave of 128-bit lanes turns into words: byte
+ *                                                 16 L + 8 p + i is pair p, word 8 L + i
+ *   NIB4   4 pairs        8                   64: nibble p of word w is pair p, word w
+ *
+ * One row runs through a block in one go: its accumulators, one a tile, hide the latency of the sums, and the
+ * codes are one stream. The smaller the codes, the more products a byte feeds, the more tiles it takes.
  *
  * Scales of groups: [block][group][tile in block][16 lanes].
  * SPDX-License-Identifier: Apache-2.0 */
@@ -36,7 +40,7 @@ struct qn_packed {
     enum qn_act act;
     bool expands;    /* float weights, activations prepared as BF16 pairs: widened before the run */
     int n_out, n_in; /* [N] [K] */
-    int n_tile, n_block;
+    int n_tile, block_tiles;
     int n_unit; /* of k, padded */
     int unit_pairs, unit_bytes;
     int group, n_group; /* k in a group; 0 without */
@@ -65,16 +69,43 @@ static inline size_t pack_act_row_bytes(int n_in)
 struct pack_job {
     const struct qn_packed *p;
     const unsigned char *act;
-    int n_row, ldy, block;
+    int n_row, ldy;
+    int tile, n_tile; /* tiles to run, all of one block */
     float *y;
 };
 
-/* One block of outputs for all rows; one function an instruction set. */
+static inline int pack_block_size(const struct qn_packed *p, int tile) /* tiles in the block of a tile */
+{
+    return QN_MIN(p->block_tiles, p->n_tile - tile / p->block_tiles * p->block_tiles);
+}
+/* Unit u of a tile's codes, counted in units; a group of its scales, counted in tiles. */
+static inline size_t pack_unit_index(const struct qn_packed *p, int tile, int u)
+{
+    int first = tile / p->block_tiles * p->block_tiles;
+    return (size_t)first * (size_t)p->n_unit + (size_t)u * (size_t)pack_block_size(p, tile) +
+           (size_t)(tile - first);
+}
+static inline size_t pack_group_index(const struct qn_packed *p, int tile, int g)
+{
+    int first = tile / p->block_tiles * p->block_tiles;
+    return (size_t)first * (size_t)p->n_group + (size_t)g * (size_t)pack_block_size(p, tile) +
+           (size_t)(tile - first);
+}
+
+/* Tiles of one block for all rows; one function an instruction set. */
 void pack_run_scalar(const struct pack_job *j);
 void pack_run_avx2(const struct pack_job *j);
 void pack_run_avx512(const struct pack_job *j);
 void pack_run_avx512bf16(const struct pack_job *j);
 
-extern const uint8_t pack_fp8_high[128], pack_fp8_low[128]; /* bytes of BF16 of E4M3 codes 0..127 */
+extern const uint8_t pack_fp8_high[128], pack_fp8_low[128];   /* bytes of BF16 of E4M3 codes 0..127 */
+extern const uint8_t pack_int8_high[128], pack_int8_low[128]; /* and of the integers 0..127 */
+
+/* Are the bytes of 8-bit codes laid out for look-ups by the byte? int8 is then sign and magnitude, 0x80 being
+ * -128. */
+static inline bool pack_is_interleaved(const struct qn_packed *p)
+{
+    return p->isa == QN_ISA_AVX512BF16 && (p->kind == PACK_FP8 || p->kind == PACK_INT8);
+}
 
 #endif

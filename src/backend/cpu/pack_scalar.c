@@ -136,8 +136,10 @@ static inline vacc zero_load(const signed char *p)
     return v;
 }
 
-#define ROWS_PLAIN 2
-#define ROWS_GROUP 2
-#define HAS_F32    1
-#define RUN        pack_run_scalar
+#define DIRECT_TILES 2
+#define DIRECT_ROWS  2
+#define DECODED_ROWS 2
+#define CODES_AHEAD  0 /* bytes */
+#define HAS_F32      1
+#define RUN          pack_run_scalar
 #include "backend/cpu/pack_body.h"

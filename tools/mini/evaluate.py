@@ -90,6 +90,49 @@ def by_reference(folder, work, batch, limit, threads):
     return out
 
 
+def forced(source, work, tok, threads, show):
+    """A quick look: the whole last turn, thought included, is the argmax at every token when the expected turn is fed.
+    Greedy decoding then writes exactly that turn. Prints the share by skill and what the first wrong token belongs to."""
+    import torch
+    import export
+    import model as M
+    from generate import render
+    torch.set_num_threads(threads)
+    m = M.Mini(fast=True)
+    if source.endswith(".pt"):
+        m.load_state_dict(torch.load(source, weights_only=False)["model"])
+    else:
+        export.load(m, source)
+    m.eval()
+    sums = collections.defaultdict(lambda: [0, 0])
+    where = collections.Counter()
+    for d, _, _ in work:
+        parts = [(tok.encode(t, add_special_tokens=False).ids, w) for t, w in render(d)]
+        ids = [i for p, _ in parts for i in p]
+        last = max(k for k, (_, w) in enumerate(parts) if w)
+        at = sum(len(p) for p, _ in parts[:last])
+        want = parts[last][0]
+        with torch.no_grad():
+            got = m.logits(m.hidden(torch.tensor([ids])))[0, at - 1:at - 1 + len(want)].argmax(-1).tolist()
+        ok = got == want
+        for key in ("skill " + d["skill"], "thinking on" if d["thinking"] else "thinking off", "all"):
+            sums[key][0] += ok
+            sums[key][1] += 1
+        if not ok:
+            k = next(i for i, (x, y) in enumerate(zip(got, want)) if x != y)
+            before = tok.decode(want[:k], skip_special_tokens=False)
+            inside = "a thought" if d["thinking"] and "</think>" not in before else "a name" if before.rfind("<function=") > before.rfind(">\n") else \
+                "a value" if "<parameter=" in before and before.rfind("<parameter=") > before.rfind("</parameter>") else "the words"
+            where[d["skill"] + ": " + inside] += 1
+            if show > 0:
+                show -= 1
+                print("---", d["skill"], [t["function"]["name"] + ": " + t["function"]["description"] for t in d["tools"] or []], "\nasked:", d["messages"][-2]["content"],
+                      "\nwant:", repr(tok.decode(want, skip_special_tokens=False)), "\ngot:", repr(before[-40:]), "+", repr(tok.decode(got[k:k + 8], skip_special_tokens=False)))
+    for what in sorted(sums):
+        print("%-22s %5.1f %%  (%d of %d)" % (what, 100 * sums[what][0] / sums[what][1], *sums[what]))
+    print("first wrong token in", dict(where.most_common()))
+
+
 def by_server(url, work, limit, key):
     """Answers of a server: (reasoning, content, calls or None, ended) per item, and its time."""
     out = []
@@ -220,6 +263,7 @@ def main():
     ap.add_argument("--seed", type=int, default=SEED)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--forced", metavar="SOURCE", help="quick look at a state.pt or a model folder: exact turns when the expected one is fed")
     ap.add_argument("--drafts", action="store_true", help="acceptance of drafts (reference only)")
     ap.add_argument("--show", type=int, default=0, help="print so many wrong answers")
     ap.add_argument("--json", help="write the figures here")
@@ -228,6 +272,8 @@ def main():
     tok = Tokenizer.from_file(a.model + "/tokenizer.json")
     from generate import render
     work = items(a.count, lambda d: len(tok.encode("".join(t for t, _ in render(d))).ids) <= a.prompt, a.seed)
+    if a.forced:
+        return forced(a.forced, work, tok, a.threads, a.show)
     start, answers = time.time(), None
     if a.server:
         got = by_server(a.server, work, a.limit, a.key)

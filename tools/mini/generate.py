@@ -8,6 +8,7 @@
 import json
 import os
 import random
+import re
 import zlib
 
 WORD_FILES = ("/usr/share/dict/american-english", "/usr/share/dict/words")
@@ -93,6 +94,10 @@ class Words:
         known = _dictionary()
         self.dictionary = [w for w in known if held_word(w) == held and w not in RESERVED and w not in VERBS]
         self.common = [w for w in COMMON if held_word(w) == held and w not in RESERVED and w not in VERBS]
+        self.glue = 0.0  # share of nouns that are glued together, see glued()
+        self.barred = {w for w in known + COMMON if held_word(w)}
+        syllable = "(?:%s)(?:%s)(?:%s)?" % tuple("|".join(x for x in t[True] if x != "-") for t in (ONSETS, VOWELS, CODAS))
+        self.held_syllables = re.compile("(?:%s)+" % syllable)
 
     def made(self, n=None):
         r = self.r
@@ -102,7 +107,18 @@ class Words:
             out += r.choice(ONSETS[self.held]) + r.choice(VOWELS[self.held]) + ("" if coda == "-" else coda)
         return out if len(out) > 2 and out not in RESERVED else self.made(2)
 
+    def glued(self):
+        """The head of one training word and the tail of another: letters in orders that no word list has, to practise on
+        names that split into unusual pieces. Never a held-out word, never made of held-out syllables."""
+        while True:
+            a, b = self.r.choice(self.dictionary), self.r.choice(self.dictionary)
+            w = a[:self.r.randint(1, 4)] + b[-self.r.randint(2, 4):]
+            if w not in RESERVED and w not in VERBS and w not in self.barred and not self.held_syllables.fullmatch(w):
+                return w
+
     def noun(self):
+        if self.glue and self.r.random() < self.glue:
+            return self.glued()
         x = self.r.random()
         if x < 0.35:
             return self.r.choice(self.common)
@@ -391,21 +407,22 @@ class Generator:
             text += "```\n%s\n```" % code if fence else "\n" + code
         return text, args
 
-    def toolbox(self, main, n):
-        """n tools in random order, main among them, some of them alike."""
+    def toolbox(self, main, n, few=False):
+        """n tools in random order, main among them, some of them alike; few: with few parameters."""
         r = self.r
         out = [main]
         names = {main["name"]}
         while len(out) < n:
             x = r.random()
             used = set(main["noun"].split())
+            count = r.choice((0, 0, 1, 1, 2)) if few else None
             if x < 0.3:
                 v = r.choice([v for v in VERB_NAMES if not same_sense(v, main["verb"])])
-                t = self.tool(verb=v, noun=main["noun"].split())
+                t = self.tool(verb=v, noun=main["noun"].split(), n_param=count)
             elif x < 0.5:
-                t = self.tool(verb=main["verb"], used=used)
+                t = self.tool(verb=main["verb"], used=used, n_param=count)
             else:
-                t = self.tool(used=used)
+                t = self.tool(used=used, n_param=count)
             key = (t["verb"], t["noun"])
             if t["name"] in names or any(same_sense(t["verb"], o["verb"]) and t["noun"] == o["noun"] for o in out):
                 continue
@@ -716,6 +733,49 @@ class Generator:
         sep = r.choice((" ", ", ", "\n"))
         return self.qa("text", "%s\n\nWhat follows %s?" % (sep.join(keys), keys[i]), keys[i + 1], "After %s comes %s." % (keys[i], keys[i + 1]), thinking)
 
+    # ---- dense practice: training only, the held-out figures never use these ------------------------------------
+    def d_drill(self, thinking):
+        """One list of tools, some alike, and many wishes: calls, two calls, no function that fits."""
+        r = self.r
+        n = r.choice((2, 2, 3, 3, 4, 5))
+        box = self.toolbox(self.tool(n_param=r.choice((0, 1, 1, 2))), n, few=True)
+        msgs = []
+        for _ in range(r.choice((3, 4, 5, 6, 7))):
+            x = r.random()
+            if x < 0.2:
+                msgs += self.no_fit(box, thinking)
+                continue
+            text, calls, tools, thought = self.wish(box, thinking, r.random() < 0.22)
+            msgs += [{"role": "user", "content": text}, self.answer(thinking, thought, calls=calls)]
+            if r.random() < 0.12:
+                parts = []
+                for t in tools:
+                    text, said = self.result(t)
+                    msgs.append({"role": "tool", "content": text})
+                    parts.append(said)
+                msgs.append(self.answer(thinking, "I have the result and answer with it.", " ".join(parts)))
+        return {"skill": "drill", "tools": [self.spec(t) for t in box], "messages": msgs, "every": True}
+
+    def d_many(self, thinking, f):
+        msgs = []
+        for _ in range(self.r.randint(5, 10) if f == self.d_math else self.r.choice((2, 3, 4))):
+            d = f(thinking)["messages"]
+            msgs += d[1:] if d[0]["role"] == "system" and (msgs or not d[0]["content"]) else d
+        return {"skill": "many", "tools": None, "messages": msgs, "every": True}
+
+    def drill(self):
+        r = self.r
+        thinking = r.random() < 0.4
+        x = r.random()
+        if x < 0.8:
+            d = self.d_drill(thinking)
+        elif x < 0.93:
+            d = self.d_many(thinking, self.d_math)
+        else:
+            d = self.d_many(thinking, r.choice((self.d_text, self.d_json, self.d_read)))
+        d["thinking"] = thinking
+        return d
+
     def plain(self, thinking):
         f = self.r.choices((self.d_quern, self.d_chat, self.d_math, self.d_read, self.d_json, self.d_text), (16, 6, 26, 26, 16, 10))[0]
         return f(thinking)
@@ -897,7 +957,8 @@ def render_value(v):
 
 
 def render(d):
-    """The chat template in Python: list of (text, weight) with weight 1 where the model must learn to speak."""
+    """The chat template in Python: list of (text, weight) with weight 1 where the model must learn to speak.
+    With "every" each answer keeps its thinking block, as if it were the last one."""
     out, buf = [], []
     msgs, tools = d["messages"], d["tools"]
     sys_text = msgs[0]["content"].strip() if msgs[0]["role"] == "system" else ""
@@ -925,7 +986,7 @@ def render(d):
                     body += "<parameter=" + k + ">\n" + render_value(v) + "\n</parameter>\n"
                 body += "</function>\n</tool_call>"
             buf.append("<|im_start|>assistant\n")
-            if i > last:
+            if i > last or d.get("every"):
                 thought = m.get("reasoning_content", "").strip()
                 if thought:
                     buf.append("<think>\n")

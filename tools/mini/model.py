@@ -17,6 +17,7 @@ CONFIG = dict(vocab_size=4096, hidden_size=128, num_hidden_layers=8, num_attenti
               moe_intermediate_size=128, shared_expert_intermediate_size=128, rms_norm_eps=1e-6,
               rope_theta=10000.0, partial_rotary_factor=0.25)
 
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 _ops = None
 
 
@@ -26,7 +27,7 @@ def ops():
     if _ops is None:
         from torch.utils.cpp_extension import load
         here = os.path.dirname(os.path.abspath(__file__))
-        _ops = load("quern_mini_ops_2", [os.path.join(here, "ops.cpp")],
+        _ops = load("quern_mini_ops_4", [os.path.join(here, "ops.cpp")],
                     extra_cflags=["-O3", "-march=native", "-ffast-math", "-fopenmp", "-Wno-sign-compare"],
                     extra_ldflags=["-lgomp"], verbose=False)
     return _ops
@@ -51,9 +52,10 @@ class AttentionFast(torch.autograd.Function):
     def forward(ctx, p, q_norm, k_norm, cos, sin, dims):
         b, t, nh, nkv, hd, rot, eps = dims
         q, k, v = ops().attn_fwd(p, q_norm, k_norm, cos, sin, *dims)
-        o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
+        own = ops().causal_fwd(q, k, v) if hd == 64 else []
+        o, lse = own or torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)
         ctx.save_for_backward(p, q_norm, k_norm, cos, sin, q, k, v, o, lse)
-        ctx.dims = dims
+        ctx.dims, ctx.own = dims, bool(own)
         return ops().gate_fwd(o, p, b, t, nh, hd)
 
     @staticmethod
@@ -62,7 +64,10 @@ class AttentionFast(torch.autograd.Function):
         b, t, nh, nkv, hd, rot, eps = ctx.dims
         dp = torch.empty_like(p)
         do = ops().gate_bwd(dy.contiguous(), o, p, dp, b, t, nh, hd)
-        dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(do, q, k, v, o, lse, 0.0, True)
+        if ctx.own:
+            dq, dk, dv = ops().causal_bwd(do, q, k, v, o, lse)
+        else:
+            dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(do, q, k, v, o, lse, 0.0, True)
         dqw, dkw = ops().attn_bwd(dq, dk, dv, p, dp, q_norm, k_norm, cos, sin, *ctx.dims)
         return dp, dqw, dkw, None, None, None
 
@@ -89,37 +94,26 @@ class NormFast(torch.autograd.Function):
 
 
 class ExpertsFast(torch.autograd.Function):
-    """Routed experts 0..E-1 and the shared expert (index E) of every token, weighted and summed."""
+    """Routed experts 0..E-1 and the shared expert (index E) of every token, weighted and summed. Each expert's rows start
+    at a multiple of 64 and end with zero rows: the library compiles a product for every new shape, so shapes must recur."""
 
     @staticmethod
     def forward(ctx, h, index, weight, gate_up, down):
         o = ops()
-        m, k = index.shape
         e = gate_up.shape[0] - 1
-        flat = index.reshape(-1)
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat, minlength=e).tolist() + [m]
-        pos = torch.empty((m, k + 1), dtype=torch.int64)
-        rank = torch.empty(m * k, dtype=torch.int64)
-        rank[order] = torch.arange(m * k)
-        pos[:, :k] = rank.view(m, k)
-        pos[:, k] = torch.arange(m * k, m * k + m)
-        xs = torch.cat([h[order // k], h])
-        gu = torch.empty((m * (k + 1), gate_up.shape[1]), dtype=h.dtype)
+        xs, pos, ends = o.route(h, index, e)
+        spans = list(zip([0] + ends[:-1].tolist(), ends.tolist()))
+        gu = torch.empty((xs.shape[0], gate_up.shape[1]), dtype=h.dtype)
         ys = torch.empty_like(xs)
-        at = 0
-        for i, n in enumerate(counts):
-            if n:
-                torch.mm(xs[at:at + n], gate_up[i].t(), out=gu[at:at + n])
-            at += n
+        for i, (lo, hi) in enumerate(spans):
+            if hi > lo:
+                torch.mm(xs[lo:hi], gate_up[i].t(), out=gu[lo:hi])
         act = o.swiglu_fwd(gu)
-        at = 0
-        for i, n in enumerate(counts):
-            if n:
-                torch.mm(act[at:at + n], down[i].t(), out=ys[at:at + n])
-            at += n
+        for i, (lo, hi) in enumerate(spans):
+            if hi > lo:
+                torch.mm(act[lo:hi], down[i].t(), out=ys[lo:hi])
         ctx.save_for_backward(xs, gu, act, ys, pos, weight, gate_up, down)
-        ctx.counts = counts
+        ctx.spans = spans
         return o.combine(ys, pos, weight)
 
     @staticmethod
@@ -128,21 +122,17 @@ class ExpertsFast(torch.autograd.Function):
         xs, gu, act, ys, pos, weight, gate_up, down = ctx.saved_tensors
         dys, dw = o.combine_bwd(dout.contiguous(), ys, pos, weight)
         da = torch.empty_like(act)
-        ddown, dgate_up = torch.zeros_like(down), torch.zeros_like(gate_up)
-        at = 0
-        for i, n in enumerate(ctx.counts):
-            if n:
-                torch.mm(dys[at:at + n], down[i], out=da[at:at + n])
-                torch.mm(dys[at:at + n].t(), act[at:at + n], out=ddown[i])
-            at += n
+        dgate_up, ddown = torch.zeros_like(gate_up), torch.zeros_like(down)
+        for i, (lo, hi) in enumerate(ctx.spans):
+            if hi > lo:
+                torch.mm(dys[lo:hi], down[i], out=da[lo:hi])
+                torch.mm(dys[lo:hi].t(), act[lo:hi], out=ddown[i])
         dgu = o.swiglu_bwd(da, gu)
         dxs = torch.empty_like(xs)
-        at = 0
-        for i, n in enumerate(ctx.counts):
-            if n:
-                torch.mm(dgu[at:at + n], gate_up[i], out=dxs[at:at + n])
-                torch.mm(dgu[at:at + n].t(), xs[at:at + n], out=dgate_up[i])
-            at += n
+        for i, (lo, hi) in enumerate(ctx.spans):
+            if hi > lo:
+                torch.mm(dgu[lo:hi], gate_up[i], out=dxs[lo:hi])
+                torch.mm(dgu[lo:hi].t(), xs[lo:hi], out=dgate_up[i])
         return o.combine(dxs, pos, weight.new_empty(0)), None, dw, dgate_up, ddown
 
 
@@ -423,6 +413,8 @@ class Mini(nn.Module):
 
     def loss(self, h, target, weight):
         if self.fast:
-            return CrossEntropyFast.apply(self.logits(h), target, weight)
+            pad = -len(target) % 128  # recurring shapes, as for the experts
+            loss, right = CrossEntropyFast.apply(self.logits(F.pad(h, (0, 0, 0, pad))), F.pad(target, (0, pad)), F.pad(weight, (0, pad)))
+            return loss, right[:len(target)]
         z = self.logits(h).float()
         return (F.cross_entropy(z, target, reduction="none") * weight).sum(), (z.argmax(-1) == target).float()

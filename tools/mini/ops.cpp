@@ -21,6 +21,8 @@ static inline uint16_t *rawm(Tensor &t) { return reinterpret_cast<uint16_t *>(t.
 static inline float sigm(float x) { return 1.0f / (1.0f + expf(-x)); }
 static inline float hsum(vec a) { float s = 0; for (int i = 0; i < 16; i++) s += a[i]; return s; }
 
+#include "attention.h"
+
 struct Gdn { // one work item: sequence b, key head h and its value heads
     int T, NK, NVh, r, KD, VD, CD, N, W;
     const uint16_t *P;   // [T, N] rows: q k v | z | b a
@@ -349,6 +351,30 @@ Tensor swiglu_bwd(Tensor da, Tensor gu)
     return d;
 }
 
+// Rows of h gathered by expert, each expert's part padded with zero rows to a multiple of 64, then all rows for the shared
+// expert; where the rows of token t went; the end of each part.
+std::vector<Tensor> route(Tensor h, Tensor index, int64_t E)
+{
+    int64_t M = h.size(0), H = h.size(1), K = index.size(1);
+    const int64_t *ix = index.data_ptr<int64_t>();
+    std::vector<int64_t> n(E, 0), at(E);
+    for (int64_t i = 0; i < M * K; i++) n[ix[i]]++;
+    Tensor ends = torch::empty({E + 1}, index.options()), pos = torch::empty({M, K + 1}, index.options());
+    int64_t *ep = ends.data_ptr<int64_t>(), *ps = pos.data_ptr<int64_t>(), sum = 0;
+    for (int64_t e = 0; e < E; e++) { at[e] = sum; sum += (n[e] + 63) / 64 * 64; ep[e] = sum; }
+    ep[E] = sum + M;
+    Tensor xs = torch::empty({sum + M, H}, h.options());
+    const uint16_t *hp = raw(h);
+    uint16_t *xp = rawm(xs);
+    for (int64_t i = 0; i < M; i++) {
+        for (int64_t k = 0; k < K; k++) { int64_t p = at[ix[i * K + k]]++; ps[i * (K + 1) + k] = p; memcpy(xp + p * H, hp + i * H, H * 2); }
+        ps[i * (K + 1) + K] = sum + i;
+    }
+    for (int64_t e = 0; e < E; e++) memset(xp + at[e] * H, 0, (ep[e] - at[e]) * H * 2);
+    memcpy(xp + sum * H, hp, M * H * 2);
+    return {xs, pos, ends};
+}
+
 // out[t] = sum_s w[t,s] * yo[pos[t,s]]; w may be empty (all ones)
 Tensor combine(Tensor yo, Tensor pos, Tensor w)
 {
@@ -377,7 +403,7 @@ Tensor combine(Tensor yo, Tensor pos, Tensor w)
 std::vector<Tensor> combine_bwd(Tensor dout, Tensor yo, Tensor pos, Tensor w)
 {
     int64_t M = pos.size(0), K = pos.size(1), H = yo.size(1);
-    Tensor dyo = torch::empty_like(yo), dw = torch::empty_like(w);
+    Tensor dyo = torch::zeros_like(yo), dw = torch::empty_like(w);
     const uint16_t *p = raw(yo), *d = raw(dout);
     const int64_t *ps = pos.data_ptr<int64_t>();
     const float *wp = w.data_ptr<float>();
@@ -553,10 +579,50 @@ std::vector<Tensor> attn_bwd(Tensor dq, Tensor dk, Tensor dv, Tensor P, Tensor d
     return {dqw.sum(0), dkw.sum(0)};
 }
 
+// softmax part for q, k, v [B, nh, T, 64]: output and log sum of the exponentials; empty where this CPU lacks AVX512-BF16
+std::vector<Tensor> causal_fwd(Tensor q, Tensor k, Tensor v)
+{
+#ifdef __AVX512BF16__
+    int64_t n = q.size(0) * q.size(1), T = q.size(2);
+    Tensor o = torch::empty_like(q), lse = torch::empty({q.size(0), q.size(1), T});
+    const uint16_t *qp = raw(q), *kp = raw(k), *vp = raw(v);
+    uint16_t *op = rawm(o);
+    float *lp = lse.data_ptr<float>();
+    at::parallel_for(0, n, 1, [&](int64_t lo, int64_t hi) {
+        attention::Work w;
+        for (int64_t i = lo; i < hi; i++) attention::forward(w, qp + i * T * 64, kp + i * T * 64, vp + i * T * 64, T, op + i * T * 64, lp + i * T);
+    });
+    return {o, lse};
+#else
+    return {};
+#endif
+}
+
+std::vector<Tensor> causal_bwd(Tensor g, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
+{
+    g = g.contiguous();
+    Tensor dq = torch::empty_like(q), dk = torch::empty_like(q), dv = torch::empty_like(q);
+#ifdef __AVX512BF16__
+    int64_t n = q.size(0) * q.size(1), T = q.size(2);
+    const uint16_t *gp = raw(g), *qp = raw(q), *kp = raw(k), *vp = raw(v), *op = raw(o);
+    uint16_t *a = rawm(dq), *b = rawm(dk), *c = rawm(dv);
+    const float *lp = lse.data_ptr<float>();
+    at::parallel_for(0, n, 1, [&](int64_t lo, int64_t hi) {
+        attention::Work w;
+        for (int64_t i = lo; i < hi; i++) {
+            int64_t x = i * T * 64;
+            attention::backward(w, gp + x, qp + x, kp + x, vp + x, op + x, lp + i * T, T, a + x, b + x, c + x);
+        }
+    });
+#endif
+    return {dq, dk, dv};
+}
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
 {
     m.def("gdn_fwd", &gdn_fwd); m.def("gdn_bwd", &gdn_bwd); m.def("norm_fwd", &norm_fwd); m.def("norm_bwd", &norm_bwd);
-    m.def("swiglu_fwd", &swiglu_fwd); m.def("swiglu_bwd", &swiglu_bwd); m.def("combine", &combine); m.def("combine_bwd", &combine_bwd);
+    m.def("swiglu_fwd", &swiglu_fwd); m.def("swiglu_bwd", &swiglu_bwd); m.def("route", &route); m.def("combine", &combine); m.def("combine_bwd", &combine_bwd);
     m.def("attn_fwd", &attn_fwd); m.def("attn_bwd", &attn_bwd); m.def("gate_fwd", &gate_fwd); m.def("gate_bwd", &gate_bwd);
+    m.def("causal_fwd", &causal_fwd); m.def("causal_bwd", &causal_bwd);
     m.def("cross_entropy", &cross_entropy);
 }

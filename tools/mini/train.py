@@ -18,6 +18,9 @@ import model as M
 from generate import Generator, render
 
 
+KINDS = ("easy", "main", "drill")
+
+
 # ---- data -----------------------------------------------------------------------------------------------------------
 def encode(tok, d):
     """(ids, weight of each id as a target)"""
@@ -31,12 +34,14 @@ def encode(tok, d):
 
 def shard(job):
     from tokenizers import Tokenizer
-    tok_path, seed, count, easy, limit, path = job
+    tok_path, seed, count, kind, limit, path = job
     tok = Tokenizer.from_file(tok_path)
     g = Generator(seed)
+    if kind == "drill":
+        g.w.glue = 0.3
     ids, weight, ends = [], [], [0]
     while len(ends) <= count:
-        d = g.dialogue(easy)
+        d = g.drill() if kind == "drill" else g.dialogue(1.0 if kind == "easy" else 0.0)
         i, w = encode(tok, d)
         if len(i) <= limit:
             ids += i
@@ -129,7 +134,9 @@ class Optimiser:
     def step(self, lr_muon, lr_adam, decay=0.01):
         self.step_count += 1
         for shape, group in self.muon.items():
-            gs = []
+            gs, group = [], [(name, p) for name, p in group if p.grad is not None]
+            if not group:
+                continue
             for name, p in group:
                 g = p.grad.float().reshape(-1, *shape)
                 m = self.state.setdefault(name, torch.zeros_like(g))
@@ -144,6 +151,8 @@ class Optimiser:
         b1, b2 = 0.9, 0.98
         c1, c2 = 1 - b1 ** self.step_count, 1 - b2 ** self.step_count
         for name, p in self.adam:
+            if p.grad is None:
+                continue
             m, v = self.state.setdefault(name, [torch.zeros_like(p), torch.zeros_like(p)])
             m.lerp_(p.grad, 1 - b1)
             v.mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
@@ -151,12 +160,12 @@ class Optimiser:
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
-def losses(m, ids, weight, rng, a):
+def losses(m, ids, weight, rng, a, drafted=True):
     """Main and draft losses of a batch, both per token, and the share of right argmaxes on the assistant's tokens."""
     b, t = ids.shape
     h = m.hidden(ids)
     hs = h.shape[-1]
-    n = m.mtp_hidden(ids.roll(-1, 1), h) if a.mtp else None
+    n = m.mtp_hidden(ids.roll(-1, 1), h) if drafted else None
     w = torch.where(weight == 1, 1.0, torch.where((weight == 0) & (torch.rand(b, t, generator=rng).to(ids.device) < a.prompt_share), a.prompt_weight, 0.0))
     def head(states, shift):
         target, wt = ids[:, shift:].reshape(-1), w[:, shift:].reshape(-1)
@@ -166,7 +175,7 @@ def losses(m, ids, weight, rng, a):
         return loss / wt.sum(), right[mine].mean()
     main, acc = head(h, 1)
     out = [main, acc]
-    if a.mtp:
+    if drafted:
         out += head(n, 2)
         if a.deep and n.shape[1] > 4:
             n2 = m.mtp_hidden(ids.roll(-2, 1), n)
@@ -196,9 +205,9 @@ def run(a):
         from export import load
         load(m, a.start)
     m.train()
-    easy = [os.path.join(a.work, f) for f in sorted(os.listdir(a.work)) if f.startswith("easy") and f.endswith(".npz")]
-    main = [os.path.join(a.work, f) for f in sorted(os.listdir(a.work)) if f.startswith("main") and f.endswith(".npz")]
-    d_easy, d_main = Data(easy or main, a.tokens, a.seed + opt.step_count), Data(main, a.tokens, a.seed + 1 + opt.step_count)
+    files = sorted(f for f in os.listdir(a.work) if f.endswith(".npz"))
+    easy, main, drill = ([os.path.join(a.work, f) for f in files if f.startswith(kind)] for kind in KINDS)
+    d_easy, d_main, d_drill = (Data(p or main, a.tokens, a.seed + i + opt.step_count) for i, p in enumerate((easy, main, drill)))
     rng = torch.Generator().manual_seed(a.seed + opt.step_count)
     pick = np.random.default_rng(a.seed + opt.step_count)
     stop = []
@@ -221,29 +230,28 @@ def run(a):
         warm = min(1.0, (opt.step_count + 1) / 60)
         lr = warm * min(1.0, (1 - done) / (1 - a.flat)) if done > a.flat else warm
         echoed = pick.random() < a.echo
-        ids, weight = echo(a.tokens, 4056, rng) if echoed else (d_easy if pick.random() < 1 - done / a.easy else d_main).next()
+        source = d_easy if pick.random() < 1 - done / a.easy else d_drill if pick.random() < a.drill else d_main
+        ids, weight = echo(a.tokens, 4056, rng) if echoed else source.next()
         ids, weight = ids.to(a.device), weight.to(a.device)
         m.zero_grad(set_to_none=True)
-        out = losses(m, ids, weight, rng, a)
+        drafted = a.mtp and pick.random() < a.mtp_share
+        out = losses(m, ids, weight, rng, a, drafted)
         total = out[0] + sum(a.mtp_weight * x for x in out[2::2])
-        balance = sum(x.mlp.balance for x in list(m.model.layers) + list(m.mtp.layers) if x.mlp.balance is not None)
+        balance = sum(x.mlp.balance for x in list(m.model.layers) + list(m.mtp.layers if drafted else []))
         (total + 0.003 * balance).backward()
-        for p in m.parameters():
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
         opt.step(a.lr * lr, a.lr_adam * lr)
         tokens += ids.numel()
         seen += ids.numel()
         if echoed:
             echoes.append(out[1].item())
         else:
-            log.append([x.item() for x in out] + [0.0] * (6 - len(out)))
+            log.append([x.item() for x in out] + [np.nan] * (6 - len(out)))
         if opt.step_count % 5 == 0 and a.threads == 2:  # two threads in step lose on a machine that others use
             torch.set_num_threads(1 if os.getloadavg()[0] > a.busy else 2)
         if time.time() - t_log > a.log and log:
-            r = np.mean(log, 0)
+            r = [np.mean([y for y in x if y == y] or [0.0]) for x in zip(*log)]
             print("step %d  %.1f Mtok  done %.3f  loss %.4f right %.4f  draft %.4f %.4f  deep %.4f %.4f  balance %.2f  echo %.3f  %.0f tok/s" % (
-                opt.step_count, tokens / 1e6, done, *r, balance.item() / 9, np.mean(echoes or [0]), seen / (time.time() - t_log)), flush=True)
+                opt.step_count, tokens / 1e6, done, *r, balance.item() / (8 + bool(drafted)), np.mean(echoes or [0]), seen / (time.time() - t_log)), flush=True)
             log, echoes, seen, t_log = [], [], 0, time.time()
         if time.time() - t_save > a.save:
             save(ck, m, opt, {"spent": spent, "tokens": tokens})
@@ -259,7 +267,8 @@ def main():
     d.add_argument("--tokenizer", default="models/mini/tokenizer.json")
     d.add_argument("--work", required=True)
     d.add_argument("--easy", type=int, default=2)
-    d.add_argument("--main", type=int, default=8)
+    d.add_argument("--main", type=int, default=6)
+    d.add_argument("--drill", type=int, default=8)
     d.add_argument("--count", type=int, default=20000, help="dialogues a file")
     d.add_argument("--limit", type=int, default=512, help="longest dialogue in tokens")
     d.add_argument("--seed", type=int, default=100)
@@ -277,8 +286,10 @@ def main():
     r.add_argument("--flat", type=float, default=0.35, help="share of the run before the rate falls")
     r.add_argument("--easy", type=float, default=0.15, help="share of the run over which easy dialogues fade out")
     r.add_argument("--echo", type=float, default=0.0, help="share of batches that are random pieces to copy")
+    r.add_argument("--drill", type=float, default=0.6, help="share of batches from the dense dialogues")
     r.add_argument("--mtp", type=int, default=1)
     r.add_argument("--deep", type=int, default=0)
+    r.add_argument("--mtp-share", dest="mtp_share", type=float, default=1.0, help="share of batches that train the draft layer")
     r.add_argument("--mtp-weight", dest="mtp_weight", type=float, default=0.3)
     r.add_argument("--prompt-share", dest="prompt_share", type=float, default=0.15)
     r.add_argument("--prompt-weight", dest="prompt_weight", type=float, default=0.3)
@@ -290,8 +301,10 @@ def main():
     a = ap.parse_args()
     os.makedirs(a.work, exist_ok=True)
     if a.what == "data":
-        jobs = [(a.tokenizer, a.seed + i, a.count, 1.0 if i < a.easy else 0.0, a.limit // 2 if i < a.easy else a.limit,
-                 os.path.join(a.work, "%s%02d.npz" % (("easy", i) if i < a.easy else ("main", i)))) for i in range(a.easy + a.main)]
+        kinds = ["easy"] * a.easy + ["main"] * a.main + ["drill"] * a.drill
+        limits = {"easy": a.limit // 2, "main": a.limit, "drill": a.limit * 3 // 2}
+        jobs = [(a.tokenizer, a.seed + i, a.count, kind, limits[kind], os.path.join(a.work, "%s%03d.npz" % (kind, a.seed % 1000 + i)))
+                for i, kind in enumerate(kinds)]
         with multiprocessing.Pool(a.jobs) as pool:
             for n in pool.imap(shard, jobs):
                 print("tokens", n, flush=True)

@@ -330,8 +330,9 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     struct qn_engine_options o;
     qn_fake_engine_options(&b->fake, &o);
     use_model(b, &o, 1 + roll(d, 2));
+    /* the first engine drafts, so that a short pass does too; files of another layout are not used */
     do o.mtp = depths[roll(d, (int)QN_COUNT(depths))];
-    while (is_restart && (o.mtp != 0) != had_drafts); /* files of another layout are not used */
+    while ((!b->n_compared && !o.mtp) || (is_restart && (o.mtp != 0) != had_drafts));
     o.step_tokens = chunks[roll(d, (int)QN_COUNT(chunks))];
     o.max_seqs = seqs[roll(d, (int)QN_COUNT(seqs))];
     o.snapshot_gap = gaps[roll(d, (int)QN_COUNT(gaps))];

@@ -6,20 +6,10 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "model/clones.h"
 
 #define BLOCK_ROWS 128
 
-/* The searches are the whole cost, so they are made for wider vectors too and chosen when the program starts.
- * The result is the same: no contraction, sums in fixed lanes. */
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3,no-trapping-math,no-math-errno")
-#endif
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_THREAD__) &&      \
-    !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 static const struct qn_store stores[] = {
@@ -242,7 +232,7 @@ static float round_f16(float x)
 
 /* E4M3 scale code of one NVFP4 block. The candidates reach from a clipped maximum to one that maps the
  * largest weight to 4 instead of 6. */
-CLONES static uint8_t nvfp4_scale(const float *w, const float *h, float whole, bool search)
+QN_CLONES static uint8_t nvfp4_scale(const float *w, const float *h, float whole, bool search)
 {
     float amax = largest(w, 16);
     if (amax == 0) return 0;
@@ -263,7 +253,7 @@ CLONES static uint8_t nvfp4_scale(const float *w, const float *h, float whole, b
 
 /* The scale of a run of E4M3 weights: an eighth of a binade can shift which weights fall on which side of a
  * power of two. BF16, as published layouts store it. */
-CLONES static float fp8_scale(const float *w, const float *h, int n, int stride, int n_row, bool search)
+QN_CLONES static float fp8_scale(const float *w, const float *h, int n, int stride, int n_row, bool search)
 {
     float amax = 0;
     for (int r = 0; r < n_row; r++) amax = fmaxf(amax, largest(w + (size_t)r * (size_t)stride, (size_t)n));
@@ -282,8 +272,8 @@ CLONES static float fp8_scale(const float *w, const float *h, int n, int stride,
 }
 
 /* Symmetric integers in lo..hi: shrinks the range step by step, then fits the scale to the codes chosen. */
-CLONES static float int_scale(const float *w, const float *h, int n, float lo, float hi, int n_step,
-                              float step, bool search, float (*rounded)(float))
+QN_CLONES static float int_scale(const float *w, const float *h, int n, float lo, float hi, int n_step,
+                                 float step, bool search, float (*rounded)(float))
 {
     float amax = largest(w, (size_t)n);
     if (amax == 0) return rounded(1.0f);
@@ -307,7 +297,7 @@ CLONES static float int_scale(const float *w, const float *h, int n, float lo, f
     return fit > 0 && error_int(w, h, n, fit, lo, hi) < least ? fit : best;
 }
 
-CLONES static float zero_scale(const float *w, const float *h, int n, bool search, int *zero)
+QN_CLONES static float zero_scale(const float *w, const float *h, int n, bool search, int *zero)
 {
     float lo = 0, hi = 0;
     for (int i = 0; i < n; i++) {
@@ -437,8 +427,8 @@ INLINE float stored_value(enum qn_format f, float w, float s, float inv, float z
 #define CHUNK 64 /* columns whose errors are carried on together */
 
 /* w[to..end) -= sum over the chunk of error[i] u[i][to..end), four rows of u at a time */
-CLONES static void carry_on(float *w, const float *error, const float *u, int n_error, int stride, int to,
-                            int end)
+QN_CLONES static void carry_on(float *w, const float *error, const float *u, int n_error, int stride, int to,
+                               int end)
 {
     int i = 0;
     for (; i + 4 <= n_error; i += 4) {
@@ -493,7 +483,7 @@ static void round_with_carry(struct work *k)
 /* --- packing, with the scales chosen --- */
 
 /* Codes of one NVFP4 block, and its sums of (w - stored)^2 and w^2. */
-CLONES static void pack_e2m1(const float *w, float s, unsigned char *out, float *error, float *power)
+QN_CLONES static void pack_e2m1(const float *w, float s, unsigned char *out, float *error, float *power)
 {
     float inv = s > 0 ? 1.0f / s : 0, e[LANES] = {0}, p[LANES] = {0};
     int code[16];
@@ -524,7 +514,8 @@ static void pack_nvfp4(struct work *k)
 }
 
 /* E4M3 codes of at most 128 weights, and the same sums. */
-CLONES static void pack_e4m3(const float *w, int n, float s, unsigned char *out, float *error, float *power)
+QN_CLONES static void pack_e4m3(const float *w, int n, float s, unsigned char *out, float *error,
+                                float *power)
 {
     float inv = 1.0f / s, e = 0, p = 0;
     uint32_t code[128];

@@ -5,18 +5,9 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "model/clones.h"
 
 #define STEPS 20 /* of the exponent, from 0 to 1 */
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3,no-trapping-math,no-math-errno")
-#endif
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_THREAD__) &&      \
-    !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 
 struct search {
     const struct qn_fold *f;
@@ -27,7 +18,7 @@ struct search {
 };
 
 /* Sum of squares of (x d) over the sample. */
-CLONES static double output_error(const float *d, const float *x, int n_x, int K)
+QN_CLONES static double output_error(const float *d, const float *x, int n_x, int K)
 {
     double total = 0;
     for (int r = 0; r < n_x; r++, x += K) {

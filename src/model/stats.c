@@ -5,19 +5,10 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "model/clones.h"
 
 #define BATCH 64    /* rows added to the moments at once */
 #define DAMP  0.01f /* of the mean power, added to the diagonal */
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3,no-trapping-math,no-math-errno")
-#endif
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_THREAD__) &&      \
-    !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 
 struct qn_stats {
     int n_in, block, n_block;
@@ -72,7 +63,7 @@ void qn_stats_free(struct qn_stats *s)
 }
 
 /* to[j] += sum of eight rows' x[j] times their f */
-CLONES static void add_eight(float *to, const float *x, const float *f, size_t stride, int first, int n)
+QN_CLONES static void add_eight(float *to, const float *x, const float *f, size_t stride, int first, int n)
 {
     const float *a = x, *b = a + stride, *c = b + stride, *d = c + stride, *e = d + stride, *g = e + stride,
                 *h = g + stride, *i = h + stride;
@@ -158,7 +149,7 @@ const float *qn_stats_sample(const struct qn_stats *s, int *n)
 
 /* --- factors --- */
 
-CLONES static float dot(const float *a, const float *b, int n)
+QN_CLONES static float dot(const float *a, const float *b, int n)
 {
     float lane[16] = {0}, sum = 0;
     int i = 0;
@@ -169,7 +160,7 @@ CLONES static float dot(const float *a, const float *b, int n)
     return sum;
 }
 
-CLONES static void subtract(float *to, const float *from, float f, int n)
+QN_CLONES static void subtract(float *to, const float *from, float f, int n)
 {
     for (int i = 0; i < n; i++) to[i] -= f * from[i];
 }

@@ -21,7 +21,7 @@ static inline uint16_t *rawm(Tensor &t) { return reinterpret_cast<uint16_t *>(t.
 static inline float sigm(float x) { return 1.0f / (1.0f + expf(-x)); }
 static inline float hsum(vec a) { float s = 0; for (int i = 0; i < 16; i++) s += a[i]; return s; }
 
-#include "attention.h"
+#include "attention.hpp"
 
 struct Gdn { // one work item: sequence b, key head h and its value heads
     int T, NK, NVh, r, KD, VD, CD, N, W;

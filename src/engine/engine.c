@@ -109,6 +109,7 @@ static void publish_stats(struct qn_engine *g)
     s->n_snap_made = g->cache.stats.n_snap_made;
     s->n_snap_evicted = g->cache.stats.n_snap_evicted;
     s->n_node_evicted = g->cache.stats.n_node_evicted;
+    s->n_match = g->cache.stats.n_match;
     s->n_fetching = qn_sched_n_fetching(&g->sched);
     if (g->tier) qn_tier_stats(g->tier, &s->tier);
     pthread_mutex_lock(&g->stats_lock);

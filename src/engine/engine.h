@@ -94,7 +94,8 @@ struct qn_engine_stats {
     int64_t last_step_age_us;             /* since a step finished; 0 when idle */
     int depth;                            /* draft depth in use */
     uint64_t n_snap_made, n_snap_evicted, n_node_evicted;
-    int n_fetching; /* waiting requests whose prefix is being read from disk */
+    uint64_t n_match; /* walks along a prompt in the prefix cache */
+    int n_fetching;   /* waiting requests whose prefix is being read from disk */
     struct qn_tier_stats tier;
 };
 

@@ -13,7 +13,7 @@
 void qn_cache_init(struct qn_cache *c, int n_page, int n_slot, int n_lane, struct qn_chores *chores)
 {
     *c = (struct qn_cache){
-        .chores = chores, .first_root = -1, .first_root_snap = -1, .oldest = -1, .newest = -1};
+        .chores = chores, .first_root = -1, .first_root_snap = -1, .oldest = -1, .newest = -1, .version = 1};
     qn_pages_init(&c->pages, n_page);
     qn_slots_init(&c->slots, n_slot, n_lane);
     c->n_user = xcalloc((size_t)n_page, sizeof *c->n_user);
@@ -117,6 +117,7 @@ void qn_cache_evict_snap(struct qn_cache *c, int slot)
     if (s->tail_page >= 0) unhold(c, s->tail_page);
     s->is_used = false;
     qn_slots_release(&c->slots, slot);
+    c->version++;
     c->stats.n_snap_evicted++;
 }
 
@@ -135,6 +136,7 @@ void qn_cache_evict_node(struct qn_cache *c, int page)
     if (c->lost.n >= MAX_LOST) qn_map_free(&c->lost);
     qn_map_put(&c->lost, n->key, 1);
     n->key = 0;
+    c->version++;
     c->stats.n_node_evicted++;
     unhold(c, page);
 }
@@ -246,6 +248,7 @@ static int common(const int32_t *a, const int32_t *b, int n)
 void qn_cache_match(struct qn_cache *c, uint64_t root, const int32_t *tok, int n, struct qn_match *out)
 {
     *out = (struct qn_match){.slot = -1, .last = -1, .end = -1};
+    c->stats.n_match++;
     if (c->is_off) {
         out->miss = "the prefix cache is off";
         return;
@@ -331,6 +334,7 @@ int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t
     qn_pages_hold(&c->pages, page);
     list_newest(c, page);
     qn_cache_touch(c, parent, -1);
+    c->version++;
     return page;
 }
 
@@ -368,6 +372,7 @@ static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const
     s->key = qn_mix64(key ^ (uint64_t)n_tok);
     if (*first >= 0) c->snap[*first].prev = slot;
     *first = slot;
+    c->version++;
     c->stats.n_snap_made++;
 }
 

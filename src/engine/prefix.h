@@ -50,6 +50,7 @@ struct qn_snap {
 
 struct qn_cache_stats {
     uint64_t n_query_tok, n_hit_tok, n_snap_made, n_snap_evicted, n_node_evicted;
+    uint64_t n_match; /* walks along a prompt */
 };
 
 struct qn_cache {
@@ -68,6 +69,7 @@ struct qn_cache {
     int oldest, newest;         /* nodes by last use */
     struct qn_map by_key, lost; /* key -> page; keys of evicted nodes */
     int64_t clock;              /* admissions: the cache's time */
+    uint64_t version; /* nodes and snapshots that came or went: a match is good for one, from 1 on */
     struct qn_cache_stats stats;
     /* Called before a snapshot or node that is not stored leaves, or NULL. */
     void (*on_evict_snap)(void *user, int slot);

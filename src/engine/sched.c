@@ -134,12 +134,18 @@ static bool wants_rows(const struct qn_seq *q)
 static bool promote(struct qn_sched *s, struct qn_seq *q)
 {
     if (!s->tier || wants_rows(q) || q->n_promote >= MAX_PROMOTE) return false;
-    struct qn_match m;
-    uint64_t root = qn_cache_root(s->cache, q->params->salt);
-    qn_cache_match(s->cache, root, q->tok, q->n_tok, &m);
+    uint64_t version = qn_tier_version(s->tier);
+    if (q->tier_version == version && q->tier_cache_version == s->cache->version) return false;
+    int n_have = qn_seq_match(q, s->cache)->n_tok;
     q->n_promote++;
-    return qn_tier_promote(s->tier, root, q->tok, q->n_tok, m.n_tok, s->n_running ? PROMOTE_BYTES : INT64_MAX,
-                           &q->wait, &q->n_tier_tok);
+    enum qn_tier_promoted how =
+        qn_tier_promote(s->tier, q->root, q->tok, q->n_tok, n_have, s->n_running ? PROMOTE_BYTES : INT64_MAX,
+                        &q->wait, &q->n_tier_tok);
+    if (how == QN_TIER_NOTHING) {
+        q->tier_version = version;
+        q->tier_cache_version = s->cache->version;
+    }
+    return how == QN_TIER_WAIT;
 }
 
 static bool is_waiting_for_tier(const struct qn_sched *s, const struct qn_seq *q)

@@ -116,6 +116,16 @@ static void drop_pages(struct qn_seq *s, struct qn_cache *c)
     s->n_page = s->n_node = 0;
 }
 
+const struct qn_match *qn_seq_match(struct qn_seq *s, struct qn_cache *c)
+{
+    if (s->match_version != c->version) {
+        s->root = qn_cache_root(c, s->params->salt);
+        qn_cache_match(c, s->root, s->tok, s->n_tok, &s->match);
+        s->match_version = c->version;
+    }
+    return &s->match;
+}
+
 bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int n_stop, int snapshot_gap,
                   bool is_cold)
 {
@@ -127,7 +137,7 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
     if (wants_rows)
         m.miss = "log-probabilities of the prompt need every row";
     else
-        qn_cache_match(c, s->root, s->tok, s->n_tok, &m);
+        m = *qn_seq_match(s, c);
     if (is_cold) {
         m.slot = m.last = -1;
         m.n_tok = 0;
@@ -242,6 +252,7 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
     s->n_cached = s->n_done = s->n_commit = s->n_draft = 0;
     s->state = QN_SEQ_WAITING;
     s->n_promote = 0;
+    s->match_version = s->tier_version = 0;
 }
 
 void qn_seq_check(const struct qn_seq *s)

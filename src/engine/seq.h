@@ -29,13 +29,16 @@ struct qn_seq {
     struct qn_job *job;
     const struct qn_request_params *params;
     enum qn_seq_state state;
-    bool is_paused;           /* a job whose caller is reading */
-    bool is_loop;             /* ended for saying the same over and over */
-    int64_t order;            /* of arrival */
-    int client;               /* place in the scheduler's table */
-    struct qn_tier_wait wait; /* for its prefix, while it waits */
-    int n_promote;            /* times the tiers were asked */
-    int n_tier_tok;           /* tokens they brought back */
+    bool is_paused;                            /* a job whose caller is reading */
+    bool is_loop;                              /* ended for saying the same over and over */
+    int64_t order;                             /* of arrival */
+    int client;                                /* place in the scheduler's table */
+    struct qn_tier_wait wait;                  /* for its prefix, while it waits */
+    struct qn_match match;                     /* what the cache knows of it, while it waits */
+    uint64_t match_version;                    /* of the cache, when that was found; 0: not yet */
+    uint64_t tier_version, tier_cache_version; /* of both, when the tiers had nothing more; 0: not yet */
+    int n_promote;                             /* times the tiers were asked */
+    int n_tier_tok;                            /* tokens they brought back */
 
     int32_t *tok; /* [n_tok] prompt and output */
     int n_tok, tok_capacity, n_prompt, max_tok;
@@ -85,6 +88,8 @@ static inline int qn_seq_n_new(const struct qn_seq *s)
 }
 void qn_seq_push(struct qn_seq *s, int32_t tok); /* a generated token */
 
+/* What the cache knows of its tokens; looked up again when the cache has changed. */
+const struct qn_match *qn_seq_match(struct qn_seq *s, struct qn_cache *c);
 /* Takes slot, lane and the pages of all its tokens, resuming from the longest cached prefix (unless
  * is_cold). false: not enough room, nothing is held. stop_tok: tokens that end a turn. */
 bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int n_stop, int snapshot_gap,

@@ -83,6 +83,7 @@ struct qn_tier {
     int64_t clock, n_published, n_returned, last_busy;
     int64_t n_fetch, n_fetched; /* asked for, come back; in order */
     int64_t n_reply;            /* letters of the copier */
+    uint64_t version;           /* blobs that came */
     int n_writing;
     double write_left; /* bytes that may be written now */
     int64_t write_us;  /* when that was reckoned */
@@ -256,6 +257,7 @@ static void add(struct qn_tier *t, struct blob *b)
     b->at = t->n_blob;
     t->blob[t->n_blob++] = b;
     qn_map_put(&t->by_key, index_key(b->h.kind, b->h.key), (uint64_t)(uintptr_t)b);
+    t->version++;
     if (b->h.kind != KIND_SNAPSHOT) return;
     uint64_t first = 0;
     qn_map_get(&t->by_parent, b->h.parent, &first);
@@ -601,12 +603,17 @@ static bool fetch(struct qn_tier *t, uint64_t root, const int32_t *tok, int firs
     return true;
 }
 
-bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
-                     int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok)
+uint64_t qn_tier_version(const struct qn_tier *t)
+{
+    return t->version;
+}
+
+enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
+                                      int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok)
 {
     *wait = (struct qn_tier_wait){0};
     struct blob *snap = deepest(t, root, tok, n, n_have);
-    if (!snap) return false;
+    if (!snap) return QN_TIER_NOTHING;
     t->clock++;
     touch(t, snap);
     int n_full = snap->h.n_tok / QN_PAGE, missing;
@@ -638,7 +645,7 @@ bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n
     }
     while (path.n) qn_cache_drop_page(t->cache, path.page[--path.n]);
     free(path.page);
-    return is_waiting;
+    return is_waiting ? QN_TIER_WAIT : QN_TIER_TRIED;
 }
 
 bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait)
@@ -823,6 +830,7 @@ int qn_tier_open(struct qn_tier **out, struct qn_cache *c, const struct qn_tier_
     int rc = QN_OK;
     struct qn_tier *t = xcalloc(1, sizeof *t);
     t->cache = c;
+    t->version = 1;
     t->o = *o;
     t->end_filling = &t->first_filling;
     if (!t->o.disk_bytes) t->o.disk_bytes = DEFAULT_DISK;

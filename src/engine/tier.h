@@ -48,10 +48,16 @@ struct qn_tier_wait {
 };
 
 /* Brings the longest prefix of tok[n] that is longer than n_have back into the cache: write chores of at most
- * max_bytes, and nodes and at last a snapshot that the next match finds. true: not yet, *wait says what for;
- * call again when it is over. *n_tok grows by what was brought back. */
-bool qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
-                     int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok);
+ * max_bytes, and nodes and at last a snapshot that the next match finds. *n_tok grows by what was brought
+ * back. */
+enum qn_tier_promoted {
+    QN_TIER_NOTHING, /* no longer prefix is here, until qn_tier_version is another */
+    QN_TIER_TRIED,   /* what there is room for is back */
+    QN_TIER_WAIT,    /* not yet, *wait says what for; call again when it is over */
+};
+enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
+                                      int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok);
+uint64_t qn_tier_version(const struct qn_tier *t); /* pages and snapshots that came, from 1 on */
 bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait);
 
 /* Work was published; it came back (its chores are done: blobs it filled go to the copier). */

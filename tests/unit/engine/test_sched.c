@@ -141,6 +141,64 @@ static void test_prefill_budget(void **state)
     close_fake(g);
 }
 
+/* A request that has to wait for pages is matched again when the cache has changed, not at every step, and
+ * resumes from what a neighbour has left there meanwhile. */
+static void test_waiting_is_matched_once(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.step_us = 200, .max_context = 1000};
+    struct qn_engine *g = open_fake(&fo, 4, 17);
+    int32_t *prompt = ask_prompt(7, 990, 200), answer[100];
+    struct qn_request_params long_one = ask_params(prompt, 500), p = ask_params(prompt, 700);
+    struct qn_engine_stats before, after;
+    struct qn_event event;
+    struct ask_answer a;
+    long_one.max_new = 200; /* holds 8 to 11 pages of 17 */
+    long_one.ignore_eos = true;
+    struct qn_request *r = submit(g, &long_one);
+    assert_int_equal(qn_request_next(r, &event, 20000000), QN_OK);
+    p.max_new = 1;
+    p.salt = 1; /* nothing of it is known: 11 pages */
+    struct qn_request *salted = submit(g, &p);
+    do {
+        usleep(1000);
+        qn_engine_stats(g, &before);
+    } while (!before.n_waiting);
+    for (int i = 1; i < 100; i++) {
+        answer[i - 1] = event.token.tok;
+        assert_int_equal(qn_request_next(r, &event, 20000000), QN_OK);
+    }
+    answer[99] = event.token.tok;
+    qn_engine_stats(g, &after);
+    int n_step = (int)(after.n_step - before.n_step), n_match = (int)(after.n_match - before.n_match);
+    print_message("%d walks in %d steps beside a request that has to wait\n", n_match, n_step);
+    assert_true(n_step >= 20);
+    assert_true(n_match <= 4); /* each time a page of the stream is full */
+    assert_int_equal(after.n_waiting, 1);
+    ask_read(salted, &a);
+    assert_int_equal(a.stats.n_cached, 0);
+    ask_free(&a);
+    ask_read(r, &a);
+    /* what is known of it grows while it waits: it goes on from the end of the stream's answer */
+    assert_int_equal(a.n, 100);
+    memcpy(prompt + 500, answer, sizeof answer);
+    memcpy(prompt + 600, a.tok, (size_t)a.n * sizeof *a.tok);
+    ask_free(&a);
+    long_one.salt = p.salt = 2;
+    r = submit(g, &long_one);
+    for (int i = 0; i < 30; i++) assert_int_equal(qn_request_next(r, &event, 20000000), QN_OK);
+    p.n_tok = 990;
+    salted = submit(g, &p);
+    ask_read(salted, &a);
+    print_message("%d of %d tokens resumed\n", a.stats.n_cached, p.n_tok);
+    assert_true(a.stats.n_cached > 690);
+    ask_free(&a);
+    ask_read(r, &a);
+    ask_free(&a);
+    free(prompt);
+    close_fake(g);
+}
+
 /* Cancelled after any number of tokens, in prefill, waiting, speculating: pools are clean each time (the
  * engine checks itself when idle), and the next answer is right. */
 static void test_cancel_at_any_step(void **state)
@@ -219,8 +277,11 @@ static void test_stuck_step(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fair_share),     cmocka_unit_test(test_priority),
-        cmocka_unit_test(test_prefill_budget), cmocka_unit_test(test_cancel_at_any_step),
+        cmocka_unit_test(test_fair_share),
+        cmocka_unit_test(test_priority),
+        cmocka_unit_test(test_prefill_budget),
+        cmocka_unit_test(test_cancel_at_any_step),
+        cmocka_unit_test(test_waiting_is_matched_once),
         cmocka_unit_test(test_stuck_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -274,7 +274,8 @@ struct sink {
     bool is_mixed; /* else every byte has the origin `first` */
 };
 
-#define MAX_SINKS 2048
+#define MAX_SINKS       2048
+#define MAX_VALUE_DEPTH 600 /* nesting that repr, ==, tojson walk; JSON itself stops at QN_JSON_MAX_DEPTH */
 
 struct run {
     const struct qn_jinja *t;
@@ -317,9 +318,6 @@ void jj_put(struct run *r, const char *p, size_t n, uint8_t origin);
 void jj_puts_lit(struct run *r, const char *s);
 void jj_put_slice(struct run *r, const struct str *s, size_t from, size_t n); /* bytes of a flat string */
 void jj_put_str(struct run *r, struct str *s);
-void jj_put_value(struct run *r, struct val v); /* Python's str() */
-void jj_put_repr(struct run *r, struct val v);
-void jj_put_escaped(struct run *r, const struct str *s); /* & < > ' " as entities */
 uint8_t jj_origin_at(const struct str *s, size_t i);
 
 struct val jj_none_value(void);
@@ -348,6 +346,10 @@ bool jj_dict_get(struct run *r, struct dict *d, struct val key, struct val *out)
 bool jj_dict_get_str(struct run *r, struct dict *d, const char *key, size_t n, struct val *out);
 bool jj_dict_remove(struct run *r, struct dict *d, struct val key, struct val *out);
 struct val jj_dict_value(struct dict *d);
+struct list *jj_list_copy(struct run *r, struct val v);             /* a new list of what v iterates over */
+struct list *jj_dict_items(struct run *r, struct dict *d);          /* (key, value) tuples */
+void jj_dict_merge(struct run *r, struct dict *d, struct val from); /* from a mapping or pairs */
+void jj_dict_merge_kwargs(struct run *r, struct dict *d, const struct call *c);
 struct list *jj_list_of(struct run *r, struct val v);  /* the list behind a V_LIST, converted */
 struct dict *jj_dict_of(struct run *r, struct val v);  /* the dict behind a V_DICT or V_SPACE, converted */
 struct list *jj_to_items(struct run *r, struct val v); /* iterates: a list that must not be changed */
@@ -359,6 +361,11 @@ bool jj_truthy(struct run *r, struct val v);
 bool jj_equal(struct run *r, struct val a, struct val b);
 int jj_compare(struct run *r, struct val a, struct val b, const char *op); /* fails when not ordered */
 bool jj_contains(struct run *r, struct val container, struct val item);
+size_t jj_value_len(struct run *r, struct val v); /* Python's len() */
+/* Stable sort of items by keys[i] (in place, both arrays move together). */
+void jj_sort_by_keys(struct run *r, struct val *items, struct val *keys, size_t n, bool reverse);
+
+/* ---- jinja_number.c ---- */
 bool jj_is_int(struct val v); /* bool, int or big */
 bool jj_is_number(struct val v);
 double jj_to_double(struct run *r, struct val v);
@@ -369,18 +376,26 @@ bool jj_int_from_text(struct run *r, const char *p, size_t n,
                       struct val *out); /* decimal digits with a sign */
 struct val jj_int_from_double(struct run *r, double f);
 void jj_put_int(struct run *r, struct val v);
+int jj_int_compare(struct run *r, struct val a, struct val b); /* both are integers: < 0, 0, > 0 */
+
+/* ---- jinja_spell.c ---- */
+void jj_put_value(struct run *r, struct val v); /* Python's str() */
+void jj_put_repr(struct run *r, struct val v);
+void jj_put_escaped(struct run *r, const struct str *s); /* & < > ' " as entities */
 void jj_put_double(struct run *r, double f);
 const char *jj_type_name(struct val v);
-size_t jj_value_len(struct run *r, struct val v); /* Python's len() */
 void jj_put_json(struct run *r, struct val v, const struct qn_json_style *style, const char *indent,
                  size_t n_indent, int level);
-/* Stable sort of items by keys[i] (in place, both arrays move together). */
-void jj_sort_by_keys(struct run *r, struct val *items, struct val *keys, size_t n, bool reverse);
+
+/* ---- jinja_format.c ---- */
+struct val jj_format_percent(struct run *r, struct val fmt, struct val args);
+struct val jj_format_spec(struct run *r, struct val v, const char *spec, size_t n);
+struct val jj_format_fields(struct run *r, struct val self, struct call *c); /* str.format */
 
 /* ---- jinja_str.c ---- */
 extern const struct builtin jj_str_methods[];
-struct val jj_format_percent(struct run *r, struct val fmt, struct val args);
-struct val jj_format_spec(struct run *r, struct val v, const char *spec, size_t n);
+int64_t jj_check_width(struct run *r, int64_t width); /* fails when a field would be too wide */
+void jj_put_cp(struct run *r, int32_t cp, uint8_t origin);
 struct val jj_str_case(struct run *r, struct val v,
                        char how); /* l u t c s f: lower upper title capital swap fold */
 struct val jj_str_strip(struct run *r, struct val v, const struct str *chars,
@@ -396,9 +411,29 @@ bool jj_is_printable_cp(int32_t cp);
 size_t jj_find_bytes(const char *hay, size_t n_hay, const char *needle, size_t n_needle); /* SIZE_MAX: none */
 
 /* ---- jinja_lib.c ---- */
+/* n_row SIZE_MAX: up to the row without a name. */
+const struct builtin *jj_search(const struct builtin *table, size_t n_row, const char *name, size_t n);
 const struct builtin *jj_find_filter(const char *name, size_t n);
 const struct builtin *jj_find_test(const char *name, size_t n);
 const struct builtin *jj_find_global(const char *name, size_t n);
+
+/* ---- jinja_method.c ---- */
 const struct builtin *jj_find_method(struct val v, const char *name, size_t n);
+
+/* ---- arguments of builtins: V_ABSENT where none was given ---- */
+static inline bool jj_given(struct val v)
+{
+    return v.type != V_ABSENT && v.type != V_NONE;
+}
+
+static inline bool jj_flag_or(struct run *r, struct val v, bool dflt)
+{
+    return v.type == V_ABSENT ? dflt : jj_truthy(r, v);
+}
+
+static inline struct val jj_or_none(struct val v)
+{
+    return v.type == V_ABSENT ? jj_none_value() : v;
+}
 
 #endif

@@ -1,4 +1,4 @@
-/* The library of the Jinja interpreter: filters, tests, global functions, methods of lists and dictionaries.
+/* The library of the Jinja interpreter: filters, tests, global functions.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/jinja_impl.h"
 
@@ -7,21 +7,6 @@
 #include <time.h>
 
 #define X (c->x)
-
-static bool given(struct val v)
-{
-    return v.type != V_ABSENT && v.type != V_NONE;
-}
-
-static bool flag_or(struct run *r, struct val v, bool dflt)
-{
-    return v.type == V_ABSENT ? dflt : jj_truthy(r, v);
-}
-
-static struct val or_none(struct val v)
-{
-    return v.type == V_ABSENT ? jj_none_value() : v;
-}
 
 /* ---- attribute paths: "a.b.0", an index, or nothing ---- */
 
@@ -35,7 +20,7 @@ struct path {
 static void path_from(struct run *r, struct path *p, struct val attribute)
 {
     *p = (struct path){.dflt = {.type = V_ABSENT}};
-    if (!given(attribute)) return;
+    if (!jj_given(attribute)) return;
     if (attribute.type != V_STR) {
         p->parts[p->n++] = attribute;
         return;
@@ -111,8 +96,8 @@ static struct val f_title(struct run *r, struct val v, struct val *a, struct cal
 static struct val f_trim(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    return jj_str_strip(r, jj_to_str(r, v), given(a[0]) ? jj_want_str(r, a[0], "trim: the characters") : NULL,
-                        3);
+    return jj_str_strip(r, jj_to_str(r, v),
+                        jj_given(a[0]) ? jj_want_str(r, a[0], "trim: the characters") : NULL, 3);
 }
 
 static struct val f_string(struct run *r, struct val v, struct val *a, struct call *c)
@@ -146,14 +131,14 @@ static struct val f_replace(struct run *r, struct val v, struct val *a, struct c
     (void)c;
     struct val text = jj_to_str(r, v), from = jj_to_str(r, a[0]), to = jj_to_str(r, a[1]);
     struct val out = jj_str_replace(r, text, jj_flat(r, from), jj_flat(r, to),
-                                    given(a[2]) ? jj_want_int(r, a[2], "the count") : -1);
+                                    jj_given(a[2]) ? jj_want_int(r, a[2], "the count") : -1);
     out.flag = 0;
     return out;
 }
 
 static struct val f_center(struct run *r, struct val v, struct val *a, struct call *c)
 {
-    struct val args[2] = {given(a[0]) ? a[0] : jj_int_value(80), {.type = V_ABSENT}};
+    struct val args[2] = {jj_given(a[0]) ? a[0] : jj_int_value(80), {.type = V_ABSENT}};
     struct val text = jj_to_str(r, v);
     c->x = 'c';
     return jj_find_method(text, "center", 6)->fn(r, text, args, c);
@@ -162,8 +147,8 @@ static struct val f_center(struct run *r, struct val v, struct val *a, struct ca
 static struct val f_indent(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    struct val text = jj_to_str(r, v), with = given(a[0]) ? a[0] : jj_int_value(4);
-    bool first = flag_or(r, a[1], false), blank = flag_or(r, a[2], false);
+    struct val text = jj_to_str(r, v), with = jj_given(a[0]) ? a[0] : jj_int_value(4);
+    bool first = jj_flag_or(r, a[1], false), blank = jj_flag_or(r, a[2], false);
     if (with.type != V_STR) with = jj_arith(r, '*', jj_lit_value(r, " "), with);
     struct str *indent = jj_flat(r, with);
     struct list *lines = jj_str_lines(r, jj_concat_value(r, text, jj_lit_value(r, "\n")), false);
@@ -182,10 +167,10 @@ static struct val f_truncate(struct run *r, struct val v, struct val *a, struct 
     (void)c;
     struct val text = jj_to_str(r, v);
     struct str *s = jj_flat(r, text);
-    int64_t length = given(a[0]) ? jj_want_int(r, a[0], "the length") : 255;
-    bool kill_words = flag_or(r, a[1], false);
-    struct val end = given(a[2]) ? jj_to_str(r, a[2]) : jj_lit_value(r, "...");
-    int64_t leeway = given(a[3]) ? jj_want_int(r, a[3], "the leeway") : 5;
+    int64_t length = jj_given(a[0]) ? jj_want_int(r, a[0], "the length") : 255;
+    bool kill_words = jj_flag_or(r, a[1], false);
+    struct val end = jj_given(a[2]) ? jj_to_str(r, a[2]) : jj_lit_value(r, "...");
+    int64_t leeway = jj_given(a[3]) ? jj_want_int(r, a[3], "the leeway") : 5;
     int64_t n = jj_count_cp(s), n_end = jj_count_cp(jj_flat(r, end));
     if (length < n_end || leeway < 0)
         jj_fail(r, "truncate: the length must be at least that of the end text");
@@ -237,7 +222,7 @@ static struct val f_format(struct run *r, struct val v, struct val *a, struct ca
 static struct val f_join(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    struct val sep = given(a[0]) ? jj_to_str(r, a[0]) : jj_lit_value(r, "");
+    struct val sep = jj_given(a[0]) ? jj_to_str(r, a[0]) : jj_lit_value(r, "");
     struct path path;
     path_from(r, &path, a[1]);
     struct list *l = jj_to_items(r, v);
@@ -276,7 +261,7 @@ static struct val f_filesize(struct run *r, struct val v, struct val *a, struct 
 {
     (void)c;
     double bytes = jj_to_double(r, v);
-    bool binary = flag_or(r, a[0], false);
+    bool binary = jj_flag_or(r, a[0], false);
     double base = binary ? 1024 : 1000, unit = base;
     static const char *const names[2][8] = {{"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"},
                                             {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"}};
@@ -355,7 +340,7 @@ static struct val f_int(struct run *r, struct val v, struct val *a, struct call 
 {
     (void)c;
     struct val dflt = a[0].type == V_ABSENT ? jj_int_value(0) : a[0], out;
-    int64_t base = given(a[1]) ? jj_want_int(r, a[1], "the base") : 10;
+    int64_t base = jj_given(a[1]) ? jj_want_int(r, a[1], "the base") : 10;
     double f;
     if (v.type == V_UNDEF) jj_fail_undef(r, v);
     if (v.type == V_BOOL) return jj_int_value(v.u.truth);
@@ -395,8 +380,8 @@ static struct val f_abs(struct run *r, struct val v, struct val *a, struct call 
 static struct val f_round(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    int64_t digits = given(a[0]) ? jj_want_int(r, a[0], "the precision") : 0;
-    struct val method = given(a[1]) ? a[1] : jj_lit_value(r, "common");
+    int64_t digits = jj_given(a[0]) ? jj_want_int(r, a[0], "the precision") : 0;
+    struct val method = jj_given(a[1]) ? a[1] : jj_lit_value(r, "common");
     const struct str *how = jj_want_str(r, method, "the method");
     if (v.type == V_UNDEF) jj_fail_undef(r, v);
     if (!jj_is_number(v)) jj_fail(r, "round needs a number, not %s", jj_type_name(v));
@@ -439,11 +424,7 @@ static struct val f_length(struct run *r, struct val v, struct val *a, struct ca
 static struct val f_list(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)a, (void)c;
-    struct list *l = jj_to_items(r, v), *out = jj_list_new(r, LIST_LIST, l->n);
-    jj_tick(r, l->n * 16);
-    if (l->n) memcpy(out->items, l->items, l->n * sizeof *l->items);
-    out->n = l->n;
-    return jj_list_value(out);
+    return jj_list_value(jj_list_copy(r, v));
 }
 
 static struct val f_first(struct run *r, struct val v, struct val *a, struct call *c)
@@ -493,29 +474,20 @@ static struct val f_reverse(struct run *r, struct val v, struct val *a, struct c
 static struct val f_items(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)a, (void)c;
-    struct list *out = jj_list_new(r, LIST_LIST, 0);
-    if (v.type == V_UNDEF) return jj_gen_value(r, out);
+    if (v.type == V_UNDEF) return jj_gen_value(r, jj_list_new(r, LIST_LIST, 0));
     if (v.type != V_DICT) jj_fail(r, "items: only a mapping has item pairs, not %s", jj_type_name(v));
-    struct dict *d = jj_dict_of(r, v);
-    jj_tick(r, d->n * 64);
-    for (size_t i = 0; i < d->n; i++) {
-        struct list *pair = jj_list_new(r, LIST_TUPLE, 2);
-        jj_list_push(r, pair, d->pairs[i].key);
-        jj_list_push(r, pair, d->pairs[i].value);
-        jj_list_push(r, out, jj_list_value(pair));
-    }
-    return jj_gen_value(r, out);
+    return jj_gen_value(r, jj_dict_items(r, jj_dict_of(r, v)));
 }
 
 static struct val f_sort(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    struct list *l = f_list(r, v, NULL, NULL).u.l;
-    bool reverse = flag_or(r, a[0], false), case_sensitive = flag_or(r, a[1], false);
+    struct list *l = jj_list_copy(r, v);
+    bool reverse = jj_flag_or(r, a[0], false), case_sensitive = jj_flag_or(r, a[1], false);
     struct val *keys = jj_alloc(r, (l->n + 1) * sizeof *keys);
     /* "a,b" sorts by a, then b: keys are lists */
     struct list *names = jj_list_new(r, LIST_LIST, 1);
-    if (given(a[2]) && a[2].type == V_STR) {
+    if (jj_given(a[2]) && a[2].type == V_STR) {
         struct str *s = jj_flat(r, a[2]);
         for (size_t from = 0, to;; from = to + 1) {
             for (to = from; to < s->n && s->p[to] != ','; to++) {
@@ -524,7 +496,7 @@ static struct val f_sort(struct run *r, struct val v, struct val *a, struct call
             if (to >= s->n) break;
         }
     } else {
-        jj_list_push(r, names, or_none(a[2]));
+        jj_list_push(r, names, jj_or_none(a[2]));
     }
     for (size_t i = 0; i < l->n; i++) {
         struct list *key = jj_list_new(r, LIST_LIST, names->n);
@@ -542,8 +514,8 @@ static struct val f_sort(struct run *r, struct val v, struct val *a, struct call
 
 static struct val f_dictsort(struct run *r, struct val v, struct val *a, struct call *c)
 {
-    bool case_sensitive = flag_or(r, a[0], false), by_value = false, reverse = flag_or(r, a[2], false);
-    if (given(a[1])) {
+    bool case_sensitive = jj_flag_or(r, a[0], false), by_value = false, reverse = jj_flag_or(r, a[2], false);
+    if (jj_given(a[1])) {
         const struct str *by = jj_want_str(r, a[1], "by");
         by_value = jj_str_is(by, "value");
         if (!by_value && !jj_str_is(by, "key")) jj_fail(r, "dictsort: by must be 'key' or 'value'");
@@ -562,11 +534,11 @@ static struct val f_dictsort(struct run *r, struct val v, struct val *a, struct 
 static struct val f_groupby(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    bool case_sensitive = flag_or(r, a[2], false);
+    bool case_sensitive = jj_flag_or(r, a[2], false);
     struct path path;
     path_from(r, &path, a[0]);
-    if (given(a[1])) path.dflt = a[1];
-    struct list *l = f_list(r, v, NULL, NULL).u.l, *out = jj_list_new(r, LIST_LIST, 0);
+    if (jj_given(a[1])) path.dflt = a[1];
+    struct list *l = jj_list_copy(r, v), *out = jj_list_new(r, LIST_LIST, 0);
     struct val *keys = jj_alloc(r, (l->n + 1) * sizeof *keys);
     path.ignore_case = !case_sensitive;
     for (size_t i = 0; i < l->n; i++) keys[i] = path_get(r, &path, l->items[i]);
@@ -592,7 +564,7 @@ static struct val f_unique(struct run *r, struct val v, struct val *a, struct ca
     (void)c;
     struct path path;
     path_from(r, &path, a[1]);
-    path.ignore_case = !flag_or(r, a[0], false);
+    path.ignore_case = !jj_flag_or(r, a[0], false);
     struct list *l = jj_to_items(r, v), *out = jj_list_new(r, LIST_LIST, 0);
     struct dict *seen = jj_dict_new(r);
     for (size_t i = 0; i < l->n; i++) {
@@ -609,7 +581,7 @@ static struct val f_min_max(struct run *r, struct val v, struct val *a, struct c
 {
     struct path path;
     path_from(r, &path, a[1]);
-    path.ignore_case = !flag_or(r, a[0], false);
+    path.ignore_case = !jj_flag_or(r, a[0], false);
     struct list *l = jj_to_items(r, v);
     if (!l->n) return jj_undef_value(NULL, 0);
     struct val best = l->items[0], best_key = path_get(r, &path, best);
@@ -652,7 +624,7 @@ static struct val f_batch(struct run *r, struct val v, struct val *a, struct cal
         }
         jj_list_push(r, part, l->items[i]);
     }
-    if (part && given(a[1])) {
+    if (part && jj_given(a[1])) {
         if (n > (int64_t)QN_JINJA_MAX_RANGE) jj_fail_cap(r, "fills more than %d places", QN_JINJA_MAX_RANGE);
         while ((int64_t)part->n < n) jj_list_push(r, part, a[1]);
     }
@@ -670,7 +642,7 @@ static struct val f_slice(struct run *r, struct val v, struct val *a, struct cal
     for (size_t k = 0; k < (size_t)n; k++) {
         struct list *part = jj_list_new(r, LIST_LIST, each + 1);
         for (size_t end = at + each + (k < extra); at < end; at++) jj_list_push(r, part, l->items[at]);
-        if (given(a[1]) && k >= extra) jj_list_push(r, part, a[1]);
+        if (jj_given(a[1]) && k >= extra) jj_list_push(r, part, a[1]);
         jj_tick(r, each * 16);
         jj_list_push(r, out, jj_list_value(part));
     }
@@ -694,7 +666,7 @@ static struct val f_map(struct run *r, struct val v, struct val *a, struct call 
         if (attribute.type == V_ABSENT) jj_fail(r, "map needs a filter or attribute=");
         struct path path;
         path_from(r, &path, attribute);
-        if (given(dflt)) path.dflt = dflt;
+        if (jj_given(dflt)) path.dflt = dflt;
         struct list *l = jj_to_items(r, v);
         for (size_t i = 0; i < l->n; i++) {
             jj_tick(r, 0);
@@ -753,7 +725,7 @@ static struct val f_select(struct run *r, struct val v, struct val *a, struct ca
 static struct val f_default(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)c;
-    if (v.type != V_UNDEF && !(flag_or(r, a[1], false) && !jj_truthy(r, v))) return v;
+    if (v.type != V_UNDEF && !(jj_flag_or(r, a[1], false) && !jj_truthy(r, v))) return v;
     return a[0].type == V_ABSENT ? jj_lit_value(r, "") : a[0];
 }
 
@@ -772,16 +744,16 @@ static struct val f_tojson(struct run *r, struct val v, struct val *a, struct ca
 {
     (void)c;
     struct qn_json_style style = {.indent = -1, .item_sep = ", ", .key_sep = ": "};
-    style.ensure_ascii = flag_or(r, a[0], false);
+    style.ensure_ascii = jj_flag_or(r, a[0], false);
     const char *indent = NULL;
     size_t n_indent = 0;
-    if (given(a[1])) {
+    if (jj_given(a[1])) {
         struct val with = a[1].type == V_STR ? a[1] : jj_arith(r, '*', jj_lit_value(r, " "), a[1]);
         indent = jj_flat(r, with)->p;
         n_indent = with.u.s->n;
         style.item_sep = ",";
     }
-    if (given(a[2])) {
+    if (jj_given(a[2])) {
         struct list *seps = jj_to_items(r, a[2]);
         if (seps->n != 2) jj_fail(r, "tojson: separators must be two texts");
         for (int i = 0; i < 2; i++) {
@@ -791,7 +763,7 @@ static struct val f_tojson(struct run *r, struct val v, struct val *a, struct ca
             *(i ? &style.key_sep : &style.item_sep) = copy;
         }
     }
-    style.sort_keys = flag_or(r, a[3], false);
+    style.sort_keys = jj_flag_or(r, a[3], false);
     jj_sink_begin(r);
     jj_put_json(r, v, &style, indent, n_indent, 0);
     return jj_sink_end(r);
@@ -1033,351 +1005,17 @@ static const struct builtin tests[] = {
     {"upper", "", 0, t_case, 1},
 };
 
-/* ---- lists ---- */
-
-static struct list *own_list(struct run *r, struct val v)
-{
-    struct list *l = jj_list_of(r, v);
-    if (!l->is_ours || l->kind != LIST_LIST)
-        jj_fail(r, "a %s that the template did not make cannot be changed", jj_type_name(v));
-    return l;
-}
-
-static struct val l_append(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    jj_list_push(r, own_list(r, v), a[0]);
-    return jj_none_value();
-}
-
-static struct val l_extend(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct list *l = own_list(r, v), *more = jj_to_items(r, a[0]);
-    size_t n = more->n;
-    for (size_t i = 0; i < n; i++) {
-        jj_tick(r, 0);
-        jj_list_push(r, l, more->items[i]);
-    }
-    return jj_none_value();
-}
-
-static struct val l_insert(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct list *l = own_list(r, v);
-    int64_t at = jj_want_int(r, a[0], "the index"), n = (int64_t)l->n;
-    if (at < 0) at = QN_MAX(at + n, 0);
-    if (at > n) at = n;
-    jj_tick(r, l->n * 16);
-    jj_list_push(r, l, a[1]);
-    memmove(l->items + at + 1, l->items + at, (size_t)(n - at) * sizeof *l->items);
-    l->items[at] = a[1];
-    return jj_none_value();
-}
-
-static struct val l_pop(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct list *l = own_list(r, v);
-    int64_t n = (int64_t)l->n, at = given(a[0]) ? jj_want_int(r, a[0], "the index") : n - 1;
-    if (at < 0) at += n;
-    if (at < 0 || at >= n) jj_fail(r, "pop: the list has no such place");
-    struct val out = l->items[at];
-    jj_tick(r, (size_t)(n - at) * 16);
-    memmove(l->items + at, l->items + at + 1, (size_t)(n - at - 1) * sizeof *l->items);
-    l->n--;
-    return out;
-}
-
-static size_t find_item(struct run *r, const struct list *l, struct val x, size_t from)
-{
-    for (; from < l->n; from++) {
-        jj_tick(r, 0);
-        if (jj_equal(r, l->items[from], x)) return from;
-    }
-    return SIZE_MAX;
-}
-
-static struct val l_index(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct list *l = jj_list_of(r, v);
-    int64_t from = given(a[1]) ? jj_want_int(r, a[1], "start") : 0;
-    if (from < 0) from = QN_MAX(from + (int64_t)l->n, 0);
-    size_t at = find_item(r, l, a[0], (size_t)from);
-    if (at == SIZE_MAX) jj_fail(r, "index: the %s does not hold this value", jj_type_name(v));
-    return jj_int_value((int64_t)at);
-}
-
-static struct val l_count(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct list *l = jj_list_of(r, v);
-    int64_t n = 0;
-    for (size_t at = 0; (at = find_item(r, l, a[0], at)) != SIZE_MAX; at++) n++;
-    return jj_int_value(n);
-}
-
-static struct val l_remove(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    struct list *l = own_list(r, v);
-    size_t at = find_item(r, l, a[0], 0);
-    if (at == SIZE_MAX) jj_fail(r, "remove: the list does not hold this value");
-    struct val index[1] = {jj_int_value((int64_t)at)};
-    l_pop(r, v, index, c);
-    return jj_none_value();
-}
-
-static struct val l_copy(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    return f_list(r, v, a, c);
-}
-
-static struct val l_clear(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a, (void)c;
-    own_list(r, v)->n = 0;
-    return jj_none_value();
-}
-
-static struct val l_reverse(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a, (void)c;
-    struct list *l = own_list(r, v);
-    jj_tick(r, l->n * 16);
-    for (size_t i = 0; i < l->n / 2; i++) {
-        struct val t = l->items[i];
-        l->items[i] = l->items[l->n - 1 - i];
-        l->items[l->n - 1 - i] = t;
-    }
-    return jj_none_value();
-}
-
-static struct val l_sort(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct list *l = own_list(r, v);
-    struct val *keys = jj_alloc(r, (l->n + 1) * sizeof *keys);
-    if (l->n) memcpy(keys, l->items, l->n * sizeof *keys);
-    jj_sort_by_keys(r, l->items, keys, l->n, flag_or(r, a[0], false));
-    return jj_none_value();
-}
-
-static const struct builtin list_methods[] = {
-    {"append", "object", 1, l_append, 0},
-    {"clear", "", 0, l_clear, 0},
-    {"copy", "", 0, l_copy, 0},
-    {"count", "value", 1, l_count, 0},
-    {"extend", "iterable", 1, l_extend, 0},
-    {"index", "value start", 1, l_index, 0},
-    {"insert", "index object", 2, l_insert, 0},
-    {"pop", "index", 0, l_pop, 0},
-    {"remove", "value", 1, l_remove, 0},
-    {"reverse", "", 0, l_reverse, 0},
-    {"sort", "reverse", 0, l_sort, 0},
-    {NULL, NULL, 0, NULL, 0},
-};
-
-static const struct builtin tuple_methods[] = {
-    {"count", "value", 1, l_count, 0},
-    {"index", "value start", 1, l_index, 0},
-    {NULL, NULL, 0, NULL, 0},
-};
-
-/* ---- dictionaries ---- */
-
-static struct dict *own_dict(struct run *r, struct val v)
-{
-    struct dict *d = jj_dict_of(r, v);
-    if (!d->is_ours) jj_fail(r, "a dictionary that the template did not make cannot be changed");
-    return d;
-}
-
-static struct val d_get(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct val out;
-    return jj_dict_get(r, jj_dict_of(r, v), a[0], &out) ? out : or_none(a[1]);
-}
-
-enum { VIEW_ITEMS, VIEW_KEYS, VIEW_VALUES };
-
-static struct val d_view(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a;
-    struct dict *d = jj_dict_of(r, v);
-    struct list *l;
-    if (X == VIEW_ITEMS) {
-        l = f_items(r, v, NULL, c).u.it->l;
-    } else {
-        l = jj_list_new(r, LIST_LIST, d->n);
-        jj_tick(r, d->n * 16);
-        for (size_t i = 0; i < d->n; i++)
-            jj_list_push(r, l, X == VIEW_KEYS ? d->pairs[i].key : d->pairs[i].value);
-    }
-    struct val out = jj_gen_value(r, l);
-    out.u.it->is_view = true;
-    out.u.it->name = X == VIEW_ITEMS ? "dict_items" : X == VIEW_KEYS ? "dict_keys" : "dict_values";
-    return out;
-}
-
-static struct val d_pop(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct val out;
-    if (jj_dict_remove(r, own_dict(r, v), a[0], &out)) return out;
-    if (a[1].type == V_ABSENT) jj_fail(r, "pop: the dictionary has no such key");
-    return a[1];
-}
-
-static struct val d_popitem(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a, (void)c;
-    struct dict *d = own_dict(r, v);
-    if (!d->n) jj_fail(r, "popitem: the dictionary is empty");
-    struct list *pair = jj_list_new(r, LIST_TUPLE, 2);
-    struct val value;
-    jj_list_push(r, pair, d->pairs[d->n - 1].key);
-    jj_list_push(r, pair, d->pairs[d->n - 1].value);
-    jj_dict_remove(r, d, pair->items[0], &value);
-    return jj_list_value(pair);
-}
-
-static void dict_merge(struct run *r, struct dict *d, struct val from)
-{
-    if (from.type == V_DICT || from.type == V_SPACE) {
-        struct dict *more = jj_dict_of(r, from);
-        for (size_t i = 0; i < more->n; i++) {
-            jj_tick(r, 0);
-            jj_dict_set(r, d, more->pairs[i].key, more->pairs[i].value);
-        }
-        return;
-    }
-    struct list *l = jj_to_items(r, from);
-    for (size_t i = 0; i < l->n; i++) {
-        struct list *pair = jj_to_items(r, l->items[i]);
-        if (pair->n != 2) jj_fail(r, "a dictionary is made from pairs; item %zu has %zu parts", i, pair->n);
-        jj_dict_set(r, d, pair->items[0], pair->items[1]);
-    }
-}
-
-static void dict_merge_kwargs(struct run *r, struct dict *d, const struct call *c)
-{
-    for (int i = 0; i < c->n_kw; i++)
-        jj_dict_set(r, d, jj_str_value(r, c->kw[i].name, c->kw[i].n, QN_JINJA_LITERAL), c->kw[i].v);
-}
-
-static struct val d_update(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a;
-    struct dict *d = own_dict(r, v);
-    if (c->n > 1) jj_fail(r, "update takes one positional argument");
-    if (c->n) dict_merge(r, d, c->args[0]);
-    dict_merge_kwargs(r, d, c);
-    return jj_none_value();
-}
-
-static struct val d_setdefault(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)c;
-    struct dict *d = own_dict(r, v);
-    struct val out;
-    if (jj_dict_get(r, d, a[0], &out)) return out;
-    jj_dict_set(r, d, a[0], or_none(a[1]));
-    return or_none(a[1]);
-}
-
-static struct val d_copy(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a, (void)c;
-    struct dict *d = jj_dict_new(r);
-    dict_merge(r, d, v);
-    return jj_dict_value(d);
-}
-
-static struct val d_clear(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a, (void)c;
-    struct dict *d = own_dict(r, v);
-    *d = (struct dict){.is_ours = true};
-    return jj_none_value();
-}
-
-static const struct builtin dict_methods[] = {
-    {"clear", "", 0, d_clear, 0},
-    {"copy", "", 0, d_copy, 0},
-    {"get", "key default", 1, d_get, 0},
-    {"items", "", 0, d_view, VIEW_ITEMS},
-    {"keys", "", 0, d_view, VIEW_KEYS},
-    {"pop", "key default", 1, d_pop, 0},
-    {"popitem", "", 0, d_popitem, 0},
-    {"setdefault", "key default", 1, d_setdefault, 0},
-    {"update", "* **", 0, d_update, 0},
-    {"values", "", 0, d_view, VIEW_VALUES},
-    {NULL, NULL, 0, NULL, 0},
-};
-
-/* ---- loop, cycler ---- */
-
-static struct val o_cycle(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a;
-    if (!c->n) jj_fail(r, "cycle: there is nothing to cycle through");
-    return c->args[v.u.loop->at % (size_t)c->n];
-}
-
-static struct val o_changed(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)a;
-    struct list *l = jj_list_new(r, LIST_TUPLE, (size_t)c->n);
-    for (int i = 0; i < c->n; i++) jj_list_push(r, l, c->args[i]);
-    struct val now = jj_list_value(l);
-    struct loop *loop = v.u.loop;
-    bool changed = loop->changed.type == V_ABSENT || !jj_equal(r, loop->changed, now);
-    if (changed) loop->changed = now;
-    return jj_bool_value(changed);
-}
-
-static const struct builtin loop_methods[] = {
-    {"changed", "* **", 0, o_changed, 0},
-    {"cycle", "* **", 0, o_cycle, 0},
-    {NULL, NULL, 0, NULL, 0},
-};
-
-static struct val y_next(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)r, (void)a, (void)c;
-    struct gadget *g = v.u.g;
-    struct val out = g->items->items[g->at];
-    g->at = (g->at + 1) % g->items->n;
-    return out;
-}
-
-static struct val y_reset(struct run *r, struct val v, struct val *a, struct call *c)
-{
-    (void)r, (void)a, (void)c;
-    v.u.g->at = 0;
-    return jj_none_value();
-}
-
-static const struct builtin cycler_methods[] = {
-    {"next", "", 0, y_next, 0},
-    {"reset", "", 0, y_reset, 0},
-    {NULL, NULL, 0, NULL, 0},
-};
-
 /* ---- global functions ---- */
 
 static struct val g_range(struct run *r, struct val v, struct val *a, struct call *c)
 {
     (void)v, (void)c;
     int64_t start = 0, stop = jj_want_int(r, a[0], "range: the end"), step = 1;
-    if (given(a[1])) {
+    if (jj_given(a[1])) {
         start = stop;
         stop = jj_want_int(r, a[1], "range: the end");
     }
-    if (given(a[2])) step = jj_want_int(r, a[2], "range: the step");
+    if (jj_given(a[2])) step = jj_want_int(r, a[2], "range: the step");
     if (!step) jj_fail(r, "range: the step is zero");
     double span = step > 0 ? (double)stop - (double)start : (double)start - (double)stop;
     double count = span > 0 ? ceil(span / fabs((double)step)) : 0;
@@ -1398,8 +1036,8 @@ static struct val g_dict(struct run *r, struct val v, struct val *a, struct call
     (void)v, (void)a;
     struct dict *d = jj_dict_new(r);
     if (c->n > 1) jj_fail(r, "%s takes one positional argument", X ? "namespace" : "dict");
-    if (c->n) dict_merge(r, d, c->args[0]);
-    dict_merge_kwargs(r, d, c);
+    if (c->n) jj_dict_merge(r, d, c->args[0]);
+    jj_dict_merge_kwargs(r, d, c);
     struct val out = jj_dict_value(d);
     if (X) out.type = V_SPACE;
     return out;
@@ -1472,7 +1110,7 @@ static const struct builtin globals[] = {
 
 /* ---- lookup ---- */
 
-static const struct builtin *search(const struct builtin *table, size_t n_row, const char *name, size_t n)
+const struct builtin *jj_search(const struct builtin *table, size_t n_row, const char *name, size_t n)
 {
     for (size_t i = 0; i < n_row && table[i].name; i++)
         if (!strncmp(table[i].name, name, n) && !table[i].name[n]) return &table[i];
@@ -1481,44 +1119,15 @@ static const struct builtin *search(const struct builtin *table, size_t n_row, c
 
 const struct builtin *jj_find_filter(const char *name, size_t n)
 {
-    return n && memchr(name, 0, n) == NULL ? search(filters, QN_COUNT(filters), name, n) : NULL;
+    return n && memchr(name, 0, n) == NULL ? jj_search(filters, QN_COUNT(filters), name, n) : NULL;
 }
 
 const struct builtin *jj_find_test(const char *name, size_t n)
 {
-    return n && memchr(name, 0, n) == NULL ? search(tests, QN_COUNT(tests), name, n) : NULL;
+    return n && memchr(name, 0, n) == NULL ? jj_search(tests, QN_COUNT(tests), name, n) : NULL;
 }
 
 const struct builtin *jj_find_global(const char *name, size_t n)
 {
-    return search(globals, QN_COUNT(globals), name, n);
-}
-
-const struct builtin *jj_find_method(struct val v, const char *name, size_t n)
-{
-    const struct builtin *table;
-    if (!n || memchr(name, 0, n)) return NULL;
-    switch (v.type) {
-    case V_STR:
-        table = jj_str_methods;
-        break;
-    case V_LIST:
-        if (v.u.l->kind == LIST_LIST)
-            table = list_methods;
-        else
-            table = tuple_methods;
-        break;
-    case V_DICT:
-        table = dict_methods;
-        break;
-    case V_LOOP:
-        table = loop_methods;
-        break;
-    case V_CYCLER:
-        table = cycler_methods;
-        break;
-    default:
-        return NULL;
-    }
-    return search(table, SIZE_MAX, name, n);
+    return jj_search(globals, QN_COUNT(globals), name, n);
 }

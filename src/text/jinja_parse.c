@@ -1,336 +1,6 @@
-/* Jinja source -> tokens -> syntax tree. White space rules: trim_blocks, lstrip_blocks, the signs - and +,
- * one trailing newline of the source dropped, every newline spelled \n.
+/* Jinja tokens -> syntax tree; one trailing newline of the source dropped, every newline spelled \n.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "text/jinja_impl.h"
-
-#include <stdarg.h>
-
-enum tok_type {
-    T_END,
-    T_DATA,
-    T_BLOCK_BEGIN,
-    T_BLOCK_END,
-    T_VAR_BEGIN,
-    T_VAR_END,
-    T_NAME,
-    T_STRING,
-    T_INT,
-    T_FLOAT,
-    T_OP, /* op: one character; F //, P **, e ==, n !=, g >=, l <= */
-};
-
-struct tok {
-    enum tok_type type;
-    char op;
-    int line;
-    const char *p; /* raw text [n]; a string without its quotes */
-    size_t n;
-};
-
-struct parser {
-    struct qn_jinja *t;
-    struct qn_err *e;
-    jmp_buf leave;
-    int rc;
-    const char *src; /* [n], newlines normalised */
-    size_t n, pos;
-    int line;
-    struct tok *toks;
-    size_t n_tok, tok_capacity, at;
-    int nest;
-    struct params *macro; /* innermost macro or call block, NULL outside */
-    int loop_depth;
-};
-
-QN_NORETURN QN_PRINTF(3, 4) static void bad(struct parser *p, int line, const char *fmt, ...)
-{
-    char text[200];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    p->rc = qn_err_set(p->e, QN_FORMAT, __FILE__, __LINE__, "%s:%d: %s", p->t->name, line, text);
-    longjmp(p->leave, 1);
-}
-
-QN_NORETURN static void too_big(struct parser *p)
-{
-    p->rc =
-        qn_err_set(p->e, QN_TOOBIG, __FILE__, __LINE__, "%s: the template needs too much memory", p->t->name);
-    longjmp(p->leave, 1);
-}
-
-static void *get(struct parser *p, size_t n_byte)
-{
-    void *out = qn_arena_alloc(p->t->arena, n_byte);
-    if (!out) too_big(p);
-    return out;
-}
-
-/* ---- tokens ---- */
-
-static void add_tok(struct parser *p, enum tok_type type, char op, int line, const char *text, size_t n)
-{
-    if (p->n_tok == p->tok_capacity) {
-        size_t capacity = p->tok_capacity ? p->tok_capacity * 2 : 256;
-        struct tok *toks = get(p, capacity * sizeof *toks);
-        if (p->n_tok) memcpy(toks, p->toks, p->n_tok * sizeof *toks);
-        p->toks = toks;
-        p->tok_capacity = capacity;
-    }
-    p->toks[p->n_tok++] = (struct tok){type, op, line, text, n};
-}
-
-static int space_len(const char *s, size_t n)
-{
-    int32_t cp;
-    size_t k = n ? jj_next_cp(s, n, &cp) : 0;
-    return k && jj_is_space_cp(cp) ? (int)k : 0;
-}
-
-static size_t skip_space(const struct parser *p, size_t pos)
-{
-    int k;
-    while ((k = space_len(p->src + pos, p->n - pos))) pos += (size_t)k;
-    return pos;
-}
-
-/* Moves to `to`, counting lines. */
-static void advance(struct parser *p, size_t to)
-{
-    for (; p->pos < to; p->pos++) p->line += p->src[p->pos] == '\n';
-}
-
-static bool looking_at(const struct parser *p, size_t pos, const char *s)
-{
-    size_t n = strlen(s);
-    return p->n - pos >= n && !memcmp(p->src + pos, s, n);
-}
-
-/* End of a data text [from, to) before a tag with this sign; lstrip: the tag is not a variable. */
-static size_t data_end(const struct parser *p, size_t from, size_t to, char sign, bool lstrip,
-                       bool line_start)
-{
-    if (sign == '-') {
-        while (to > from) {
-            size_t at = to - 1;
-            while (at > from && ((unsigned char)p->src[at] & 0xc0) == 0x80) at--;
-            if (space_len(p->src + at, to - at) != (int)(to - at)) break;
-            to = at;
-        }
-        return to;
-    }
-    if (sign == '+' || !lstrip) return to;
-    size_t at = to;
-    while (at > from && p->src[at - 1] != '\n') at--;
-    if (at == from && !line_start) return to;
-    return skip_space(p, at) >= to ? at : to;
-}
-
-static void put_data(struct parser *p, size_t from, size_t to)
-{
-    if (to > from) add_tok(p, T_DATA, 0, p->line, p->src + from, to - from);
-}
-
-/* After a tag's closer at pos: the white space it swallows. */
-static size_t after_close(const struct parser *p, size_t pos, char sign, bool trim)
-{
-    if (sign == '-') return skip_space(p, pos);
-    if (sign != '+' && trim && pos < p->n && p->src[pos] == '\n') return pos + 1;
-    return pos;
-}
-
-/* The end of a tag at pos: "%}", "-%}", "+%}". Returns where the text goes on, 0 when it is no end. */
-static size_t tag_end(const struct parser *p, size_t pos, const char *closer, bool trim)
-{
-    if (looking_at(p, pos, closer)) return after_close(p, pos + 2, 0, trim);
-    if (pos < p->n && (p->src[pos] == '-' || (p->src[pos] == '+' && trim)) && looking_at(p, pos + 1, closer))
-        return after_close(p, pos + 3, p->src[pos], trim);
-    return 0;
-}
-
-static bool is_word(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           (c & 0x80);
-}
-
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-/* Digits with single underscores between them; returns the end. */
-static size_t digits_end(const struct parser *p, size_t pos)
-{
-    while (pos < p->n && (is_digit(p->src[pos]) || (p->src[pos] == '_' && pos + 1 < p->n &&
-                                                    is_digit(p->src[pos + 1]) && is_digit(p->src[pos - 1]))))
-        pos++;
-    return pos;
-}
-
-static void lex_number(struct parser *p)
-{
-    size_t start = p->pos, end = digits_end(p, start);
-    bool after_dot = start && p->src[start - 1] == '.', is_float = false;
-    size_t at = end;
-    if (!after_dot) {
-        if (at + 1 < p->n && p->src[at] == '.' && is_digit(p->src[at + 1])) {
-            is_float = true;
-            end = at = digits_end(p, at + 1);
-        }
-        if (at < p->n && (p->src[at] | 32) == 'e') {
-            size_t k = at + 1;
-            if (k < p->n && (p->src[k] == '+' || p->src[k] == '-')) k++;
-            if (k < p->n && is_digit(p->src[k])) {
-                is_float = true;
-                end = digits_end(p, k);
-            }
-        }
-    }
-    if (!is_float && p->src[start] == '0') {
-        /* 0x1f, 0o17, 0b11, or zeros only */
-        char base = start + 1 < p->n ? (char)(p->src[start + 1] | 32) : 0;
-        const char *set = base == 'x'   ? "0123456789abcdefABCDEF_"
-                          : base == 'o' ? "01234567_"
-                          : base == 'b' ? "01_"
-                                        : NULL;
-        end = start + 1;
-        if (set) {
-            size_t k = start + 2;
-            while (k < p->n && p->src[k] && strchr(set, p->src[k])) k++;
-            if (k > start + 2) end = k;
-        } else {
-            while (end < p->n && p->src[end] == '0') end++;
-        }
-    }
-    add_tok(p, is_float ? T_FLOAT : T_INT, 0, p->line, p->src + start, end - start);
-    advance(p, end);
-}
-
-static void lex_operator(struct parser *p, char *stack, int *n_stack)
-{
-    static const struct {
-        const char *text;
-        char op;
-    } two[] = {{"//", 'F'}, {"**", 'P'}, {"==", 'e'}, {"!=", 'n'}, {">=", 'g'}, {"<=", 'l'}};
-    for (size_t i = 0; i < QN_COUNT(two); i++)
-        if (looking_at(p, p->pos, two[i].text)) {
-            add_tok(p, T_OP, two[i].op, p->line, p->src + p->pos, 2);
-            p->pos += 2;
-            return;
-        }
-    char c = p->src[p->pos];
-    if (!c || !strchr("+-/*%~[](){}><=.:|,;", c)) bad(p, p->line, "unexpected character '%c'", c);
-    if (strchr("([{", c)) {
-        if (*n_stack == QN_JINJA_MAX_NEST)
-            bad(p, p->line, "brackets nest deeper than %d levels", QN_JINJA_MAX_NEST);
-        stack[(*n_stack)++] = c == '(' ? ')' : c == '[' ? ']' : '}';
-    } else if (strchr(")]}", c)) {
-        if (!*n_stack) bad(p, p->line, "unexpected '%c'", c);
-        char want = stack[--*n_stack];
-        if (c != want) bad(p, p->line, "unexpected '%c', expected '%c'", c, want);
-    }
-    add_tok(p, T_OP, c, p->line, p->src + p->pos, 1);
-    p->pos++;
-}
-
-/* The inside of {{ }} or {% %}, up to and with its end. */
-static void lex_tag(struct parser *p, bool is_block, int start_line)
-{
-    char stack[QN_JINJA_MAX_NEST];
-    int n_stack = 0;
-    for (;;) {
-        if (p->pos >= p->n) bad(p, start_line, "this tag is never closed");
-        size_t end = n_stack ? 0 : tag_end(p, p->pos, is_block ? "%}" : "}}", is_block);
-        if (end) {
-            add_tok(p, is_block ? T_BLOCK_END : T_VAR_END, 0, p->line, p->src + p->pos, 2);
-            advance(p, end);
-            return;
-        }
-        size_t blank = skip_space(p, p->pos);
-        char c = p->src[p->pos];
-        if (blank > p->pos) {
-            advance(p, blank);
-        } else if (is_digit(c)) {
-            lex_number(p);
-        } else if (is_word(c)) {
-            size_t k = p->pos;
-            while (k < p->n && is_word(p->src[k])) k++;
-            add_tok(p, T_NAME, 0, p->line, p->src + p->pos, k - p->pos);
-            p->pos = k;
-        } else if (c == '\'' || c == '"') {
-            size_t k = p->pos + 1;
-            while (k < p->n && p->src[k] != c) k += p->src[k] == '\\' ? 2 : 1;
-            if (k >= p->n) bad(p, p->line, "this string is never closed");
-            add_tok(p, T_STRING, 0, p->line, p->src + p->pos + 1, k - p->pos - 1);
-            advance(p, k + 1);
-        } else {
-            lex_operator(p, stack, &n_stack);
-        }
-    }
-}
-
-/* {% raw %} at pos (after the opener and sign)? Returns where its text begins, or 0. */
-static size_t raw_begin(const struct parser *p, size_t pos)
-{
-    pos = skip_space(p, pos);
-    if (!looking_at(p, pos, "raw")) return 0;
-    pos = skip_space(p, pos + 3);
-    if (looking_at(p, pos, "-%}")) return skip_space(p, pos + 3);
-    return looking_at(p, pos, "%}") ? pos + 2 : 0;
-}
-
-static void lex_raw(struct parser *p, int start_line)
-{
-    if (p->pos >= p->n) return; /* as the reference has it */
-    for (size_t k = p->pos; k + 1 < p->n; k++) {
-        if (!looking_at(p, k, "{%")) continue;
-        char sign = k + 2 < p->n && (p->src[k + 2] == '-' || p->src[k + 2] == '+') ? p->src[k + 2] : 0;
-        size_t at = skip_space(p, k + 2 + (sign != 0));
-        if (!looking_at(p, at, "endraw")) continue;
-        size_t end = tag_end(p, skip_space(p, at + 6), "%}", true);
-        if (!end) continue;
-        put_data(p, p->pos, data_end(p, p->pos, k, sign, true, p->pos == 0 || p->src[p->pos - 1] == '\n'));
-        advance(p, end);
-        return;
-    }
-    bad(p, start_line, "this raw block is never closed");
-}
-
-static void lex(struct parser *p)
-{
-    while (p->pos < p->n) {
-        size_t k = p->pos;
-        while (k < p->n &&
-               !(p->src[k] == '{' && k + 1 < p->n && strchr("{%#", p->src[k + 1]) && p->src[k + 1]))
-            k++;
-        bool line_start = p->pos == 0 || p->src[p->pos - 1] == '\n';
-        if (k >= p->n) {
-            put_data(p, p->pos, p->n);
-            return;
-        }
-        char kind = p->src[k + 1];
-        char sign = k + 2 < p->n && (p->src[k + 2] == '-' || p->src[k + 2] == '+') ? p->src[k + 2] : 0;
-        put_data(p, p->pos, data_end(p, p->pos, k, sign, kind != '{', line_start));
-        advance(p, k);
-        int line = p->line;
-        size_t inside = k + 2 + (sign != 0), raw = kind == '%' ? raw_begin(p, inside) : 0;
-        if (raw) {
-            advance(p, raw);
-            lex_raw(p, line);
-        } else if (kind == '#') {
-            size_t c = inside, end = 0;
-            while (c + 1 < p->n && !(end = tag_end(p, c, "#}", true))) c++;
-            if (!end) bad(p, line, "this comment is never closed");
-            advance(p, end);
-        } else {
-            add_tok(p, kind == '{' ? T_VAR_BEGIN : T_BLOCK_BEGIN, 0, line, p->src + k, 2);
-            advance(p, inside);
-            lex_tag(p, kind == '%', line);
-        }
-    }
-}
+#include "text/jinja_syntax.h"
 
 /* ---- tree ---- */
 
@@ -382,7 +52,7 @@ static const char *describe(const struct tok *t, char *text, size_t n)
 QN_NORETURN static void unexpected(struct parser *p, const char *wanted)
 {
     char text[64];
-    bad(p, cur(p)->line, "unexpected %s, expected %s", describe(cur(p), text, sizeof text), wanted);
+    jj_bad(p, cur(p)->line, "unexpected %s, expected %s", describe(cur(p), text, sizeof text), wanted);
 }
 
 static void expect_op(struct parser *p, char op)
@@ -404,11 +74,11 @@ static int intern(struct parser *p, const char *name, size_t n)
         if (t->syms[i].n == n && !memcmp(t->syms[i].text, name, n)) return i;
     if (t->n_sym == t->sym_capacity) {
         t->sym_capacity = t->sym_capacity ? t->sym_capacity * 2 : 32;
-        struct qn_json_key *syms = get(p, (size_t)t->sym_capacity * sizeof *syms);
+        struct qn_json_key *syms = jj_get(p, (size_t)t->sym_capacity * sizeof *syms);
         if (t->n_sym) memcpy(syms, t->syms, (size_t)t->n_sym * sizeof *syms);
         t->syms = syms;
     }
-    char *copy = get(p, n + 1);
+    char *copy = jj_get(p, n + 1);
     memcpy(copy, name, n);
     t->syms[t->n_sym] = (struct qn_json_key){copy, n};
     return t->n_sym++;
@@ -416,7 +86,7 @@ static int intern(struct parser *p, const char *name, size_t n)
 
 static struct node *make(struct parser *p, enum node_kind kind, int line)
 {
-    struct node *n = get(p, sizeof *n);
+    struct node *n = jj_get(p, sizeof *n);
     n->kind = (uint8_t)kind;
     n->line = line;
     return n;
@@ -426,7 +96,7 @@ static void push(struct parser *p, struct body *b, struct node *n)
 {
     if (b->n == b->capacity) {
         b->capacity = b->capacity ? b->capacity * 2 : 4;
-        struct node **items = get(p, (size_t)b->capacity * sizeof(void *));
+        struct node **items = jj_get(p, (size_t)b->capacity * sizeof(void *));
         if (b->n) memcpy(items, b->items, (size_t)b->n * sizeof(void *));
         b->items = items;
     }
@@ -436,7 +106,7 @@ static void push(struct parser *p, struct body *b, struct node *n)
 static void down(struct parser *p)
 {
     if (++p->nest > QN_JINJA_MAX_NEST)
-        bad(p, cur(p)->line, "tags and expressions nest deeper than %d levels", QN_JINJA_MAX_NEST);
+        jj_bad(p, cur(p)->line, "tags and expressions nest deeper than %d levels", QN_JINJA_MAX_NEST);
 }
 
 static struct node *parse_expr(struct parser *p);
@@ -453,7 +123,7 @@ static struct node *const_node(struct parser *p, struct val v, int line)
 
 static struct node *str_node(struct parser *p, const char *text, size_t n, int line)
 {
-    struct str *s = get(p, sizeof *s);
+    struct str *s = jj_get(p, sizeof *s);
     *s = (struct str){.p = text, .n = n, .uniform = QN_JINJA_LITERAL, .n_cp = -1};
     jj_count_cp(s); /* renders share this node: nothing may be filled in later */
     return const_node(p, (struct val){.type = V_STR, .u.s = s}, line);
@@ -500,11 +170,11 @@ static size_t unescape(struct parser *p, const struct tok *t, size_t i, char *ou
     uint32_t v = 0;
     for (int k = 1; k <= want; k++) {
         char h = i + (size_t)k < t->n ? t->p[i + (size_t)k] : 0;
-        int d = is_digit(h) ? h - '0' : (h | 32) >= 'a' && (h | 32) <= 'f' ? (h | 32) - 'a' + 10 : -1;
-        if (d < 0) bad(p, t->line, "truncated \\%c escape in a string", c);
+        int d = jj_is_digit(h) ? h - '0' : (h | 32) >= 'a' && (h | 32) <= 'f' ? (h | 32) - 'a' + 10 : -1;
+        if (d < 0) jj_bad(p, t->line, "truncated \\%c escape in a string", c);
         v = v * 16 + (uint32_t)d;
     }
-    if (v > 0x10ffff || (v >= 0xd800 && v < 0xe000)) bad(p, t->line, "\\%c escape is no character", c);
+    if (v > 0x10ffff || (v >= 0xd800 && v < 0xe000)) jj_bad(p, t->line, "\\%c escape is no character", c);
     *len += put_cp(out + *len, v);
     return i + 1 + (size_t)want;
 }
@@ -515,7 +185,8 @@ static struct node *parse_string(struct parser *p)
     int line = cur(p)->line;
     size_t n = 0, len = 0;
     for (size_t i = p->at; p->toks[i].type == T_STRING; i++) n += p->toks[i].n;
-    char *out = get(p, n * 2 + 1); /* "\200" takes four bytes and gives two: never longer than the source */
+    char *out =
+        jj_get(p, n * 2 + 1); /* "\200" takes four bytes and gives two: never longer than the source */
     while (cur(p)->type == T_STRING) {
         const struct tok *t = next(p);
         for (size_t i = 0; i < t->n;) {
@@ -531,7 +202,7 @@ static struct node *parse_string(struct parser *p)
 static struct node *parse_number(struct parser *p)
 {
     const struct tok *t = next(p);
-    char *clean = get(p, t->n + 1);
+    char *clean = jj_get(p, t->n + 1);
     size_t n = 0;
     for (size_t i = 0; i < t->n; i++)
         if (t->p[i] != '_') clean[n++] = t->p[i];
@@ -541,11 +212,11 @@ static struct node *parse_number(struct parser *p)
     const char *digits = base == 10 ? clean : clean + 2;
     int64_t v = 0;
     for (const char *d = digits; *d; d++) {
-        int x = is_digit(*d) ? *d - '0' : (*d | 32) - 'a' + 10;
+        int x = jj_is_digit(*d) ? *d - '0' : (*d | 32) - 'a' + 10;
         if (v > (INT64_MAX - x) / base) {
-            if (base != 10 || n > QN_JINJA_MAX_INT_DIGITS) bad(p, t->line, "integer literal is too large");
+            if (base != 10 || n > QN_JINJA_MAX_INT_DIGITS) jj_bad(p, t->line, "integer literal is too large");
             int n_limb = (int)((n + 8) / 9);
-            struct big *big = get(p, sizeof *big + (size_t)n_limb * sizeof big->d[0]);
+            struct big *big = jj_get(p, sizeof *big + (size_t)n_limb * sizeof big->d[0]);
             for (size_t i = 0; i < n; i++) { /* digit i has weight 10^(n-1-i) */
                 uint32_t scale = 1;
                 for (size_t k = (n - 1 - i) % 9; k; k--) scale *= 10;
@@ -659,7 +330,7 @@ static struct node *parse_primary(struct parser *p, bool with_nsref)
 
 static struct args *parse_args(struct parser *p)
 {
-    struct args *a = get(p, sizeof *a);
+    struct args *a = jj_get(p, sizeof *a);
     int line = cur(p)->line;
     expect_op(p, '(');
     down(p);
@@ -681,7 +352,7 @@ static struct args *parse_args(struct parser *p)
             p->at += 2;
             if (a->n_kw == a->kw_capacity) {
                 a->kw_capacity = a->kw_capacity ? a->kw_capacity * 2 : 4;
-                struct kwarg *kw = get(p, (size_t)a->kw_capacity * sizeof *kw);
+                struct kwarg *kw = jj_get(p, (size_t)a->kw_capacity * sizeof *kw);
                 if (a->n_kw) memcpy(kw, a->kw, (size_t)a->n_kw * sizeof *kw);
                 a->kw = kw;
             }
@@ -690,7 +361,7 @@ static struct args *parse_args(struct parser *p)
         } else if (!a->star && !a->star_star && !a->n_kw) {
             push(p, &a->pos, parse_expr(p));
         } else {
-            bad(p, line, "positional arguments must come before keyword arguments");
+            jj_bad(p, line, "positional arguments must come before keyword arguments");
         }
     }
     next(p);
@@ -724,7 +395,7 @@ static struct node *parse_filter(struct parser *p, struct node *operand)
     parse_dotted(p, &n->text, &n->n);
     n->a = operand;
     n->builtin = jj_find_filter(n->text, n->n);
-    n->args = is_op(cur(p), '(') ? parse_args(p) : get(p, sizeof *n->args);
+    n->args = is_op(cur(p), '(') ? parse_args(p) : jj_get(p, sizeof *n->args);
     return n;
 }
 
@@ -741,12 +412,12 @@ static struct node *parse_test(struct parser *p, struct node *operand)
     if (is_op(t, '(')) {
         n->args = parse_args(p);
     } else {
-        n->args = get(p, sizeof *n->args);
+        n->args = jj_get(p, sizeof *n->args);
         bool is_value = t->type == T_NAME ? !is_name(t, "else") && !is_name(t, "or") && !is_name(t, "and")
                                           : t->type == T_STRING || t->type == T_INT || t->type == T_FLOAT ||
                                                 is_op(t, '[') || is_op(t, '{');
         if (is_value) {
-            if (is_name(t, "is")) bad(p, t->line, "tests with 'is' cannot be chained");
+            if (is_name(t, "is")) jj_bad(p, t->line, "tests with 'is' cannot be chained");
             push(p, &n->args->pos, parse_postfix(p, parse_primary(p, false)));
         }
     }
@@ -807,7 +478,7 @@ static struct node *parse_postfix(struct parser *p, struct node *n)
             get_node->b = tuple->list.n == 1 ? tuple->list.items[0] : tuple;
             for (int i = 0; tuple->list.n > 1 && i < tuple->list.n; i++)
                 if (tuple->list.items[i]->kind == E_SLICE)
-                    bad(p, t->line, "a slice cannot be part of a tuple");
+                    jj_bad(p, t->line, "a slice cannot be part of a tuple");
             p->nest--;
             n = get_node;
         } else {
@@ -917,7 +588,8 @@ static struct node *parse_compare(struct parser *p)
         } else {
             break;
         }
-        if (operands.n == (int)sizeof ops) bad(p, line, "more than %zu comparisons in one chain", sizeof ops);
+        if (operands.n == (int)sizeof ops)
+            jj_bad(p, line, "more than %zu comparisons in one chain", sizeof ops);
         ops[operands.n] = op;
         push(p, &operands, parse_sum(p));
     }
@@ -926,7 +598,7 @@ static struct node *parse_compare(struct parser *p)
     n->a = first;
     n->list = operands;
     n->n = (size_t)operands.n;
-    char *copy = get(p, n->n + 1);
+    char *copy = jj_get(p, n->n + 1);
     memcpy(copy, ops, n->n);
     n->text = copy;
     return n;
@@ -978,7 +650,7 @@ static void check_target(struct parser *p, const struct node *n)
     if (n->kind == E_TUPLE) {
         for (int i = 0; i < n->list.n; i++) check_target(p, n->list.items[i]);
     } else if (n->kind != E_NAME && n->kind != E_NSREF) {
-        bad(p, n->line, "this cannot be assigned to");
+        jj_bad(p, n->line, "this cannot be assigned to");
     }
 }
 
@@ -1076,8 +748,8 @@ static void parse_signature(struct parser *p, struct params *params)
         if (params->n) expect_op(p, ',');
         if (params->n == params->capacity) {
             params->capacity = params->capacity ? params->capacity * 2 : 4;
-            int *syms = get(p, (size_t)params->capacity * sizeof *syms);
-            struct node **defaults = get(p, (size_t)params->capacity * sizeof(void *));
+            int *syms = jj_get(p, (size_t)params->capacity * sizeof *syms);
+            struct node **defaults = jj_get(p, (size_t)params->capacity * sizeof(void *));
             if (params->n) {
                 memcpy(syms, params->syms, (size_t)params->n * sizeof *syms);
                 memcpy(defaults, params->defaults, (size_t)params->n * sizeof(void *));
@@ -1090,7 +762,7 @@ static void parse_signature(struct parser *p, struct params *params)
         if (skip_op(p, '='))
             params->defaults[params->n] = parse_expr(p);
         else if (params->n && params->defaults[params->n - 1])
-            bad(p, t->line, "a parameter without a default follows one with a default");
+            jj_bad(p, t->line, "a parameter without a default follows one with a default");
         params->n++;
     }
     next(p);
@@ -1124,7 +796,7 @@ static struct node *parse_macro(struct parser *p, int line)
     n->sym = intern(p, t->p, t->n);
     n->text = t->p;
     n->n = t->n;
-    n->params = get(p, sizeof *n->params);
+    n->params = jj_get(p, sizeof *n->params);
     parse_signature(p, n->params);
     parse_macro_body(p, n, end, "macro");
     return n;
@@ -1134,12 +806,12 @@ static struct node *parse_call_block(struct parser *p, int line)
 {
     static const char *const end[] = {"endcall", NULL};
     struct node *n = make(p, N_CALLBLOCK, line);
-    n->params = get(p, sizeof *n->params);
+    n->params = jj_get(p, sizeof *n->params);
     n->text = "caller";
     n->n = 6;
     if (is_op(cur(p), '(')) parse_signature(p, n->params);
     n->a = parse_expr(p);
-    if (n->a->kind != E_CALL) bad(p, line, "a call block needs a call");
+    if (n->a->kind != E_CALL) jj_bad(p, line, "a call block needs a call");
     parse_macro_body(p, n, end, "call");
     return n;
 }
@@ -1188,7 +860,7 @@ static struct node *parse_scope_block(struct parser *p, const char *tag, int lin
     } else if (!strcmp(tag, "autoescape")) {
         const struct node *on = parse_expr(p);
         if (on->kind != E_CONST || on->value.type != V_BOOL || on->value.u.truth)
-            bad(p, line, "only 'autoescape false' is supported");
+            jj_bad(p, line, "only 'autoescape false' is supported");
     }
     end_block(p);
     parse_body(p, &n->body, end, tag, line);
@@ -1222,7 +894,7 @@ static struct node *parse_statement(struct parser *p)
     if (is_name(t, "autoescape")) return parse_scope_block(p, "autoescape", t->line);
     if (is_name(t, "block")) return parse_scope_block(p, "block", t->line);
     if (is_name(t, "break") || is_name(t, "continue")) {
-        if (!p->loop_depth) bad(p, t->line, "'%.*s' outside of a loop", (int)t->n, t->p);
+        if (!p->loop_depth) jj_bad(p, t->line, "'%.*s' outside of a loop", (int)t->n, t->p);
         return make(p, t->n == 5 ? N_BREAK : N_CONTINUE, t->line);
     }
     if (is_name(t, "do") || is_name(t, "print")) {
@@ -1231,8 +903,8 @@ static struct node *parse_statement(struct parser *p)
         return n;
     }
     if (is_name(t, "include") || is_name(t, "import") || is_name(t, "from") || is_name(t, "extends"))
-        bad(p, t->line, "'%.*s' needs other template files; a chat template is one file", (int)t->n, t->p);
-    bad(p, t->line, "unknown tag '%.*s'", (int)QN_MIN(t->n, (size_t)40), t->p);
+        jj_bad(p, t->line, "'%.*s' needs other template files; a chat template is one file", (int)t->n, t->p);
+    jj_bad(p, t->line, "unknown tag '%.*s'", (int)QN_MIN(t->n, (size_t)40), t->p);
 }
 
 /* Statements up to a tag named in ends (NULL: the end of the template). Stands at that name afterwards. */
@@ -1243,7 +915,7 @@ static void parse_body(struct parser *p, struct body *out, const char *const *en
     for (;;) {
         const struct tok *t = cur(p);
         if (t->type == T_END) {
-            if (ends) bad(p, line, "this '%s' is never closed", what);
+            if (ends) jj_bad(p, line, "this '%s' is never closed", what);
             break;
         }
         next(p);
@@ -1263,8 +935,8 @@ static void parse_body(struct parser *p, struct body *out, const char *const *en
             for (int i = 0; ends && ends[i]; i++) is_end |= is_name(cur(p), ends[i]);
             if (is_end) break;
             if (cur(p)->type == T_NAME && cur(p)->n > 3 && !memcmp(cur(p)->p, "end", 3) && ends)
-                bad(p, cur(p)->line, "unexpected '%.*s'; the '%s' of line %d is still open",
-                    (int)QN_MIN(cur(p)->n, (size_t)40), cur(p)->p, what, line);
+                jj_bad(p, cur(p)->line, "unexpected '%.*s'; the '%s' of line %d is still open",
+                       (int)QN_MIN(cur(p)->n, (size_t)40), cur(p)->p, what, line);
             push(p, out, parse_statement(p));
             end_block(p);
         }
@@ -1277,7 +949,7 @@ static void parse_body(struct parser *p, struct body *out, const char *const *en
 /* Copies the source with every line break as \n and one trailing line break dropped. */
 static void copy_source(struct parser *p, const char *source, size_t n)
 {
-    char *out = get(p, n + 1);
+    char *out = jj_get(p, n + 1);
     size_t len = 0;
     for (size_t i = 0; i < n; i++) {
         if (source[i] == '\r') {
@@ -1297,8 +969,7 @@ static void compile(struct parser *p, const char *source, size_t n)
     static const char *const fixed[N_SYM_FIXED] = {"loop", "caller", "varargs", "kwargs"};
     for (int i = 0; i < N_SYM_FIXED; i++) intern(p, fixed[i], strlen(fixed[i]));
     copy_source(p, source, n);
-    lex(p);
-    add_tok(p, T_END, 0, p->line, "", 0);
+    jj_lex(p);
     parse_body(p, &p->t->body, NULL, "template", 1);
 }
 

@@ -131,7 +131,7 @@ class Generator:
         self.w = Words(self.r, held)
         self.held = held
         self.max_tools = max_tools
-        self.words_in = {}
+        self.opaque = 0.2  # share of tools whose name says nothing: only the description tells what they do
 
     # ---- values -------------------------------------------------------------------------------------------------
     def join_name(self, words):
@@ -282,9 +282,9 @@ class Generator:
         noun = noun or self.phrase_words(r.choice((1, 1, 2)))
         used |= set(noun)
         x = r.random()
-        if x < 0.7:
+        if x < 0.875 * (1 - self.opaque):
             name = self.join_name([verb] + noun)
-        elif x < 0.8:
+        elif x < 1 - self.opaque:
             name = self.join_name(noun + [verb])
         else:
             name = self.join_name([self.w.made(2)] + ([self.w.made(1)] if r.random() < 0.4 else []))
@@ -735,26 +735,34 @@ class Generator:
 
     # ---- dense practice: training only, the held-out figures never use these ------------------------------------
     def d_drill(self, thinking):
-        """One list of tools, some alike, and many wishes: calls, two calls, no function that fits."""
+        """One list of tools, some alike, and many wishes: calls, two calls, no function that fits, questions beside the point.
+        In half of them earlier answers stand as a later turn shows them, without their thinking."""
         r = self.r
         n = r.choice((2, 2, 3, 3, 4, 5))
         box = self.toolbox(self.tool(n_param=r.choice((0, 1, 1, 2))), n, few=True)
+        every = r.random() < 0.5
         msgs = []
         for _ in range(r.choice((3, 4, 5, 6, 7))):
             x = r.random()
             if x < 0.2:
                 msgs += self.no_fit(box, thinking)
                 continue
+            if x < 0.27:
+                d = self.plain(thinking)["messages"]
+                msgs += [m for m in d if m["role"] != "system"] if len(d) == 2 or not d[0]["content"] else []
+                continue
             text, calls, tools, thought = self.wish(box, thinking, r.random() < 0.22)
             msgs += [{"role": "user", "content": text}, self.answer(thinking, thought, calls=calls)]
-            if r.random() < 0.12:
+            if r.random() < (0.12 if every else 0.4):
                 parts = []
                 for t in tools:
                     text, said = self.result(t)
                     msgs.append({"role": "tool", "content": text})
                     parts.append(said)
                 msgs.append(self.answer(thinking, "I have the result and answer with it.", " ".join(parts)))
-        return {"skill": "drill", "tools": [self.spec(t) for t in box], "messages": msgs, "every": True}
+        if not msgs:
+            return self.d_drill(thinking)
+        return {"skill": "drill", "tools": [self.spec(t) for t in box], "messages": msgs, "every": every}
 
     def d_many(self, thinking, f):
         msgs = []
@@ -767,12 +775,12 @@ class Generator:
         r = self.r
         thinking = r.random() < 0.4
         x = r.random()
-        if x < 0.8:
+        if x < 0.78:
             d = self.d_drill(thinking)
-        elif x < 0.93:
+        elif x < 0.87:
             d = self.d_many(thinking, self.d_math)
         else:
-            d = self.d_many(thinking, r.choice((self.d_text, self.d_json, self.d_read)))
+            d = self.d_many(thinking, r.choice((self.d_text, self.d_text, self.d_json, self.d_read)))
         d["thinking"] = thinking
         return d
 

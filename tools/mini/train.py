@@ -38,7 +38,7 @@ def shard(job):
     tok = Tokenizer.from_file(tok_path)
     g = Generator(seed)
     if kind == "drill":
-        g.w.glue = 0.3
+        g.w.glue, g.opaque = 0.3, 0.45
     ids, weight, ends = [], [], [0]
     while len(ends) <= count:
         d = g.drill() if kind == "drill" else g.dialogue(1.0 if kind == "easy" else 0.0)
@@ -225,8 +225,9 @@ def run(a):
             break
         if os.path.exists(os.path.join(a.work, "options.json")):
             with open(os.path.join(a.work, "options.json")) as f:
-                for k, v in json.load(f).items():
-                    setattr(a, k, v)
+                text = f.read()
+            if text.rstrip().endswith("}"):  # else it is being written
+                vars(a).update(json.loads(text))
         warm = min(1.0, (opt.step_count + 1) / 60)
         lr = warm * min(1.0, (1 - done) / (1 - a.flat)) if done > a.flat else warm
         echoed = pick.random() < a.echo

@@ -18,7 +18,7 @@ const char *qn_isa_name(enum qn_isa isa)
 enum qn_isa qn_isa_from_name(const char *name)
 {
     enum qn_isa isa = 0;
-    while (isa < QN_N_ISA && strcmp(name, names[isa])) isa++;
+    while (isa < QN_N_ISA && strcmp(name, names[isa]) != 0) isa++;
     return isa;
 }
 

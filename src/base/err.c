@@ -4,7 +4,7 @@
 
 #include <stdarg.h>
 
-int qn_err_set(struct qn_err *e, int code, const char *file, int line, const char *fmt, ...)
+int(qn_err_set)(struct qn_err *e, int code, const char *file, int line, const char *fmt, ...)
 {
     if (!e) return code;
     e->code = code;

@@ -467,21 +467,6 @@ struct qn_json *qn_json_get(const struct qn_json *object, const char *key)
     return i < object->n ? object->items[i] : NULL;
 }
 
-bool qn_json_is(const struct qn_json *v, enum qn_json_type type)
-{
-    return v && v->type == type;
-}
-
-bool qn_json_is_null(const struct qn_json *v)
-{
-    return !v || v->type == QN_JSON_NULL;
-}
-
-bool qn_json_is_number(const struct qn_json *v)
-{
-    return v && (v->type == QN_JSON_INT || v->type == QN_JSON_REAL);
-}
-
 bool qn_json_is_str(const struct qn_json *v, const char *s)
 {
     return qn_json_is(v, QN_JSON_STRING) && v->n == strlen(s) && !memcmp(v->text, s, v->n);

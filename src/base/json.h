@@ -63,9 +63,18 @@ bool qn_json_set(struct qn_arena *arena, struct qn_json *object, const char *key
 /* --- reading; all accept NULL values --- */
 struct qn_json *qn_json_get(const struct qn_json *object,
                             const char *key); /* NULL when absent or no object */
-bool qn_json_is(const struct qn_json *v, enum qn_json_type type);
-bool qn_json_is_null(const struct qn_json *v); /* absent or null */
-bool qn_json_is_number(const struct qn_json *v);
+static inline bool qn_json_is(const struct qn_json *v, enum qn_json_type type)
+{
+    return v && v->type == type;
+}
+static inline bool qn_json_is_null(const struct qn_json *v) /* absent or null */
+{
+    return !v || v->type == QN_JSON_NULL;
+}
+static inline bool qn_json_is_number(const struct qn_json *v)
+{
+    return v && (v->type == QN_JSON_INT || v->type == QN_JSON_REAL);
+}
 bool qn_json_is_str(const struct qn_json *v, const char *s); /* a string equal to s */
 double qn_json_num(const struct qn_json *v);                 /* 0 unless a number */
 /* false unless an integer (or a real with integral value) that fits. */

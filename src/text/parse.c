@@ -806,7 +806,7 @@ static enum tri json_call(struct qn_parse *p, size_t start)
 static enum tri content_mark(struct qn_parse *p)
 {
     enum tri r;
-    struct call_head head;
+    struct call_head head = {0};
     if (p->at_start) {
         if ((r = LITERAL(p, p->pos, THINK_OPEN)) == MORE) return MORE;
         if (r == YES) {

@@ -555,7 +555,7 @@ out:
 static void warn_about_marks(struct qn_tokenizer *t, const struct qn_json *config)
 {
     const struct qn_json *regex = qn_json_get(config, "pretokenize_regex");
-    if (strcmp(qn_pretok_name(t->pretok), "qwen2") || !qn_json_is(regex, QN_JSON_STRING) ||
+    if (strcmp(qn_pretok_name(t->pretok), "qwen2") != 0 || !qn_json_is(regex, QN_JSON_STRING) ||
         !strstr(regex->text, "\\p{M}"))
         return;
     t->warning =

@@ -343,6 +343,14 @@ static void normalise(struct nfc *w)
     w->n = n;
 }
 
+/* The code point at s of text that is well formed; its length. */
+static size_t next_of(const unsigned char *s, size_t n, uint32_t *cp)
+{
+    int len = qn_utf8_next(s, n, cp);
+    QN_CHECK(len > 0);
+    return (size_t)len;
+}
+
 /* Start of the next stretch that NFC may change, from `from`; the last safe code point before it belongs to
  * it, because it may be composed with what follows. n when there is none. */
 static size_t next_region(const unsigned char *s, size_t n, size_t from)
@@ -356,7 +364,7 @@ static size_t next_region(const unsigned char *s, size_t n, size_t from)
             continue;
         }
         uint32_t cp;
-        size_t len = (size_t)qn_utf8_next(s + i, n - i, &cp);
+        size_t len = next_of(s + i, n - i, &cp);
         if (cp >= 0x300 && entry(cp) & UNSAFE) return before;
         before = i;
         i += len;
@@ -385,7 +393,7 @@ int qn_utf8_nfc(const void *bytes, size_t n, const uint8_t *mask, struct qn_buf 
         w.n = 0;
         while (i < n) {
             uint32_t cp;
-            size_t len = (size_t)qn_utf8_next(s + i, n - i, &cp);
+            size_t len = next_of(s + i, n - i, &cp);
             if (i > start && !(cp >= 0x300 && entry(cp) & UNSAFE)) break;
             decompose(&w, cp);
             for (size_t k = 0; mask && k < len; k++) all &= mask[i + k] != 0;

@@ -183,6 +183,7 @@ static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
     int rc = QN_OK;
     const struct qn_constrain *c = m->c;
     struct qn_schema *s = NULL;
+    qn_term *each = NULL;
     *out = QN_TERM_EMPTY;
     switch (c->form) {
     case QN_CONTENT_FREE:
@@ -202,12 +203,14 @@ static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
     case QN_CONTENT_CHOICE:
         QN_FAIL_IF(!qn_json_is(c->schema, QN_JSON_ARRAY) || !c->schema->n, e, QN_INVAL,
                    "'choice' must be an array of strings that is not empty");
+        each = xcalloc(c->schema->n, sizeof *each);
         for (size_t i = 0; i < c->schema->n; i++) {
             const struct qn_json *v = c->schema->items[i];
             QN_FAIL_IF(!qn_json_is(v, QN_JSON_STRING) || !v->n, e, QN_INVAL,
                        "choice[%zu] must be a string that is not empty", i);
-            *out = qn_term_alt(m->t, *out, qn_term_lit(m->t, v->text, v->n));
+            each[i] = qn_term_lit(m->t, v->text, v->n);
         }
+        *out = qn_term_alts(m->t, each, c->schema->n);
         break;
     case QN_CONTENT_GRAMMAR:
         QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), e));
@@ -216,6 +219,7 @@ static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
     QN_FAIL_IF(*out == QN_TERM_EMPTY && c->form != QN_CONTENT_FREE && c->form != QN_CONTENT_TAGS, e, QN_INVAL,
                "nothing can satisfy the requested format");
 out:
+    free(each);
     qn_schema_free(s);
     return rc;
 }

@@ -211,17 +211,20 @@ static int alternatives(struct parser *p, qn_term *out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
-    *out = QN_TERM_EMPTY;
+    qn_term *list = NULL;
+    size_t n = 0, cap = 0;
     QN_FAIL_IF(p->depth > QN_GRAMMAR_MAX_DEPTH, e, QN_TOOBIG, "grammar line %d: groups nest deeper than %d",
                line_of(p), QN_GRAMMAR_MAX_DEPTH);
     for (;;) {
-        qn_term one;
-        QN_TRY(sequence(p, &one));
-        *out = qn_term_alt(p->t, *out, one);
+        if (n == cap) list = xreallocarray(list, cap = cap ? 2 * cap : 8, sizeof *list);
+        QN_TRY(sequence(p, &list[n]));
+        n++;
         if (p->s >= p->end || *p->s != '|') break;
         p->s++;
     }
+    *out = qn_term_alts(p->t, list, n);
 out:
+    free(list);
     return rc;
 }
 

@@ -266,6 +266,7 @@ static struct qn_json *all_of(struct qn_schema *s, struct qn_json *a, struct qn_
 
 static bool has_type(const struct qn_json *type, const char *name)
 {
+    if (!type) return false;
     if (qn_json_is_str(type, name)) return true;
     for (size_t i = 0; qn_json_is(type, QN_JSON_ARRAY) && i < type->n; i++)
         if (qn_json_is_str(type->items[i], name)) return true;
@@ -887,6 +888,7 @@ static int combined(qn_term *out, struct qn_schema *s, const struct qn_json *sch
     for (size_t i = 0; i < schema->n; i++)
         has_rest |= !is_annotation(schema->keys[i].text) && schema->items[i] != any;
     struct qn_json *flat = NULL;
+    qn_term *each = NULL;
     if (!is_simple || has_rest) {
         /* allOf with a single member and nothing else is that member */
         const struct qn_json *all = qn_json_get(schema, "allOf");
@@ -909,23 +911,22 @@ static int combined(qn_term *out, struct qn_schema *s, const struct qn_json *sch
         }
         if (!flat->n) flat = NULL;
     }
-    *out = QN_TERM_EMPTY;
     QN_FAIL_IF(!qn_json_is(any, QN_JSON_ARRAY), e, QN_INVAL, "%s: anyOf must be an array", s->where);
+    each = xcalloc(any->n + 1, sizeof *each);
     for (size_t i = 0; i < any->n; i++) {
         const struct qn_json *member = any->items[i];
         struct qn_json *merged;
-        qn_term one;
         if (flat) {
             QN_TRY(merge(&merged, s, flat, member, e));
             member = merged;
         }
-        QN_TRY(compile(&one, s, member, e));
-        *out = qn_term_alt(s->t, *out, one);
+        QN_TRY(compile(&each[i], s, member, e));
     }
     const struct qn_json *nullable = qn_json_get(schema, "nullable");
-    if (qn_json_is(nullable, QN_JSON_BOOL) && nullable->truth)
-        *out = qn_term_alt(s->t, *out, qn_term_str(s->t, "null"));
+    if (qn_json_is(nullable, QN_JSON_BOOL) && nullable->truth) each[any->n] = qn_term_str(s->t, "null");
+    *out = qn_term_alts(s->t, each, any->n + 1);
 out:
+    free(each);
     return rc;
 }
 

@@ -9,6 +9,7 @@
 
 #define MAX_DEPTH  32
 #define MAX_REPEAT 100000
+#define MAX_TAGS   4096 /* of one list */
 
 struct reader {
     struct qn_terms *t;
@@ -97,15 +98,13 @@ out:
     return rc;
 }
 
-/* begin content end, and what follows. `skip`: bytes of begin that have been read. */
-static int read_tag(qn_term *out, struct reader *r, const struct qn_json *f, size_t skip, qn_term after,
-                    struct qn_err *e)
+/* What stands behind the begin of a tag: content, end, and what follows. */
+static int read_region(qn_term *out, struct reader *r, const struct qn_json *f, qn_term after,
+                       struct qn_err *e)
 {
     int rc = QN_OK;
-    const char *begin = "";
     struct rest rest = {.term = QN_TERM_EMPTY};
     const struct qn_json *end = qn_json_get(f, "end"), *content = qn_json_get(f, "content");
-    QN_TRY(read_str(&begin, f, "begin", "tag", e));
     struct qn_json *const one[1] = {(struct qn_json *)(uintptr_t)end}, *const *ends = one;
     size_t n = 1;
     if (qn_json_is(end, QN_JSON_ARRAY)) {
@@ -131,46 +130,82 @@ static int read_tag(qn_term *out, struct reader *r, const struct qn_json *f, siz
     } else {
         QN_TRY(read_format(out, r, content, &rest, e));
     }
-    *out = qn_term_seq(r->t, qn_term_lit(r->t, begin + skip, strlen(begin) - skip), *out);
 out:
     return rc;
 }
 
-/* One of the tags, those that begin with `word`, behind it. */
-static int tags_behind(qn_term *out, struct reader *r, const struct qn_json *tags, const char *word,
-                       qn_term after, struct qn_err *e)
+static int read_tag(qn_term *out, struct reader *r, const struct qn_json *f, qn_term after, struct qn_err *e)
 {
     int rc = QN_OK;
-    *out = QN_TERM_EMPTY;
-    for (size_t i = 0; i < tags->n; i++) {
-        const char *begin = "";
-        qn_term one;
-        QN_TRY(read_str(&begin, tags->items[i], "begin", "tag", e));
-        if (strncmp(begin, word, strlen(word)) != 0) continue;
-        QN_TRY(read_tag(&one, r, tags->items[i], strlen(word), after, e));
-        *out = qn_term_alt(r->t, *out, one);
+    const char *begin = "";
+    QN_TRY(read_str(&begin, f, "begin", "tag", e));
+    QN_TRY(read_region(out, r, f, after, e));
+    *out = qn_term_seq(r->t, qn_term_str(r->t, begin), *out);
+out:
+    return rc;
+}
+
+/* The tags of a list, each read once however often it is asked for: reading takes time that doubles with each
+ * level otherwise. */
+struct tags {
+    const char **begins;
+    qn_term *regions;
+    size_t n;
+};
+
+static void free_tags(struct tags *tags)
+{
+    free(tags->begins);
+    free(tags->regions);
+}
+
+static int read_tags(struct tags *tags, struct reader *r, const struct qn_json *list, qn_term after,
+                     struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_FAIL_IF(list->n > MAX_TAGS, e, QN_TOOBIG, "structural tag: more than %d tags", MAX_TAGS);
+    tags->begins = xcalloc(list->n, sizeof *tags->begins);
+    tags->regions = xcalloc(list->n, sizeof *tags->regions);
+    tags->n = list->n;
+    for (size_t i = 0; i < list->n; i++) {
+        QN_TRY(read_str(&tags->begins[i], list->items[i], "begin", "tag", e));
+        QN_TRY(read_region(&tags->regions[i], r, list->items[i], after, e));
     }
 out:
     return rc;
 }
 
-/* Words and what follows them. `after`: behind a region, unless one region is all. */
-static int read_triggers(struct qn_tags_text *text, struct reader *r, const struct qn_json *f,
-                         const char *tags_key, qn_term after, struct qn_err *e)
+/* One of the tags that begin with `word`, behind it. */
+static qn_term tags_behind(struct reader *r, const struct tags *tags, const char *word)
+{
+    qn_term *each = xcalloc(tags->n, sizeof *each);
+    size_t n_word = strlen(word);
+    for (size_t i = 0; i < tags->n; i++)
+        if (!strncmp(tags->begins[i], word, n_word))
+            each[i] = qn_term_seq(r->t, qn_term_str(r->t, tags->begins[i] + n_word), tags->regions[i]);
+    qn_term out = qn_term_alts(r->t, each, tags->n);
+    free(each);
+    return out;
+}
+
+/* Words and what follows them. `after`: behind a region, unless one region is all. *tags gets the list. */
+static int read_triggers(struct qn_tags_text *text, struct tags *tags, struct reader *r,
+                         const struct qn_json *f, const char *tags_key, qn_term after, struct qn_err *e)
 {
     int rc = QN_OK;
-    const struct qn_json *triggers, *tags, *excludes = qn_json_get(f, "excludes");
+    const struct qn_json *triggers, *list, *excludes = qn_json_get(f, "excludes");
     QN_TRY(read_list(&triggers, f, "triggers", "triggered_tags", e));
-    QN_TRY(read_list(&tags, f, tags_key, "triggered_tags", e));
+    QN_TRY(read_list(&list, f, tags_key, "triggered_tags", e));
     size_t n_exclude = qn_json_is(excludes, QN_JSON_ARRAY) ? excludes->n : 0;
     QN_FAIL_IF(triggers->n + n_exclude > QN_TAGS_MAX_TRIGGERS - 2, e, QN_TOOBIG,
                "structural tag: more than %d triggers", QN_TAGS_MAX_TRIGGERS - 2);
+    QN_TRY(read_tags(tags, r, list, after, e));
     for (size_t i = 0; i < triggers->n; i++) {
         const struct qn_json *word = triggers->items[i];
         QN_FAIL_IF(!qn_json_is(word, QN_JSON_STRING) || !word->n, e, QN_INVAL,
                    "structural tag: triggers[%zu] must be a string that is not empty", i);
         text->words[text->n] = word->text;
-        QN_TRY(tags_behind(&text->next[text->n], r, tags, word->text, after, e));
+        text->next[text->n] = tags_behind(r, tags, word->text);
         QN_FAIL_IF(text->next[text->n] == QN_TERM_EMPTY, e, QN_INVAL,
                    "structural tag: no tag begins with the trigger '%.60s'", word->text);
         text->n++;
@@ -192,12 +227,11 @@ static int triggered(qn_term *out, struct reader *r, const struct qn_json *f, co
     int rc = QN_OK;
     bool must, once;
     struct qn_tags_text *text = xcalloc(1, sizeof *text);
-    const struct qn_json *tags;
+    struct tags tags = {0};
     QN_TRY(read_flag(&must, f, "at_least_one", e));
     QN_TRY(read_flag(&once, f, "stop_after_first", e));
-    QN_TRY(read_list(&tags, f, "tags", "triggered_tags", e));
     qn_term again = once ? rest->term : qn_term_rule_new(r->t);
-    QN_TRY(read_triggers(text, r, f, "tags", again, e));
+    QN_TRY(read_triggers(text, &tags, r, f, "tags", again, e));
     /* where the free text may end */
     for (int i = 0; i < rest->n_end && text->n < QN_TAGS_MAX_TRIGGERS; i++) {
         text->words[text->n] = rest->ends[i];
@@ -207,9 +241,9 @@ static int triggered(qn_term *out, struct reader *r, const struct qn_json *f, co
     qn_term free_text = qn_term_trigger(r->t, text->words, text->next, text->n, is_last || !rest->n_end);
     if (!is_last && !rest->n_end) free_text = qn_term_seq(r->t, free_text, rest->term);
     if (!once) qn_term_rule_set(r->t, again, free_text);
-    *out = free_text;
-    if (must) QN_TRY(tags_behind(out, r, tags, "", again, e));
+    *out = must ? tags_behind(r, &tags, "") : free_text;
 out:
+    free_tags(&tags);
     free(text);
     return rc;
 }
@@ -220,23 +254,22 @@ static int separated(qn_term *out, struct reader *r, const struct qn_json *f, co
     int rc = QN_OK;
     bool must, once;
     const char *separator = "";
-    const struct qn_json *tags;
+    const struct qn_json *list;
+    struct tags tags = {0};
     QN_TRY(read_flag(&must, f, "at_least_one", e));
     QN_TRY(read_flag(&once, f, "stop_after_first", e));
-    QN_TRY(read_list(&tags, f, "tags", "tags_with_separator", e));
+    QN_TRY(read_list(&list, f, "tags", "tags_with_separator", e));
     QN_TRY(read_str(&separator, f, "separator", "tags_with_separator", e));
-    qn_term after = rest->term;
+    qn_term after = once ? rest->term : qn_term_rule_new(r->t);
+    QN_TRY(read_tags(&tags, r, list, after, e));
+    *out = tags_behind(r, &tags, "");
     if (!once) {
-        qn_term more, rule = qn_term_rule_new(r->t);
-        QN_TRY(tags_behind(&more, r, tags, "", rule, e));
-        after = qn_term_alt(r->t, rest->term,
-                            qn_term_seq(r->t, qn_term_lit(r->t, separator, strlen(separator)), more));
-        qn_term_rule_set(r->t, rule, after);
-        after = rule;
+        qn_term more = qn_term_seq(r->t, qn_term_str(r->t, separator), *out);
+        qn_term_rule_set(r->t, after, qn_term_alt(r->t, rest->term, more));
     }
-    QN_TRY(tags_behind(out, r, tags, "", after, e));
     if (!must) *out = qn_term_alt(r->t, *out, rest->term);
 out:
+    free_tags(&tags);
     return rc;
 }
 
@@ -276,17 +309,20 @@ static int sequence(qn_term *out, struct reader *r, const struct qn_json *elemen
     struct rest behind = *rest;
     *out = rest->term;
     for (size_t i = elements->n; i-- > 0;) {
-        const struct qn_json *f = elements->items[i];
-        QN_TRY(read_format(out, r, f, &behind, e));
+        const struct qn_json *f = elements->items[i], *type = qn_json_get(f, "type"), *start = NULL;
+        qn_term after = behind.term;
         /* free text before it ends where it begins, when that is a fixed string */
-        const struct qn_json *start = qn_json_get(f, "begin");
-        if (qn_json_is_str(qn_json_get(f, "type"), "const_string")) start = qn_json_get(f, "value");
+        if (qn_json_is_str(type, "tag")) {
+            start = qn_json_get(f, "begin");
+            QN_FAIL_IF(!qn_json_is(start, QN_JSON_STRING), e, QN_INVAL,
+                       "structural tag: tag needs a string 'begin'");
+            QN_TRY(read_region(&after, r, f, behind.term, e));
+            *out = qn_term_seq(r->t, qn_term_str(r->t, start->text), after);
+        } else {
+            if (qn_json_is_str(type, "const_string")) start = qn_json_get(f, "value");
+            QN_TRY(read_format(out, r, f, &behind, e));
+        }
         bool is_known = qn_json_is(start, QN_JSON_STRING) && start->n;
-        qn_term after = QN_TERM_EMPTY;
-        if (is_known && start == qn_json_get(f, "begin"))
-            QN_TRY(read_tag(&after, r, f, start->n, behind.term, e));
-        else if (is_known)
-            after = behind.term;
         behind = (struct rest){.term = *out, .n_end = is_known};
         behind.ends[0] = is_known ? start->text : NULL;
         behind.behind[0] = after;
@@ -301,8 +337,9 @@ static int read_kind(qn_term *out, struct reader *r, const struct qn_json *f, co
     int rc = QN_OK;
     const char *text = "";
     const struct qn_json *list;
+    qn_term *each = NULL;
     if (!strcmp(type, "any_text")) return any_text(out, r, f, rest, e);
-    if (!strcmp(type, "tag")) return read_tag(out, r, f, 0, rest->term, e);
+    if (!strcmp(type, "tag")) return read_tag(out, r, f, rest->term, e);
     if (!strcmp(type, "triggered_tags")) return triggered(out, r, f, rest, e);
     if (!strcmp(type, "tags_with_separator")) return separated(out, r, f, rest, e);
     if (!strcmp(type, "sequence")) {
@@ -311,12 +348,9 @@ static int read_kind(qn_term *out, struct reader *r, const struct qn_json *f, co
     }
     if (!strcmp(type, "or")) {
         QN_TRY(read_list(&list, f, "elements", type, e));
-        *out = QN_TERM_EMPTY;
-        for (size_t i = 0; i < list->n; i++) {
-            qn_term one;
-            QN_TRY(read_format(&one, r, list->items[i], rest, e));
-            *out = qn_term_alt(r->t, *out, one);
-        }
+        each = xcalloc(list->n, sizeof *each);
+        for (size_t i = 0; i < list->n; i++) QN_TRY(read_format(&each[i], r, list->items[i], rest, e));
+        *out = qn_term_alts(r->t, each, list->n);
         goto out;
     }
     if (!strcmp(type, "const_string")) {
@@ -341,6 +375,7 @@ static int read_kind(qn_term *out, struct reader *r, const struct qn_json *f, co
     }
     *out = qn_term_seq(r->t, *out, rest->term);
 out:
+    free(each);
     return rc;
 }
 
@@ -368,11 +403,12 @@ int qn_tags_read(struct qn_tags_text *text, qn_term *form, bool *must_tag, struc
     struct reader r = {.t = t, .opt = opt};
     const struct qn_json *format = qn_json_get(tags, "format");
     const struct rest end = {.term = QN_TERM_EPS};
+    struct tags list = {0};
     bool once = false;
     *form = QN_TERM_EMPTY;
     *must_tag = false;
     if (qn_json_is_null(format)) {
-        QN_TRY(read_triggers(text, &r, tags, "structures", after, e));
+        QN_TRY(read_triggers(text, &list, &r, tags, "structures", after, e));
         goto out;
     }
     bool is_free = qn_json_is_str(qn_json_get(format, "type"), "triggered_tags");
@@ -381,11 +417,12 @@ int qn_tags_read(struct qn_tags_text *text, qn_term *form, bool *must_tag, struc
         QN_TRY(read_flag(&once, format, "stop_after_first", e));
     }
     if (is_free && !*must_tag) {
-        QN_TRY(read_triggers(text, &r, format, "tags", once ? QN_TERM_EPS : after, e));
+        QN_TRY(read_triggers(text, &list, &r, format, "tags", once ? QN_TERM_EPS : after, e));
         goto out;
     }
     QN_TRY(read_format(form, &r, format, &end, e));
     QN_FAIL_IF(*form == QN_TERM_EMPTY, e, QN_INVAL, "structural tag: nothing can satisfy it");
 out:
+    free_tags(&list);
     return rc;
 }

@@ -10,11 +10,14 @@
 #define MAX_ALIVE     4096       /* states looked at to see whether an intersection is empty */
 #define MAX_SEARCH    (1u << 21) /* derivatives spent on that, one grammar; then every state counts as alive */
 #define MAX_STRAIGHT  2048       /* bytes gone straight on before that */
-#define MAX_POOL      (1u << 24)
+#define MAX_POOL      (1u << 24) /* bytes of literals */
+#define MAX_LISTS     (1u << 24) /* alternatives, all together */
+#define MAX_WIDTH     (1u << 15) /* alternatives of one state */
 #define MAX_CONTEXTS  4096
 #define MAX_RECURSION 1000
 #define MAX_FIRST     256 /* parts looked at for the bytes a term can start with; then every byte counts */
 #define MANY_FIRST    16  /* a part that starts with more bytes gets a row of its own */
+#define N_MEMO        8192 /* derivatives of parts remembered */
 #define UNKNOWN       UINT32_MAX
 
 enum kind {
@@ -51,6 +54,12 @@ struct row {
     qn_term next[256];
     uint64_t loop[4], first[4];
     bool is_full;
+};
+
+/* The derivative of a term that has no row: parts are shared by many alternatives. */
+struct memo {
+    uint64_t key; /* 1 + term and byte; 0: empty */
+    qn_term out;
 };
 
 struct object {
@@ -92,6 +101,7 @@ struct qn_terms {
     uint32_t *table; /* hash -> term, open addressing */
     uint32_t table_size;
     struct row **rows; /* [cap_terms] */
+    struct memo *memo; /* [N_MEMO], made when first needed */
     uint32_t n_row;
     uint32_t n_search;
     uint32_t max_terms;
@@ -110,9 +120,18 @@ struct qn_terms {
 
 /* --- storage --- */
 
-/* Literals and alternatives are equal when what they point to is. */
+/* Literals, classes and alternatives are equal when what they point to is. */
+static bool has_content(const struct term *x)
+{
+    return x->kind == LIT || x->kind == CLASS || x->kind == ALT;
+}
+
 static const void *content(const struct qn_terms *t, const struct term *x, size_t *n_byte)
 {
+    if (x->kind == CLASS) {
+        *n_byte = sizeof t->sets[x->a].bits;
+        return t->sets[x->a].bits;
+    }
     if (x->kind == LIT) {
         *n_byte = x->b;
         return t->pool + x->a;
@@ -124,7 +143,7 @@ static const void *content(const struct qn_terms *t, const struct term *x, size_
 static uint64_t hash_term(const struct qn_terms *t, const struct term *x)
 {
     uint64_t h = (uint64_t)x->kind << 40 | (uint64_t)x->d << 32;
-    if (x->kind == LIT || x->kind == ALT) {
+    if (has_content(x)) {
         size_t n_byte;
         const void *data = content(t, x, &n_byte);
         return qn_hash_bytes(h, data, n_byte);
@@ -135,7 +154,7 @@ static uint64_t hash_term(const struct qn_terms *t, const struct term *x)
 static bool same_term(const struct qn_terms *t, const struct term *x, const struct term *y)
 {
     if (x->kind != y->kind || x->d != y->d || x->b != y->b) return false;
-    if (x->kind != LIT && x->kind != ALT) return x->a == y->a && x->c == y->c;
+    if (!has_content(x)) return x->a == y->a && x->c == y->c;
     size_t n_byte;
     const void *data = content(t, x, &n_byte);
     return !memcmp(data, content(t, y, &n_byte), n_byte);
@@ -219,6 +238,7 @@ void qn_terms_free(struct qn_terms *t)
     free(t->rule_nullable);
     free(t->table);
     free(t->rows);
+    free(t->memo);
     free(t);
 }
 
@@ -242,13 +262,12 @@ static bool has_bit(const uint64_t set[4], unsigned char b)
 qn_term qn_term_class(struct qn_terms *t, const uint64_t set[4])
 {
     if (!(set[0] | set[1] | set[2] | set[3])) return QN_TERM_EMPTY;
-    uint32_t i = 0;
-    while (i < t->n_sets && memcmp(t->sets[i].bits, set, sizeof(struct set))) i++;
-    if (i == t->n_sets) {
-        GROW(t, sets, 1);
-        memcpy(t->sets[t->n_sets++].bits, set, sizeof(struct set));
-    }
-    return make(t, CLASS, i, 0, 0);
+    GROW(t, sets, 1);
+    memcpy(t->sets[t->n_sets].bits, set, sizeof(struct set));
+    uint32_t before = t->n_terms;
+    qn_term out = make(t, CLASS, t->n_sets, 0, 0);
+    if (t->n_terms > before) t->n_sets++; /* else the same class is there already */
+    return out;
 }
 
 qn_term qn_term_range(struct qn_terms *t, unsigned char lo, unsigned char hi)
@@ -283,12 +302,15 @@ qn_term qn_term_seq(struct qn_terms *t, qn_term a, qn_term b)
     if (a == QN_TERM_EMPTY || b == QN_TERM_EMPTY) return QN_TERM_EMPTY;
     if (a == QN_TERM_EPS) return b;
     if (b == QN_TERM_EPS) return a;
-    /* (x y) b -> x (y b) */
-    if (t->terms[a].kind == SEQ) {
-        uint32_t x = t->terms[a].a, y = t->terms[a].b;
-        return make(t, SEQ, x, qn_term_seq(t, y, b), 0);
-    }
-    return make(t, SEQ, a, b, 0);
+    /* (x y z) b -> x (y (z b)), from the right and without recursion: a sequence may be long */
+    size_t n = 0;
+    for (qn_term rest = a; t->terms[rest].kind == SEQ; rest = t->terms[rest].b) n++;
+    qn_term small[32], *heads = n <= QN_COUNT(small) ? small : xmalloc(n * sizeof *heads);
+    for (size_t i = 0; i < n; i++, a = t->terms[a].b) heads[i] = t->terms[a].a;
+    qn_term out = make(t, SEQ, a, b, 0);
+    while (n > 0) out = make(t, SEQ, heads[--n], out, 0);
+    if (heads != small) free(heads);
+    return out;
 }
 
 qn_term qn_term_seq3(struct qn_terms *t, qn_term a, qn_term b, qn_term c)
@@ -324,6 +346,9 @@ qn_term qn_term_alts(struct qn_terms *t, const qn_term *list, size_t n)
         out = QN_TERM_EMPTY;
     } else if (m == 1) {
         out = flat[0];
+    } else if (m > MAX_LISTS - t->n_lists || (t->is_sealed && m > MAX_WIDTH)) {
+        t->failed = QN_TOOBIG;
+        out = QN_TERM_EMPTY;
     } else {
         GROW(t, lists, (uint32_t)m);
         memcpy(t->lists + t->n_lists, flat, m * sizeof *flat);
@@ -540,6 +565,7 @@ bool qn_term_nullable(struct qn_terms *t, qn_term a)
     struct term *x = &t->terms[a];
     if (x->nullable && t->is_sealed) return x->nullable == 2;
     bool yes = false;
+    qn_term last = a; /* of a sequence, which may be long */
     if (++t->depth > MAX_RECURSION) {
         t->depth--;
         return false;
@@ -550,7 +576,8 @@ bool qn_term_nullable(struct qn_terms *t, qn_term a)
         yes = true;
         break;
     case SEQ:
-        yes = qn_term_nullable(t, x->a) && qn_term_nullable(t, t->terms[a].b);
+        while (t->terms[last].kind == SEQ && qn_term_nullable(t, t->terms[last].a)) last = t->terms[last].b;
+        yes = t->terms[last].kind != SEQ && qn_term_nullable(t, last);
         break;
     case ALT:
         for (uint32_t i = 0, from = x->a, n = x->b; i < n && !yes; i++)
@@ -587,8 +614,11 @@ static bool reaches_itself(struct qn_terms *t, qn_term a, int depth)
     if (depth > MAX_RECURSION) return true;
     switch ((enum kind)x->kind) {
     case SEQ:
-        if (reaches_itself(t, x->a, depth + 1)) return true;
-        return qn_term_nullable(t, t->terms[a].a) && reaches_itself(t, t->terms[a].b, depth + 1);
+        for (; t->terms[a].kind == SEQ; a = t->terms[a].b) {
+            if (reaches_itself(t, t->terms[a].a, depth + 1)) return true;
+            if (!qn_term_nullable(t, t->terms[a].a)) return false;
+        }
+        return reaches_itself(t, a, depth + 1);
     case AND:
         return reaches_itself(t, x->a, depth + 1) || reaches_itself(t, t->terms[a].b, depth + 1);
     case ALT:
@@ -621,6 +651,9 @@ static bool can_end(const struct qn_terms *t, qn_term a, const uint8_t *rules, i
     case EMPTY:
         return false;
     case SEQ:
+        for (; t->terms[a].kind == SEQ; a = t->terms[a].b)
+            if (!can_end(t, t->terms[a].a, rules, depth + 1)) return false;
+        return can_end(t, a, rules, depth + 1);
     case AND:
         return can_end(t, x->a, rules, depth + 1) && can_end(t, x->b, rules, depth + 1);
     case ALT:
@@ -822,6 +855,13 @@ static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
     struct term x = t->terms[a];
     if (t->failed) return QN_TERM_EMPTY;
     if (t->rows[a] && t->rows[a]->next[b] != UNKNOWN) return t->rows[a]->next[b];
+    const uint64_t key = 1 + ((uint64_t)a << 8 | b);
+    struct memo *known = NULL;
+    if (x.kind == SEQ || x.kind == ALT || x.kind == REPEAT || x.kind == AND) {
+        if (!t->memo) t->memo = xcalloc(N_MEMO, sizeof *t->memo);
+        known = &t->memo[qn_mix64(key) % N_MEMO];
+        if (known->key == key) return known->out;
+    }
     if (t->depth > MAX_RECURSION) {
         t->failed = QN_TOOBIG;
         return QN_TERM_EMPTY;
@@ -888,6 +928,7 @@ static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
         break;
     }
     t->depth--;
+    if (known && !t->failed) *known = (struct memo){key, out};
     return out;
 }
 

@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "support/test.h"
 
+#include <pthread.h>
+
 #include "text/constrain.h"
 #include "text/mask.h"
 
@@ -331,6 +333,12 @@ static void test_tags(void **state)
     check(g, "[one],[two]", 'n');
     check(g, "", 'p');
     qn_grammar_release(g);
+    /* only a tag has a begin */
+    g = compile(
+        TAGS("{\"format\":{\"type\":\"sequence\",\"elements\":[{\"type\":\"any_text\"},{\"type\":\"regex\","
+             "\"pattern\":\"[0-9]\",\"begin\":\"x\"}]}}"));
+    check(g, "text7", 'y');
+    qn_grammar_release(g);
     g = compile(
         TAGS("{\"format\":{\"type\":\"sequence\",\"elements\":[{\"type\":\"optional\",\"content\":{\"type\":"
              "\"const_string\",\"value\":\"o\"}},{\"type\":\"plus\",\"content\":{\"type\":\"const_string\","
@@ -462,6 +470,93 @@ static void test_texts(void **state)
     assert_null(g);
 }
 
+/* --- grammars that a hostile client would send --- */
+
+static char *repeated(const char *before, const char *part, int n, const char *after)
+{
+    struct qn_buf b = QN_BUF_INIT(4 << 20);
+    qn_buf_puts(&b, before);
+    for (int i = 0; i < n; i++) qn_buf_puts(&b, part);
+    qn_buf_puts(&b, after);
+    return qn_buf_take(&b);
+}
+
+/* In a thread with the stack of a connection's. */
+static void *compile_long(void *user)
+{
+    (void)user;
+    struct {
+        enum qn_content_form form;
+        const char *before, *part, *after, *part_text;
+        int n;
+    } cases[] = {{QN_CONTENT_GRAMMAR, "root ::= (", "\"a\" ", ") \"x\"", "a", 200000},
+                 {QN_CONTENT_REGEX, "(", "[ab]", ")x", "b", 200000},
+                 {QN_CONTENT_REGEX, "", "a?", "x", "", 100000}};
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        char *text = repeated(cases[i].before, cases[i].part, cases[i].n, cases[i].after);
+        char *word = repeated("", cases[i].part_text, cases[i].n, "x");
+        struct qn_constrain c = {.form = cases[i].form, .text = text};
+        struct qn_grammar *g = compile(&c);
+        if (cases[i].part_text[0]) check(g, word, 'y');
+        qn_grammar_release(g);
+        qn_constrain_forget();
+        free(text);
+        free(word);
+    }
+    return NULL;
+}
+
+static void test_long_grammars(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 2 << 20);
+    assert_int_equal(pthread_create(&thread, &small, compile_long, NULL), 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&small);
+}
+
+/* Work that doubles with every level, or grows with the square of a list. */
+static void test_costly_grammars(void **state)
+{
+    (void)state;
+    struct qn_buf b = QN_BUF_INIT(4 << 20);
+    qn_buf_puts(&b, "{\"format\":");
+    for (int i = 0; i < 14; i++)
+        qn_buf_puts(
+            &b, "{\"type\":\"triggered_tags\",\"stop_after_first\":true,\"at_least_one\":true,\"triggers\":"
+                "[\"<\",\"<\",\"<\",\"<\",\"<\",\"<\"],\"tags\":[{\"begin\":\"<a>\",\"end\":\"</"
+                "a>\",\"content\":");
+    qn_buf_puts(&b, "{\"type\":\"const_string\",\"value\":\"x\"}");
+    for (int i = 0; i < 14; i++) qn_buf_puts(&b, "}]}");
+    qn_buf_puts(&b, "}");
+    struct qn_grammar *g = compile(TAGS(qn_buf_str(&b)));
+    check(g, "<a><a>", 'p');
+    check(g, "<a>x", 'n');
+    qn_grammar_release(g);
+
+    qn_buf_clear(&b);
+    for (int i = 0; i < 30000; i++) qn_buf_printf(&b, "%s\"c%d\"", i ? "," : "[", i);
+    qn_buf_puts(&b, "]");
+    struct qn_constrain c = {.form = QN_CONTENT_CHOICE, .schema = json(qn_buf_str(&b))};
+    g = compile(&c);
+    check(g, "c29999", 'y');
+    check(g, "c30000", 'n');
+    qn_grammar_release(g);
+    qn_buf_free(&b);
+
+    /* a state of this would have as many alternatives as ways to count: dead rather than slow */
+    char *bomb = repeated("((((((((a", "{1,9}b?)", 8, "");
+    c = (struct qn_constrain){.form = QN_CONTENT_REGEX, .text = bomb};
+    g = compile(&c);
+    check(g, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 'n');
+    assert_int_equal(qn_grammar_failed(g), QN_TOOBIG);
+    qn_grammar_release(g);
+    free(bomb);
+}
+
 /* A small vocabulary: every byte, some words, markers, an end token, a control token. */
 static const char *const words[] = {
     "<tool_call>", "</tool_call>", "</think>",   "true", "fal",  "se", "{\"", "\": ", "\"}", "</par",
@@ -533,10 +628,11 @@ static void test_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_calls),   cmocka_unit_test(test_required_parameters),
-        cmocka_unit_test(test_tags),    cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_masks),   cmocka_unit_test(test_equal_requests_share),
+        cmocka_unit_test(test_schemas),       cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calls),         cmocka_unit_test(test_required_parameters),
+        cmocka_unit_test(test_tags),          cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_long_grammars), cmocka_unit_test(test_costly_grammars),
+        cmocka_unit_test(test_masks),         cmocka_unit_test(test_equal_requests_share),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -45,7 +45,8 @@ foreach(kind golden prop kern)
   endforeach()
 endforeach()
 
-# Fuzz targets: replayed over their corpus in ordinary builds, libFuzzer programs in the fuzz preset.
+# Fuzz targets: replayed over their corpus in ordinary builds, libFuzzer programs in the fuzz preset. Those of the
+# API share a server without a model (tests/fuzz/api.c).
 file(GLOB fuzz_targets CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_*.c)
 foreach(path ${fuzz_targets})
   get_filename_component(name ${path} NAME_WE)
@@ -59,6 +60,10 @@ foreach(path ${fuzz_targets})
     target_link_libraries(${name} PRIVATE ${support_lib} quern_all)
     add_test(NAME ${name} COMMAND ${name} ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${noun})
     set_tests_properties(${name} PROPERTIES LABELS quick TIMEOUT 120)
+  endif()
+  if(noun MATCHES "^(api_|http$)")
+    target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/fuzz/api.c)
+    target_link_options(${name} PRIVATE -Wl,--wrap=qn_engine_info)
   endif()
   target_compile_definitions(${name} PRIVATE QN_TEST_DIR="${CMAKE_SOURCE_DIR}/tests")
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)

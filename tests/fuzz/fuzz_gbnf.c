@@ -1,8 +1,8 @@
 /* Fuzz target: any bytes as grammar text or (first byte odd) as a regular expression.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "text/constrain.h"
-
 #include "base/mem.h"
+#include "fuzz/walk.h"
+#include "text/constrain.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -14,17 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct qn_grammar *g = NULL;
     struct qn_err e = {0};
     if (!qn_constrain_compile(&g, &c, NULL, &e)) {
-        qn_gstate s = qn_grammar_start(g);
-        for (int i = 0; i < 24 && s != QN_GSTATE_DEAD; i++) {
-            char forced[32];
-            qn_grammar_forced(g, s, forced, sizeof forced);
-            qn_gstate next = QN_GSTATE_DEAD;
-            for (unsigned b = 0; b < 256 && next == QN_GSTATE_DEAD; b++) {
-                char c1 = (char)(b + data[0]);
-                next = qn_grammar_advance(g, s, &c1, 1);
-            }
-            s = next;
-        }
+        fuzz_walk(g, data[0]);
         qn_grammar_release(g);
     } else {
         QN_CHECK(e.text[0]);

@@ -1,33 +1,10 @@
 /* Fuzz target: any JSON as a schema and as a tool's parameters: compiles or refuses, stays inside its caps,
  * and what it allows byte by byte never contradicts itself. First byte: switches; the rest JSON.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "base/rng.h"
+#include "fuzz/walk.h"
 #include "text/constrain.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void wander(struct qn_grammar *g, uint64_t seed)
-{
-    qn_gstate s = qn_grammar_start(g);
-    for (uint64_t i = 0; i < 48 && s != QN_GSTATE_DEAD; i++) {
-        char bytes[64];
-        size_t n = qn_grammar_forced(g, s, bytes, sizeof bytes);
-        if (n) {
-            s = qn_grammar_advance(g, s, bytes, n);
-            QN_CHECK(s != QN_GSTATE_DEAD || qn_grammar_failed(g));
-            continue;
-        }
-        if (qn_grammar_must_end(g, s)) break;
-        /* the first live byte from a random place on */
-        qn_gstate next = QN_GSTATE_DEAD;
-        unsigned from = (unsigned)(qn_rng64(seed, i, 3) & 255);
-        for (unsigned k = 0; k < 256 && next == QN_GSTATE_DEAD; k++) {
-            char b = (char)(from + k);
-            next = qn_grammar_advance(g, s, &b, 1);
-        }
-        s = next;
-    }
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -43,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                  .is_strict = data[0] & 1,
                                  .starts_in_reasoning = data[0] & 2};
         if (!qn_constrain_compile(&g, &c, &report, &e))
-            wander(g, data[0]);
+            fuzz_walk(g, data[0]);
         else
             QN_CHECK(e.text[0]);
         qn_grammar_release(g);
@@ -58,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             !qn_toolset_create(&set, tools, NULL)) {
             c = (struct qn_constrain){.tools = set,
                                       .choice = data[0] & 4 ? QN_CHOICE_REQUIRED : QN_CHOICE_AUTO};
-            if (!qn_constrain_compile(&g, &c, &report, &e)) wander(g, data[0] + 1u);
+            if (!qn_constrain_compile(&g, &c, &report, &e)) fuzz_walk(g, data[0] + 1u);
             qn_grammar_release(g);
         }
         qn_toolset_free(set);

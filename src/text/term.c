@@ -15,8 +15,8 @@
 #define MAX_WIDTH     (1u << 15) /* alternatives of one state */
 #define MAX_CONTEXTS  4096
 #define MAX_RECURSION 1000
-#define MAX_FIRST     256 /* parts looked at for the bytes a term can start with; then every byte counts */
-#define MANY_FIRST    16  /* a part that starts with more bytes gets a row of its own */
+#define MAX_FIRST     256  /* parts looked at for the bytes a term can start with; then every byte counts */
+#define MANY_FIRST    16   /* a part that starts with more bytes gets a row of its own */
 #define N_MEMO        8192 /* derivatives of parts remembered */
 #define UNKNOWN       UINT32_MAX
 

@@ -1,6 +1,6 @@
-/* Fuzz target: any JSON as structural tags: read or refused within the caps, and what the grammar allows byte by
- * byte never contradicts itself. First byte: switches; the rest JSON.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Fuzz target: any JSON as structural tags: read or refused within the caps, and what the grammar allows byte
+ * by byte never contradicts itself. First byte: switches; the rest JSON. SPDX-License-Identifier: Apache-2.0
+ */
 #include "fuzz/walk.h"
 #include "text/constrain.h"
 

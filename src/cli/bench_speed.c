@@ -111,6 +111,7 @@ static int decode(struct qn_bench *b, int context, int mtp, double weights, stru
         double bytes = weights + cache_bytes_per_token(b, context + b->n_gen / 2);
         double limit = b->read_gbs * 1e9 / bytes;
         qn_row_num(&r, "bytes_per_token", bytes, 0);
+        qn_row_num(&r, "weight_bytes", weights, 0);
         qn_row_num(&r, "limit_tok_s", limit, 2);
         qn_row_num(&r, "of_limit", c.median / limit, 3);
     }

@@ -1,5 +1,7 @@
 /* Anthropic messages and count_tokens.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <ctype.h>
+
 #include "server/sse.h"
 #include "server/stream.h"
 
@@ -96,6 +98,19 @@ out:
     return rc;
 }
 
+/* A text that an agent puts between the results of tools and the answer to them, in every other turn. */
+static bool is_reminder(const struct qn_json *block)
+{
+    static const char open[] = "<system-reminder>", close[] = "</system-reminder>";
+    const struct qn_json *text = qn_json_get(block, "text");
+    if (strcmp(type_of(block), "text") != 0 || !qn_json_is(text, QN_JSON_STRING)) return false;
+    const char *p = text->text, *end = p + text->n;
+    while (p < end && isspace((unsigned char)*p)) p++;
+    while (end > p && isspace((unsigned char)end[-1])) end--;
+    return (size_t)(end - p) >= sizeof open + sizeof close - 2 && !memcmp(p, open, sizeof open - 1) &&
+           !memcmp(end - sizeof close + 1, close, sizeof close - 1);
+}
+
 static int read_user(struct qn_ask *a, const char *role, const struct qn_json *content, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -111,7 +126,12 @@ static int read_user(struct qn_ask *a, const char *role, const struct qn_json *c
         }
     for (size_t i = 0; i < images->n; i++) qn_json_push(a->arena, parts, images->items[i]);
     for (size_t i = 0; i < content->n; i++)
-        if (strcmp(type_of(content->items[i]), "tool_result") != 0)
+        if (has_results && !parts->n && is_reminder(content->items[i])) {
+            /* as a system message it joins the result; a user's turn would take the thinking out of the
+             * history */
+            QN_FAIL_IF(!qn_chat_add_message(&a->chat, "system", qn_json_get(content->items[i], "text")), e,
+                       QN_TOOBIG, "messages: the request is too large");
+        } else if (strcmp(type_of(content->items[i]), "tool_result") != 0)
             QN_FAIL_IF(!push_parts(a->arena, parts, content->items[i]), e, QN_TOOBIG,
                        "messages: the request is too large");
     if (parts->n || !has_results)

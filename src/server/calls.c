@@ -1,15 +1,28 @@
-/* Sampled text of tool calls, by call id.
+/* Sampled text and ids of tool calls, by call id.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "server/calls.h"
 
 #include <pthread.h>
 
 #include "base/hash.h"
+#include "text/detok.h"
+
+/* What a message's calls share: [n_byte] of text up to the end of its last call, and its ids. */
+struct message {
+    int n_call; /* that use it */
+    char *raw;
+    size_t n_byte;
+    int32_t *tok; /* [n_tok] or NULL */
+    size_t n_tok;
+};
 
 struct call {
     char id[40];
-    char *name, *arguments, *text;
-    size_t n_arguments, n_text;
+    char *name, *arguments;
+    size_t n_arguments;
+    struct message *message;
+    size_t from, to;         /* bytes of its text, white space before it included */
+    size_t tok_from, tok_to; /* ids from its opener to its closer */
 };
 
 struct qn_calls {
@@ -27,14 +40,28 @@ struct qn_calls *qn_calls_create(void)
     return c;
 }
 
+static size_t message_bytes(const struct message *m)
+{
+    return m->n_byte + m->n_tok * sizeof *m->tok;
+}
+
+static void drop_message(struct qn_calls *c, struct message *m)
+{
+    if (--m->n_call > 0) return;
+    c->n_byte -= message_bytes(m);
+    free(m->raw);
+    free(m->tok);
+    free(m);
+}
+
 static void drop_oldest(struct qn_calls *c)
 {
     struct call *k = &c->ring[c->first];
     qn_map_remove(&c->map, qn_hash_str(k->id) | 1);
-    c->n_byte -= k->n_text + k->n_arguments;
+    c->n_byte -= k->n_arguments;
     free(k->name);
     free(k->arguments);
-    free(k->text);
+    drop_message(c, k->message);
     memset(k, 0, sizeof *k);
     c->first = (c->first + 1) % QN_CALLS_MAX;
     c->n--;
@@ -49,25 +76,24 @@ void qn_calls_free(struct qn_calls *c)
     free(c);
 }
 
-static void add(struct qn_calls *c, const char *id, const struct qn_parsed_call *call, const char *text,
-                size_t n)
+/* Takes the lock for granted. */
+static void add(struct qn_calls *c, struct message *m, const struct call *place, const char *id,
+                const struct qn_parsed_call *call)
 {
-    if (n + call->arguments.n_byte > QN_CALLS_MAX_BYTES / 16) return;
-    pthread_mutex_lock(&c->lock);
-    while (c->n && (c->n == QN_CALLS_MAX || c->n_byte + n + call->arguments.n_byte > QN_CALLS_MAX_BYTES))
+    while (c->n && (c->n == QN_CALLS_MAX || c->n_byte + call->arguments.n_byte > QN_CALLS_MAX_BYTES))
         drop_oldest(c);
     size_t at = (c->first + c->n) % QN_CALLS_MAX;
     struct call *k = &c->ring[at];
+    *k = *place;
     snprintf(k->id, sizeof k->id, "%s", id);
     k->name = xstrdup(call->name);
     k->n_arguments = call->arguments.n_byte;
     k->arguments = xstrndup(qn_buf_str(&call->arguments), k->n_arguments);
-    k->n_text = n;
-    k->text = xstrndup(text, n);
-    c->n_byte += n + k->n_arguments;
+    k->message = m;
+    m->n_call++;
+    c->n_byte += k->n_arguments;
     c->n++;
     qn_map_put(&c->map, qn_hash_str(id) | 1, at + 1);
-    pthread_mutex_unlock(&c->lock);
 }
 
 static bool is_space(char c)
@@ -75,64 +101,136 @@ static bool is_space(char c)
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
 
-/* The segments "<tool_call>...</tool_call>" of raw, with the white space before each. -1 when their number is
- * not what was parsed, or one does not name its function: then values hold look-alikes, and guessing is worse
- * than a cache miss. */
-void qn_calls_add(struct qn_calls *c, const char *raw, size_t n, const struct qn_parsed *parsed,
-                  char (*ids)[40], int n_id)
+/* The segments "<tool_call>...</tool_call>" of the text, with the white space before each. false when their
+ * number is not what was parsed, or one does not name its function: then values hold look-alikes, and
+ * guessing is worse than a cache miss. */
+static bool find_text(struct call *places, const struct qn_calls_output *o)
 {
     static const char opener[] = "<tool_call>", closer[] = "</tool_call>";
-    if (!parsed->n_call || parsed->n_call != n_id) return;
-    for (int pass = 0; pass < 2; pass++) { /* first only look, then remember */
-        const char *p = raw, *end = raw + n;
-        int at = 0;
-        const char *thought = NULL;
-        for (const char *t = raw; (t = memmem(t, (size_t)(end - t), "</think>", 8));) thought = t += 8;
-        if (thought) p = thought;
-        for (;; at++) {
-            const char *from = memmem(p, (size_t)(end - p), opener, sizeof opener - 1);
-            if (!from) break;
-            const char *to = memmem(from, (size_t)(end - from), closer, sizeof closer - 1);
-            if (!to || at >= parsed->n_call) return;
-            to += sizeof closer - 1;
-            const char *name = parsed->calls[at].name;
-            char tag[QN_PARSE_MAX_NAME + 16];
-            int n_tag = snprintf(tag, sizeof tag, "<function=%s>", name);
-            const char *next = memmem(from + 1, (size_t)(end - from - 1), opener, sizeof opener - 1);
-            if (n_tag >= (int)sizeof tag || (next && next < to)) return;
-            if (!memmem(from, (size_t)(to - from), tag, (size_t)n_tag)) return;
-            while (from > p && is_space(from[-1])) from--;
-            if (pass && parsed->calls[at].is_complete)
-                add(c, ids[at], &parsed->calls[at], from, (size_t)(to - from));
-            p = to;
-        }
-        if (at != parsed->n_call) return;
+    const char *p = o->raw, *end = p + o->n_byte, *thought = NULL;
+    int at = 0;
+    for (const char *t = p; (t = memmem(t, (size_t)(end - t), "</think>", 8));) thought = t += 8;
+    if (thought) p = thought;
+    for (;; at++) {
+        const char *from = memmem(p, (size_t)(end - p), opener, sizeof opener - 1);
+        if (!from) break;
+        const char *to = memmem(from, (size_t)(end - from), closer, sizeof closer - 1);
+        if (!to || at >= o->parsed->n_call) return false;
+        to += sizeof closer - 1;
+        const char *name = o->parsed->calls[at].name;
+        char tag[QN_PARSE_MAX_NAME + 16];
+        int n_tag = snprintf(tag, sizeof tag, "<function=%s>", name);
+        const char *next = memmem(from + 1, (size_t)(end - from - 1), opener, sizeof opener - 1);
+        if (n_tag >= (int)sizeof tag || (next && next < to)) return false;
+        if (!memmem(from, (size_t)(to - from), tag, (size_t)n_tag)) return false;
+        while (from > p && is_space(from[-1])) from--;
+        places[at].from = (size_t)(from - o->raw);
+        places[at].to = (size_t)(to - o->raw);
+        p = to;
     }
+    return at == o->parsed->n_call;
+}
+
+/* Their ids. false when the markers are not single tokens in the same order, or the ids do not spell the
+ * text. */
+static bool find_ids(struct call *places, const struct qn_text *text, const struct qn_calls_output *o)
+{
+    int n = o->parsed->n_call, at = 0;
+    if (!text || !o->tok || text->call_open_id < 0 || text->call_close_id < 0) return false;
+    size_t i = o->n_tok;
+    while (i > 0 && o->tok[i - 1] != text->think_close_id) i--;
+    for (bool is_open = false; i < o->n_tok; i++) {
+        if (o->tok[i] == text->call_open_id) {
+            if (is_open || at == n) return false;
+            is_open = true;
+            places[at].tok_from = i;
+        } else if (o->tok[i] == text->call_close_id) {
+            if (!is_open) return false;
+            is_open = false;
+            places[at++].tok_to = i + 1;
+        }
+    }
+    if (at != n) return false;
+    struct qn_buf spelled = QN_BUF_INIT(QN_CALLS_MAX_BYTES);
+    bool is_same = true;
+    size_t done = 0;
+    for (int k = 0; k < n && is_same; k++) {
+        qn_detok_all(text->tokenizer, o->tok + done, places[k].tok_to - done, QN_DETOK_KEEP, &spelled);
+        done = places[k].tok_to;
+        is_same = !spelled.failed && spelled.n_byte == places[k].to;
+    }
+    is_same = is_same && !memcmp(qn_buf_str(&spelled), o->raw, spelled.n_byte);
+    qn_buf_free(&spelled);
+    return is_same;
+}
+
+void qn_calls_add(struct qn_calls *c, const struct qn_text *text, const struct qn_calls_output *o)
+{
+    int n = o->parsed->n_call;
+    if (!n || n != o->n_id) return;
+    struct call *places = xcalloc((size_t)n, sizeof *places);
+    struct message *m = xcalloc(1, sizeof *m);
+    if (!find_text(places, o)) goto out;
+    m->n_byte = places[n - 1].to;
+    if (find_ids(places, text, o)) m->n_tok = places[n - 1].tok_to;
+    if (message_bytes(m) > QN_CALLS_MAX_BYTES / 16) goto out;
+    m->raw = xstrndup(o->raw, m->n_byte);
+    if (m->n_tok) {
+        m->tok = xreallocarray(NULL, m->n_tok, sizeof *m->tok);
+        memcpy(m->tok, o->tok, m->n_tok * sizeof *m->tok);
+    }
+    pthread_mutex_lock(&c->lock);
+    m->n_call = 1; /* ours, until all are added */
+    c->n_byte += message_bytes(m);
+    for (int k = 0; k < n; k++) {
+        const struct qn_parsed_call *call = &o->parsed->calls[k];
+        if (call->is_complete && call->arguments.n_byte <= QN_CALLS_MAX_BYTES / 16)
+            add(c, m, &places[k], o->ids[k], call);
+    }
+    drop_message(c, m);
+    while (c->n_byte > QN_CALLS_MAX_BYTES && c->n) drop_oldest(c);
+    pthread_mutex_unlock(&c->lock);
+    m = NULL;
+out:
+    free(m);
+    free(places);
+}
+
+/* A copy in the arena, or NULL. */
+static void *copy(struct qn_arena *arena, const void *from, size_t n)
+{
+    void *to = qn_arena_alloc(arena, n + 1);
+    if (to) memcpy(to, from, n);
+    return to;
 }
 
 bool qn_calls_lookup(void *view, const char *id, struct qn_chat_sampled *out)
 {
     struct qn_calls_view *v = view;
     struct qn_calls *c = v->calls;
+    struct qn_chat_sampled s = {0};
     uint64_t at;
-    bool found = false;
-    char *arguments = NULL, *name = NULL, *text = NULL;
-    size_t n_arguments = 0, n_text = 0;
+    char *arguments = NULL;
+    size_t n_arguments = 0;
     pthread_mutex_lock(&c->lock);
-    if (qn_map_get(&c->map, qn_hash_str(id) | 1, &at)) {
-        const struct call *k = &c->ring[at - 1];
-        found = !strcmp(k->id, id);
-        if (found) {
-            name = qn_arena_strndup(v->arena, k->name, strlen(k->name));
-            arguments = qn_arena_strndup(v->arena, k->arguments, n_arguments = k->n_arguments);
-            text = qn_arena_strndup(v->arena, k->text, n_text = k->n_text);
-        }
+    const struct call *k = qn_map_get(&c->map, qn_hash_str(id) | 1, &at) ? &c->ring[at - 1] : NULL;
+    if (k && !strcmp(k->id, id)) {
+        const struct message *m = k->message;
+        s.name = qn_arena_strndup(v->arena, k->name, strlen(k->name));
+        arguments = qn_arena_strndup(v->arena, k->arguments, n_arguments = k->n_arguments);
+        s.output = copy(v->arena, m->raw, s.n_output = k->to);
+        if (m->tok) s.tok = copy(v->arena, m->tok, k->tok_to * sizeof *m->tok);
+        s.n_tok = s.tok ? k->tok_to : 0;
+        s.call_tok = k->tok_from;
+        s.text = s.output ? s.output + k->from : NULL;
+        s.n_byte = k->to - k->from;
     }
     pthread_mutex_unlock(&c->lock);
     struct qn_json *parsed = NULL;
-    if (!found || !name || !arguments || !text ||
+    if (!s.name || !arguments || !s.text ||
         qn_json_parse(&parsed, v->arena, arguments, n_arguments, "arguments", NULL))
         return false;
-    *out = (struct qn_chat_sampled){name, parsed, text, n_text};
+    s.arguments = parsed;
+    *out = s;
     return true;
 }

@@ -205,9 +205,18 @@ static void close_choice(struct qn_output *c, const char *reason)
     f->prefill_us += c->stats.prefill_us;
     if (c->first_us) f->decode_us += c->last_us - c->first_us;
     observe_end(c, reason);
-    if (c->n_call)
-        qn_calls_add(s->server->calls, qn_buf_str(&c->raw), c->raw.n_byte, &c->parsed, c->call_ids,
-                     c->n_call);
+    if (c->n_call) {
+        struct qn_calls_output o = {
+            .raw = qn_buf_str(&c->raw),
+            .n_byte = c->raw.n_byte,
+            .tok = c->tok,
+            .n_tok = c->tok ? (size_t)c->n_tok : 0,
+            .parsed = &c->parsed,
+            .ids = c->call_ids,
+            .n_id = c->n_call,
+        };
+        qn_calls_add(s->server->calls, s->server->text, &o);
+    }
 }
 
 static void fail(struct qn_stream *s, int status, const char *text)
@@ -239,7 +248,7 @@ static void take_token(struct qn_output *c, const struct qn_step_token *t)
     c->last_us = now;
     if (s->ask.is_scoring) return;
     c->n_tok++;
-    if (s->ask.return_token_ids || s->server->o.trace_dir) {
+    if (s->ask.return_token_ids || s->server->o.trace_dir || (s->tools && s->tools->n_tool)) {
         if ((size_t)c->n_tok > c->tok_capacity) {
             c->tok_capacity = QN_MAX((size_t)64, 2 * c->tok_capacity);
             c->tok = xreallocarray(c->tok, c->tok_capacity, sizeof *c->tok);

@@ -399,8 +399,17 @@ static size_t before_space(const struct qn_jinja_out *o, size_t done, size_t fro
     return at;
 }
 
+/* Bytes of the text whose ids are known. */
+struct span {
+    size_t from, to;
+    const int32_t *tok; /* [n_tok] */
+    size_t n_tok;
+};
+
 struct output {
     struct qn_buf text, literal;
+    struct span *spans; /* [n_span] in the order of the text, room for one a sampled call */
+    size_t n_span;
 };
 
 static void emit(struct output *out, const char *text, size_t n, const uint8_t *origin)
@@ -409,6 +418,20 @@ static void emit(struct output *out, const char *text, size_t n, const uint8_t *
     qn_buf_reserve(&out->literal, n);
     for (size_t i = 0; i < n && !out->literal.failed; i++)
         qn_buf_putc(&out->literal, !origin || origin[i] == QN_JINJA_LITERAL);
+}
+
+/* The call that was just emitted, n bytes of it from its opener on, has the ids it was sampled with; so has
+ * what is before it, where that is what was sampled. */
+static void keep_ids(struct output *out, const struct qn_chat_sampled *s, size_t n)
+{
+    size_t to = out->text.n_byte;
+    if (!s->tok || out->text.failed) return;
+    struct span span = {to - n, to, s->tok + s->call_tok, s->n_tok - s->call_tok};
+    if (s->n_output <= to && !memcmp(qn_buf_str(&out->text) + to - s->n_output, s->output, s->n_output))
+        span = (struct span){to - s->n_output, to, s->tok, s->n_tok};
+    while (out->n_span && out->spans[out->n_span - 1].from >= span.from) out->n_span--;
+    if (out->n_span && out->spans[out->n_span - 1].to > span.from) return;
+    out->spans[out->n_span++] = span;
 }
 
 /* Copies the rendered text with the sampled calls in place of the rendered ones. */
@@ -444,12 +467,34 @@ static int splice(struct render *r, const struct qn_jinja_out *o, struct output 
         }
         emit(out, o->text + done, from - done, o->origin + done);
         emit(out, text, n, NULL);
+        while (n && is_space(*text)) text++, n--;
+        keep_ids(out, &r->sampled[k], n);
         done = at = to;
         next = k + 1;
         n_spliced++;
     }
     emit(out, o->text + done, o->n_byte - done, o->origin + done);
     return n_spliced;
+}
+
+/* The ids of the text; those of spans are there already. A span begins where a prompt once ended, or with the
+ * single token that opens a call, and ends with the one that closes it, so no token crosses its ends. */
+static int encode(const struct qn_tokenizer *t, const struct output *out, struct qn_ids *ids,
+                  struct qn_err *e)
+{
+    int rc = QN_OK;
+    const char *text = qn_buf_str(&out->text);
+    const uint8_t *literal = (const uint8_t *)qn_buf_str(&out->literal);
+    size_t at = 0;
+    for (size_t i = 0; i < out->n_span; i++) {
+        const struct span *s = &out->spans[i];
+        QN_TRY(qn_tokenizer_encode(t, text + at, s->from - at, literal + at, ids, e));
+        QN_TRY(qn_ids_append(ids, s->tok, s->n_tok));
+        at = s->to;
+    }
+    QN_TRY(qn_tokenizer_encode(t, text + at, out->text.n_byte - at, literal + at, ids, e));
+out:
+    return rc;
 }
 
 /* Length of the text up to the end of the message to be continued. */
@@ -538,8 +583,8 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     int rc = QN_OK, n_skipped;
     struct qn_prompt p = {0};
     struct qn_jinja_out o = {0};
-    struct output joined = {QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2),
-                            QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2)};
+    struct output joined = {.text = QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2),
+                            .literal = QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2)};
     struct qn_ids ids = QN_IDS_INIT(INT32_MAX);
     struct render r = {.text = text, .chat = chat, .opt = opt ? opt : &plain, .e = e, .arena = chat->arena};
     r.normal.arena = chat->arena;
@@ -549,6 +594,8 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     QN_TRY(make_marks(&r));
     QN_TRY(run_template(&r, &o, &p.used_empty_user));
     if (chat->continue_final) o.n_byte = continued_length(&o);
+    joined.spans = qn_arena_alloc(r.arena, (r.n_sampled + 1) * sizeof *joined.spans);
+    QN_NEED(joined.spans, e);
     p.n_spliced = splice(&r, &o, &joined);
     QN_FAIL_IF(joined.text.failed || joined.literal.failed, e, QN_TOOBIG,
                "the prompt is larger than %zu bytes", joined.text.max_bytes);
@@ -558,8 +605,7 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
                                              (const uint8_t *)qn_buf_str(&joined.literal), p.n_byte);
     if (!r.opt->no_ids) {
         QN_FAIL_IF(!text->tokenizer, e, QN_INTERNAL, "the tokenizer was not opened");
-        QN_TRY(qn_tokenizer_encode(text->tokenizer, qn_buf_str(&joined.text), p.n_byte,
-                                   (const uint8_t *)qn_buf_str(&joined.literal), &ids, e));
+        QN_TRY(encode(text->tokenizer, &joined, &ids, e));
     }
     p.text = qn_buf_take(&joined.text);
     p.literal = (uint8_t *)qn_buf_take(&joined.literal);

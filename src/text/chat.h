@@ -84,12 +84,23 @@ bool qn_chat_is_billing_header(const char *text, size_t n);
  * history that has an id. name and arguments are what the client was given. text is from the call's opener
  * to its closer, "<tool_call>...</tool_call>"; it may begin with the white space sampled before the
  * opener, which then replaces the white space the template puts there. It is used when the history's call
- * has the same name and JSON-equal arguments. Everything must live until qn_chat_render returns. */
+ * has the same name and JSON-equal arguments.
+ *
+ * A model does not always choose the tokens that the tokenizer cuts its text into. So where ids are given,
+ * the call in the prompt has them; and where the prompt has before the call what the output began with, all
+ * of that has the ids of the output: the prompt then extends the tokens that were read and sampled.
+ *
+ * Everything must live until qn_chat_render returns. */
 struct qn_chat_sampled {
     const char *name;
     const struct qn_json *arguments; /* object */
     const char *text;
     size_t n_byte;
+    const char *output; /* [n_output] all that was sampled up to the end of text, or NULL */
+    size_t n_output;
+    const int32_t *tok; /* [n_tok] its ids, or NULL */
+    size_t n_tok;
+    size_t call_tok; /* place in tok of the call's opener */
 };
 
 struct qn_chat_opt {

@@ -77,7 +77,10 @@ static bool remember(const char *raw, int i, char *text, size_t n)
     char ids[8][40];
     for (int k = 0; k < parsed.n_call && k < 8; k++) snprintf(ids[k], sizeof ids[k], "call_%d", k);
     struct qn_calls *calls = qn_calls_create();
-    qn_calls_add(calls, raw, strlen(raw), &parsed, ids, parsed.n_call);
+    qn_calls_add(
+        calls, NULL,
+        &(struct qn_calls_output){
+            .raw = raw, .n_byte = strlen(raw), .parsed = &parsed, .ids = ids, .n_id = parsed.n_call});
     struct qn_calls_view view = {calls, arena};
     struct qn_chat_sampled sampled;
     char id[24];
@@ -118,7 +121,10 @@ static void test_calls_are_bounded(void **state)
     qn_buf_puts(&call.arguments, "{\"a\": \"x\"}");
     for (int i = 0; i < QN_CALLS_MAX + 10; i++) {
         snprintf(ids[0], sizeof ids[0], "call_%d", i);
-        qn_calls_add(calls, CALL("x"), strlen(CALL("x")), &parsed, ids, 1);
+        qn_calls_add(
+            calls, NULL,
+            &(struct qn_calls_output){
+                .raw = CALL("x"), .n_byte = strlen(CALL("x")), .parsed = &parsed, .ids = ids, .n_id = 1});
     }
     struct qn_arena *arena = qn_arena_create(1 << 20);
     struct qn_calls_view view = {calls, arena};

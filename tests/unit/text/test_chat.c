@@ -580,6 +580,75 @@ static void test_sampled_calls_are_put_back(void **state)
     qn_text_close(t);
 }
 
+/* The ids that a model chose, which no tokenizer would: letters stand for many. */
+static bool lookup_ids(void *user, const char *id, struct qn_chat_sampled *out)
+{
+    static const char output[] = "Hm.\n</think>\n\n<tool_call>\n<function=f>\n</function>\n</tool_call>\n"
+                                 "<tool_call>\n<function=f>\n</function>\n</tool_call>";
+    static const int32_t tok[] = {'A', 260, 'B', 261, 'C', 262, 'D', 261, 'E', 262};
+    static const struct qn_json empty = {.type = QN_JSON_OBJECT};
+    const char *first = strstr(output, "\n\n<tool_call>"), *second = strstr(output, "</tool_call>\n") + 12;
+    *out = (struct qn_chat_sampled){
+        .name = "f", .arguments = &empty, .output = output, .tok = user ? tok : NULL};
+    bool is_first = !strcmp(id, "one");
+    out->text = is_first ? first : second;
+    out->n_output = is_first ? (size_t)(second - output) : sizeof output - 1;
+    out->n_byte = out->n_output - (size_t)(out->text - output);
+    out->n_tok = is_first ? 6 : 10;
+    out->call_tok = is_first ? 3 : 7;
+    return true;
+}
+
+/* Places of a sequence of ids in a prompt; -1: it is not there once. */
+static int find_ids(const struct qn_prompt *p, const char *want)
+{
+    int n = 0, at = -1, len = (int)strlen(want);
+    for (int i = 0; i + len <= p->n_tok; i++) {
+        int k = 0;
+        for (; k < len; k++) {
+            int32_t id = want[k] == '(' ? 261 : want[k] == ')' ? 262 : want[k] == '/' ? 260 : want[k];
+            if (p->ids[i + k] != id) break;
+        }
+        if (k == len) at = i, n++;
+    }
+    return n == 1 ? at : -1;
+}
+
+static void test_sampled_ids_are_put_back(void **state)
+{
+    (void)state;
+    struct qn_text *t = open_text();
+    struct qn_chat_opt opt = {.lookup = lookup_ids, .user = t};
+#define TWO_CALLS(reasoning)                                                                                 \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"reasoning_content\":"    \
+    "\"" reasoning "\",\"tool_calls\":[{\"id\":\"one\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}," \
+    "{\"id\":\"two\","                                                                                       \
+    "\"function\":{\"name\":\"f\",\"arguments\":{}}}]},{\"role\":\"tool\",\"content\":\"r\"}]}"
+    /* as it was sampled, from the end of the prompt on */
+    struct outcome o = run_opt(t, TWO_CALLS("Hm."), &opt);
+    assert_int_equal(o.p.n_spliced, 2);
+    int at = find_ids(&o.p, "A/B(C)D(E)");
+    assert_true(at > 1 && o.p.ids[at - 2] == 259 && o.p.ids[at - 1] == '\n' && o.p.ids[at + 10] == 258);
+    assert_int_equal(count_id(&o.p, 'H'), 0);
+    struct qn_buf text = QN_BUF_INIT(1 << 16);
+    qn_buf_append(&text, o.p.text, o.p.n_byte);
+    done(&o);
+    /* other thinking: the calls alone */
+    o = run_opt(t, TWO_CALLS("Hmm."), &opt);
+    assert_int_equal(o.p.n_spliced, 2);
+    assert_true(find_ids(&o.p, "Hmm.\n/\n\n(C)\n(E)") > 0);
+    done(&o);
+    /* without ids: the tokenizer's */
+    opt.user = NULL;
+    o = run_opt(t, TWO_CALLS("Hm."), &opt);
+    assert_int_equal(o.p.n_spliced, 2);
+    assert_true(find_ids(&o.p, "Hm.\n/\n\n(\n<function=f>") > 0);
+    assert_string_equal(o.p.text, qn_buf_str(&text));
+    done(&o);
+    qn_buf_free(&text);
+    qn_text_close(t);
+}
+
 static void test_request_template(void **state)
 {
     (void)state;
@@ -637,6 +706,7 @@ int main(void)
         cmocka_unit_test(test_no_user_query),
         cmocka_unit_test(test_continuing_the_last_message),
         cmocka_unit_test(test_sampled_calls_are_put_back),
+        cmocka_unit_test(test_sampled_ids_are_put_back),
         cmocka_unit_test(test_request_template),
         cmocka_unit_test(test_makers),
     };

@@ -27,11 +27,12 @@ if ((${#missing[@]})); then
 fi
 
 if [[ $what == test ]]; then
-  want=$(sha256sum tests/requirements.txt | cut -d' ' -f1)
+  want=$(cat tests/requirements.txt tests/requirements-alone.txt | sha256sum | cut -d' ' -f1)
   if [[ $(cat .venv/.stamp 2>/dev/null) != "$want" ]]; then
     echo "setup: Python environment for the tests in .venv"
     /usr/bin/python3 -m venv .venv
     .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+    .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/requirements-alone.txt
     echo "$want" >.venv/.stamp
   fi
 fi

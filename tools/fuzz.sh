@@ -1,16 +1,34 @@
 #!/usr/bin/env bash
-# make fuzz: every fuzz target under libFuzzer for FUZZ_SECONDS (default 60), starting from its corpus.
-# New inputs stay in build-fuzz/corpus; a finding stops the run and leaves crash-* in build-fuzz.
+# make fuzz: fuzz targets under libFuzzer for FUZZ_SECONDS each (default 60), all or those named, starting from their
+# corpus and with the words of tests/fuzz/words. New inputs stay in build-fuzz/corpus; a finding stops the run and
+# leaves crash-*, leak-*, oom-* or timeout-* in build-fuzz.
+#   tools/fuzz.sh [TARGET...]          e.g. tools/fuzz.sh api_chat parse
+#   tools/fuzz.sh --merge [TARGET...]  makes tests/fuzz/corpus the smallest set that reaches what all inputs reach
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 cd "$(dirname "$0")/.."
+merges=
+[[ ${1:-} == --merge ]] && { merges=1; shift; }
 cmake --preset fuzz >/dev/null
 cmake --build build-fuzz
-for target in build-fuzz/tests/fuzz_*; do
-  noun=${target##*/fuzz_}
-  mkdir -p "build-fuzz/corpus/$noun"
+cd build-fuzz
+nouns=("$@")
+((${#nouns[@]})) || for target in tests/fuzz_*; do nouns+=("${target##*/fuzz_}"); done
+for noun in "${nouns[@]}"; do
+  mkdir -p "corpus/$noun"
+  committed=../tests/fuzz/corpus/$noun words=../tests/fuzz/words/$noun.dict
+  if [[ $merges ]]; then
+    rm -rf "merged/$noun" && mkdir -p "merged/$noun"
+    "tests/fuzz_$noun" -merge=1 -max_len=2048 -timeout=10 "merged/$noun" "$committed" "corpus/$noun" >"merge-$noun.log" 2>&1
+    rm -rf "$committed" && cp -r "merged/$noun" "$committed"
+    echo "$noun: $(ls "$committed" | wc -l) inputs, $(cat "$committed"/* | wc -c) bytes"
+    continue
+  fi
   echo "== $noun"
-  (cd build-fuzz && "tests/fuzz_$noun" -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -rss_limit_mb=4096 \
-    -print_final_stats=1 "corpus/$noun" "../tests/fuzz/corpus/$noun" 2>&1 | grep -E 'ERROR|SUMMARY|number_of_executed|crash-' || true)
-  ! ls build-fuzz/crash-* >/dev/null 2>&1 || { echo "fuzz: finding in build-fuzz"; exit 1; }
+  dict=()
+  [[ -f $words ]] && dict=(-dict="$words")
+  "tests/fuzz_$noun" -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
+    "${dict[@]}" "corpus/$noun" "$committed" >"fuzz-$noun.log" 2>&1 || true
+  grep -aE 'ERROR|SUMMARY|number_of_executed|average_exec|crash-|leak-|oom-|timeout-' "fuzz-$noun.log" || true
+  ! compgen -G '*-????????????????????????????????????????' >/dev/null || { echo "fuzz: finding in build-fuzz"; exit 1; }
 done

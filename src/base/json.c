@@ -637,7 +637,7 @@ int qn_json_write_double(struct qn_buf *out, double x)
     char *exp_at = strchr(digits, 'e');
     int exponent = atoi(exp_at + 1);
     *exp_at = 0;
-    char plain[24];
+    char plain[24] = "0";
     int n = 0;
     bool negative = digits[0] == '-';
     for (const char *c = digits; *c; c++)

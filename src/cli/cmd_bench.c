@@ -90,9 +90,9 @@ struct wish {
 static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
 {
     int rc = QN_OK, kv = -1, most = 1 << 24;
-    char *end;
+    char *end = NULL;
     long depth = !strcmp(w->mtp, "auto") ? -1 : !strcmp(w->mtp, "off") ? 0 : strtol(w->mtp, &end, 10);
-    bool is_number = w->mtp[0] >= '0' && w->mtp[0] <= '9' && !*end;
+    bool is_number = end && w->mtp[0] >= '0' && w->mtp[0] <= '9' && !*end;
     QN_FAIL_IF(strcmp(w->mtp, "auto") && strcmp(w->mtp, "off") && (!is_number || depth > QN_MAX_DRAFT), e,
                QN_INVAL, "--mtp: '%.20s' is neither auto, off nor 0 to %d", w->mtp, QN_MAX_DRAFT);
     QN_FAIL_IF(w->activations[0] && strcmp(w->activations, "f32") && strcmp(w->activations, "bf16"), e,

@@ -117,6 +117,22 @@ static bool compare(const char *name, const struct qn_json *was, const struct qn
     return false;
 }
 
+/* Choices with ids, as compare reads them. */
+static bool has_choices(const struct qn_json *trace)
+{
+    static const char *const lists[] = {"prompt_ids", "sampled_ids"};
+    const struct qn_json *choices = qn_json_get(trace, "choices");
+    if (!qn_json_is(choices, QN_JSON_ARRAY)) return false;
+    for (size_t i = 0; i < choices->n; i++)
+        for (size_t k = 0; k < QN_COUNT(lists); k++) {
+            const struct qn_json *ids = qn_json_get(choices->items[i], lists[k]);
+            if (!qn_json_is(ids, QN_JSON_ARRAY)) return false;
+            for (size_t j = 0; j < ids->n; j++)
+                if (!qn_json_is_number(ids->items[j])) return false;
+        }
+    return true;
+}
+
 static int replay(const char *file, const char *model, const char *const *more, int n_more, bool *is_same,
                   struct qn_err *e)
 {
@@ -132,11 +148,13 @@ static int replay(const char *file, const char *model, const char *const *more, 
                          *folder = qn_json_get(old, "model_path"),
                          *seed = qn_json_get(qn_json_get(old, "sampling"), "seed");
     QN_FAIL_IF(!qn_json_is(raw, QN_JSON_STRING) || !qn_json_is(path, QN_JSON_STRING) ||
-                   !qn_json_is(seed, QN_JSON_STRING),
+                   !qn_json_is(seed, QN_JSON_STRING) || !has_choices(old),
                e, QN_FORMAT, "%s is no trace of quern serve --trace", file);
     if (!model && qn_json_is(folder, QN_JSON_STRING) && folder->n) model = folder->text;
     QN_FAIL_IF(!model, e, QN_INVAL, "%s does not say which model; use --model", file);
     QN_TRY(qn_json_parse(&body, arena, raw->text, raw->n, "the recorded body", e));
+    QN_FAIL_IF(!qn_json_is(body, QN_JSON_OBJECT), e, QN_FORMAT, "%s: the recorded body is no JSON object",
+               file);
     /* the seed that was drawn then; as the signed number the API takes */
     qn_json_set(arena, body, "seed", qn_json_new_int(arena, (int64_t)strtoull(seed->text, NULL, 10)));
     qn_json_set(arena, body, "stream", qn_json_new_bool(arena, false));
@@ -146,9 +164,10 @@ static int replay(const char *file, const char *model, const char *const *more, 
     found = find_trace(dir);
     QN_FAIL_IF(!found, e, QN_INTERNAL, "the server left no trace in %s", dir);
     QN_TRY(qn_json_read_file(&new, arena, found, MAX_TRACE_BYTES, e));
+    QN_FAIL_IF(!has_choices(new), e, QN_INTERNAL, "the server wrote no sound trace: %s", found);
     const struct qn_json *was = qn_json_get(old, "choices"), *is = qn_json_get(new, "choices");
-    *is_same = was && is && was->n == is->n;
-    for (size_t i = 0; was && is && i < QN_MIN(was->n, is->n); i++) {
+    *is_same = was->n == is->n;
+    for (size_t i = 0; i < QN_MIN(was->n, is->n); i++) {
         char name[40];
         snprintf(name, sizeof name, "prompt %zu", i);
         *is_same &=

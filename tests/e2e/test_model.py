@@ -2,6 +2,7 @@
 
 SPDX-License-Identifier: Apache-2.0
 """
+import json
 import subprocess
 
 import pytest
@@ -93,3 +94,8 @@ def test_trace_and_replay(tiny, tmp_path):
     (tmp_path / "wrong.json").write_text(wrong)
     result = subprocess.run([BUILD / "quern", "replay", tmp_path / "wrong.json", "--threads", "1"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1 and "output 0: differs at token 0" in result.stdout
+    for damage in ({"choices": "x" * 9}, {"choices": {"a": 1}}, {"choices": [{"prompt_ids": "12", "sampled_ids": []}]},
+                   {"choices": [{"prompt_ids": [], "sampled_ids": [None]}]}, {"body": "[]"}):
+        (tmp_path / "damaged.json").write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+        result = subprocess.run([BUILD / "quern", "replay", tmp_path / "damaged.json"], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 1 and "damaged.json" in result.stderr, result

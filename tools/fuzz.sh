@@ -9,11 +9,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 merges=
 [[ ${1:-} == --merge ]] && { merges=1; shift; }
-cmake --preset fuzz >/dev/null
-cmake --build build-fuzz
-cd build-fuzz
 nouns=("$@")
-((${#nouns[@]})) || for target in tests/fuzz_*; do nouns+=("${target##*/fuzz_}"); done
+((${#nouns[@]})) || for source in tests/fuzz/fuzz_*.c; do nouns+=("$(basename "${source#tests/fuzz/fuzz_}" .c)"); done
+cmake --preset fuzz >/dev/null
+cmake --build build-fuzz --target "${nouns[@]/#/fuzz_}"
+cd build-fuzz
 for noun in "${nouns[@]}"; do
   mkdir -p "corpus/$noun"
   committed=../tests/fuzz/corpus/$noun words=../tests/fuzz/words/$noun.dict
@@ -27,7 +27,9 @@ for noun in "${nouns[@]}"; do
   echo "== $noun"
   dict=()
   [[ -f $words ]] && dict=(-dict="$words")
-  "tests/fuzz_$noun" -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
+  # short inputs and cheap book-keeping: several times the executions, which find more here
+  ASAN_OPTIONS=malloc_context_size=4:quarantine_size_mb=16 "tests/fuzz_$noun" -max_total_time="${FUZZ_SECONDS:-60}" \
+    -max_len=512 -entropic=0 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
     "${dict[@]}" "corpus/$noun" "$committed" >"fuzz-$noun.log" 2>&1 || true
   grep -aE 'ERROR|SUMMARY|number_of_executed|average_exec|crash-|leak-|oom-|timeout-' "fuzz-$noun.log" || true
   ! compgen -G '*-????????????????????????????????????????' >/dev/null || { echo "fuzz: finding in build-fuzz"; exit 1; }

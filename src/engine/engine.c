@@ -74,7 +74,7 @@ struct qn_engine {
     struct qn_batch batch[2];
     int next_batch;
     struct qn_batch *in_flight;
-    int64_t publish_us;
+    int64_t watch_us, watched_us; /* the watchdog's last look; time of the step in flight that it saw */
     bool is_quitting, is_cancelling;
     struct qn_engine_stats counters;
 
@@ -373,7 +373,8 @@ static void publish(struct qn_engine *g, struct qn_batch *b)
     b->work.letter.kind = LETTER_WORK;
     g->in_flight = b;
     g->next_batch ^= 1;
-    g->publish_us = qn_now_us();
+    g->watch_us = qn_now_us();
+    g->watched_us = 0;
     if (g->tier) qn_tier_published(g->tier);
     qn_flight_begin(g->flight, b, &g->sched);
     qn_rank_publish(g->rank, &b->work);
@@ -474,7 +475,12 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
 static void watch(struct qn_engine *g)
 {
     int limit_s = g->options.stuck_s ? g->options.stuck_s : DEFAULT_STUCK_S;
-    if (!g->in_flight || qn_now_us() - g->publish_us < (int64_t)limit_s * 1000000) return;
+    /* time in which the process as a whole was stopped is not the step's */
+    int64_t now = qn_now_us(), gap_us = now - g->watch_us;
+    g->watch_us = now;
+    if (!g->in_flight) return;
+    g->watched_us += QN_MIN(gap_us, 5 * TICK_US);
+    if (g->watched_us < (int64_t)limit_s * 1000000) return;
     qn_log(QN_LOG_ERROR, "engine", "a step has not come back for %d s; flight record follows", limit_s);
     qn_flight_dump(g->flight, stderr);
     fflush(stderr);

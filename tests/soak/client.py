@@ -4,6 +4,7 @@ SPDX-License-Identifier: Apache-2.0
 """
 import asyncio
 import json
+import math
 import random
 import socket
 import struct
@@ -184,6 +185,16 @@ def unchunk(data):
     return b"".join(out)
 
 
+async def receive(loop, sock, size, timeout):
+    """As sock_recv; time in which this process was stopped does not count."""
+    for left in range(math.ceil(timeout), 0, -1):
+        try:
+            return await asyncio.wait_for(loop.sock_recv(sock, size), min(timeout, 1))
+        except asyncio.TimeoutError:
+            if left == 1:
+                raise
+
+
 async def exchange(port, data, *, leave_after=None, rudely=False, pause=0.0, timeout=120):
     """Sends data and reads to the end; or leaves after that many bytes, with a reset when rudely; or reads slowly,
     with a small window, `pause` seconds between pieces."""
@@ -197,7 +208,7 @@ async def exchange(port, data, *, leave_after=None, rudely=False, pause=0.0, tim
         await loop.sock_connect(sock, ("127.0.0.1", port))
         await loop.sock_sendall(sock, data)
         while True:
-            piece = await asyncio.wait_for(loop.sock_recv(sock, 512 if pause else 65536), timeout)
+            piece = await receive(loop, sock, 512 if pause else 65536, timeout)
             if not piece:
                 break
             raw += piece

@@ -3,6 +3,7 @@
 #include "support/test.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -274,6 +275,34 @@ static void test_stuck_step(void **state)
     unlink(path);
 }
 
+/* A process that was stopped for longer than a step may take goes on. */
+static void test_stopped_process(void **state)
+{
+    (void)state;
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        struct qn_fake_options fo = {.step_us = 100000};
+        struct qn_engine *g = open_fake(&fo, 2, 0);
+        int32_t *prompt = ask_prompt(6, 30, 200);
+        struct qn_request_params p = ask_params(prompt, 30);
+        struct ask_answer a;
+        p.max_new = 30;
+        p.mtp = 0;
+        ask(g, &p, &a);
+        _exit(a.n == 30 && a.finish == QN_FINISH_LENGTH ? 0 : 1);
+    }
+    for (int i = 0; i < 3; i++) {
+        usleep(350000);
+        kill(child, SIGSTOP);
+        usleep(1500000);
+        kill(child, SIGCONT);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -283,6 +312,7 @@ int main(void)
         cmocka_unit_test(test_cancel_at_any_step),
         cmocka_unit_test(test_waiting_is_matched_once),
         cmocka_unit_test(test_stuck_step),
+        cmocka_unit_test(test_stopped_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

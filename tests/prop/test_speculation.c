@@ -2,12 +2,20 @@
  * real forward pass with drafts that are right at a set rate (support/drafter.h), and the same tokens
  * everywhere.
  *
+ * Three engines, without drafts, with the depth of each request, and automatic, answer in turn, so that a
+ * machine whose speed drifts is fair to all; what is compared are ratios of runs next to each other. Once
+ * from the first token to the last, and once from submit on, prompt included.
+ *
  * By default a small model, where only the tokens and the rates are checked: times of a busy machine prove
  * nothing. QUERN_MODEL: a checkpoint to measure instead; then QUERN_BATCH (1,4,16), QUERN_ACCEPT (85,20),
- * QUERN_GEN (160 tokens a stream), QUERN_RUNS (1), and every cell has to reach 0.98 of the best fixed depth
- * and of none. SPDX-License-Identifier: Apache-2.0 */
+ * QUERN_DEPTHS (1,2,3,5,8), QUERN_PROMPT (48 tokens), QUERN_GEN (160 tokens a stream), QUERN_RUNS (3),
+ * QUERN_WARM (2, of automatic depth), and every cell has to reach 0.98 of the best fixed depth and of none.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "support/test.h"
 
+#include <math.h>
+
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/checkpoint.h"
@@ -15,16 +23,15 @@
 #include "support/ask.h"
 #include "support/drafter.h"
 
-#define N_PROMPT 48
-#define MAX_SEQS 64
-#define N_DEPTH  7
-
-static const int depths[N_DEPTH] = {0, 1, 2, 3, 5, 8, -1};
+#define MAX_SEQS  64
+#define MAX_DEPTH 10
+#define MAX_RUNS  15
 
 struct lab {
     struct qn_model *model;
     struct qn_drafter drafter;
-    int n_gen, n_run;
+    int n_prompt, n_gen, n_run, n_warm;
+    int depth[MAX_DEPTH], n_depth; /* fixed ones, without 0 */
     bool is_real;
 };
 
@@ -36,7 +43,7 @@ static struct qn_engine *open_engine(struct lab *l, int n_seq, int mtp)
                                   .runner_user = &l->drafter,
                                   .kv = -1,
                                   .max_seqs = n_seq,
-                                  .max_context = N_PROMPT + 3 * l->n_gen,
+                                  .max_context = l->n_prompt + 3 * l->n_gen + QN_PAGE,
                                   .mtp = mtp,
                                   .ram_tier_bytes = -1};
     struct qn_engine *g;
@@ -45,39 +52,49 @@ static struct qn_engine *open_engine(struct lab *l, int n_seq, int mtp)
     return g;
 }
 
-static struct qn_request_params params(const int32_t *prompt, int n_new)
+static struct qn_request_params params(const struct lab *l, const int32_t *prompt, int mtp)
 {
-    struct qn_request_params p = ask_params(prompt, N_PROMPT);
-    p.max_new = n_new;
+    struct qn_request_params p = ask_params(prompt, l->n_prompt);
+    p.max_new = l->n_gen;
     p.ignore_eos = true;
+    p.mtp = mtp;
     p.sample.temperature = 1; /* no loops, which prompt lookup would know */
     p.sample.seed = 7;
     return p;
 }
 
-/* n streams with the same prompt and seed, so that the one known answer is everybody's. Tokens a second while
- * they decode; *accepted: of a hundred first drafts. */
-static double run(struct lab *l, struct qn_engine *g, int n, int n_new, double *accepted)
+struct figure {
+    double decode, all; /* tokens a second: of the longest decode, of all the time from submit on */
+    double accepted;    /* of a hundred first drafts; -1: none */
+};
+
+/* n streams with the same prompt and seed, so that the one known answer is everybody's; each with a salt of
+ * its own, so that each reads its prompt. */
+static struct figure run(struct lab *l, struct qn_engine *g, int n, int mtp)
 {
+    static uint64_t salt = 1;
     struct qn_request *r[MAX_SEQS];
     struct qn_err e = {0};
-    struct qn_request_params p = params(l->drafter.tok, n_new);
-    int64_t longest = 1, n_tok = 0, drafted = 0, right = 0;
-    for (int i = 0; i < n; i++)
+    struct qn_request_params p = params(l, l->drafter.tok, mtp);
+    int64_t longest = 1, n_tok = 0, drafted = 0, right = 0, from = qn_now_us();
+    for (int i = 0; i < n; i++) {
+        p.salt = salt++;
         if (qn_engine_submit(g, &p, &r[i], &e)) fail_msg("submit: %s", e.text);
+    }
     for (int i = 0; i < n; i++) {
         struct ask_answer a;
         ask_read(r[i], &a);
-        assert_int_equal(a.n, n_new);
-        assert_memory_equal(a.tok, l->drafter.tok + N_PROMPT, (size_t)n_new * sizeof *a.tok);
+        assert_int_equal(a.n, l->n_gen);
+        assert_memory_equal(a.tok, l->drafter.tok + l->n_prompt, (size_t)l->n_gen * sizeof *a.tok);
         longest = QN_MAX(longest, a.stats.decode_us);
         n_tok += a.n - 1;
         drafted += a.stats.drafted_at[0];
         right += a.stats.accepted_at[0];
         ask_free(&a);
     }
-    *accepted = drafted ? 100.0 * (double)right / (double)drafted : -1;
-    return (double)n_tok * 1e6 / (double)longest;
+    return (struct figure){(double)n_tok * 1e6 / (double)longest,
+                           (double)(n_tok + n) * 1e6 / (double)(qn_now_us() - from),
+                           drafted ? 100.0 * (double)right / (double)drafted : -1};
 }
 
 static int by_value(const void *a, const void *b)
@@ -86,51 +103,99 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+static double median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+/* Automatic depth's part of another's rate, the median over the rounds. */
+static double part(const double *got, const double *other, int n)
+{
+    double x[MAX_RUNS];
+    for (int i = 0; i < n; i++) x[i] = got[i] / other[i];
+    return median(x, n);
+}
+
+struct cell {
+    double fixed[MAX_DEPTH][MAX_RUNS], off[MAX_RUNS], got[MAX_RUNS]; /* decode */
+    double off_all[MAX_RUNS], got_all[MAX_RUNS], first;
+};
+
 /* One line of the table; false when automatic depth falls short. */
 static bool compare(struct lab *l, int n, int percent)
 {
-    double rate[N_DEPTH], accepted[N_DEPTH], best = 0;
-    int at = 0;
+    struct cell c = {0};
+    int best = -1;
+    double of_best = INFINITY;
     l->drafter.percent = percent;
-    for (int d = 0; d < N_DEPTH; d++) {
-        double value[16];
-        struct qn_engine *g = open_engine(l, n, depths[d]);
-        /* caches, threads, and what automatic depth learns */
-        for (int i = 0; i < (depths[d] < 0 ? 3 : 1); i++) run(l, g, n, l->n_gen, &accepted[d]);
-        for (int i = 0; i < l->n_run; i++) value[i] = run(l, g, n, l->n_gen, &accepted[d]);
-        qsort(value, (size_t)l->n_run, sizeof *value, by_value);
-        rate[d] = value[l->n_run / 2];
-        if (depths[d] >= 0 && rate[d] > best) best = rate[at = d];
-        if (depths[d] > 0) assert_true(accepted[d] > percent - 25 && accepted[d] < percent + 25);
-        qn_engine_close(g);
+    struct qn_engine *off = open_engine(l, n, 0), *fixed = open_engine(l, n, QN_MAX_DRAFT),
+                     *got = open_engine(l, n, -1);
+    run(l, off, n, -1); /* caches, threads */
+    c.first = run(l, got, n, -1).decode / run(l, off, n, -1).decode;
+    for (int i = 0; i < l->n_warm; i++) run(l, got, n, -1); /* what it learns */
+    for (int i = 0; i < l->n_run; i++) {
+        for (int d = 0; d < l->n_depth; d++) {
+            struct figure f = run(l, fixed, n, l->depth[d]);
+            c.fixed[d][i] = f.decode;
+            assert_true(f.accepted > percent - 25 && f.accepted < percent + 25);
+        }
+        struct figure a = run(l, off, n, -1), b = run(l, got, n, -1);
+        c.off[i] = a.decode;
+        c.off_all[i] = a.all;
+        c.got[i] = b.decode;
+        c.got_all[i] = b.all;
     }
-    double got = rate[N_DEPTH - 1];
-    print_message("%5d  %7d %%", n, percent);
-    for (int d = 0; d < N_DEPTH; d++) print_message("  %8.2f", rate[d]);
-    print_message("   best %d  %.3f of it  %.3f of off\n", depths[at], got / best, got / rate[0]);
-    return got >= 0.98 * best && got >= 0.98 * rate[0];
+    struct qn_engine_stats stats;
+    qn_engine_stats(got, &stats);
+    qn_engine_close(off);
+    qn_engine_close(fixed);
+    qn_engine_close(got);
+    double of_off = part(c.got, c.off, l->n_run), of_off_all = part(c.got_all, c.off_all, l->n_run);
+    of_best = of_off;
+    for (int d = 0; d < l->n_depth; d++) {
+        double x = part(c.got, c.fixed[d], l->n_run);
+        if (x < of_best) {
+            of_best = x;
+            best = d;
+        }
+    }
+    print_message("%5d  %7d %%  %8.2f", n, percent, median(c.off, l->n_run));
+    for (int d = 0; d < l->n_depth; d++) print_message("  %8.2f", median(c.fixed[d], l->n_run));
+    print_message(
+        "  %8.2f   best %d  %.3f of it  %.3f of off  %.3f with the prompt  %.3f at first  ends at %d\n",
+        median(c.got, l->n_run), best < 0 ? 0 : l->depth[best], of_best, of_off, of_off_all, c.first,
+        stats.depth);
+    return of_best >= 0.98 && of_off >= 0.98 && of_off_all >= 0.98;
 }
 
 static int read_list(const char *name, const char *otherwise, int *out)
 {
     const char *text = getenv(name);
     int n = 0;
-    for (const char *p = text ? text : otherwise; *p && n < 8; p += strcspn(p, ","), p += *p == ',')
+    for (const char *p = text ? text : otherwise; *p && n < MAX_DEPTH; p += strcspn(p, ","), p += *p == ',')
         out[n++] = atoi(p);
     return n;
+}
+
+static int read_number(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+    return text ? atoi(text) : otherwise;
 }
 
 static void test_automatic_depth_pays(void **state)
 {
     (void)state;
-    const char *path = getenv("QUERN_MODEL"), *gen = getenv("QUERN_GEN"), *runs = getenv("QUERN_RUNS");
+    const char *path = getenv("QUERN_MODEL");
     char folder[] = "/tmp/quern-speculation-XXXXXX", line[80];
     struct qn_err e = {0};
     struct lab l = {.is_real = path != NULL,
-                    .n_gen = gen    ? atoi(gen)
-                             : path ? 160
-                                    : 40,
-                    .n_run = runs ? QN_CLAMP(atoi(runs), 1, 15) : 1};
+                    .n_prompt = read_number("QUERN_PROMPT", 48),
+                    .n_gen = read_number("QUERN_GEN", path ? 160 : 40),
+                    .n_run = QN_CLAMP(read_number("QUERN_RUNS", path ? 3 : 1), 1, MAX_RUNS),
+                    .n_warm = read_number("QUERN_WARM", path ? 2 : 1)};
+    l.n_depth = read_list("QUERN_DEPTHS", "1,2,3,5,8", l.depth);
     if (!qn_backend_get("cpu")) skip();
     if (!path) {
         struct qn_shape shape;
@@ -146,26 +211,27 @@ static void test_automatic_depth_pays(void **state)
     int vocab = qn_model_config(l.model)->vocab;
     l.drafter.vocab = vocab;
     /* the answer, without drafts */
-    int32_t *tok = xcalloc((size_t)(N_PROMPT + l.n_gen), sizeof *tok),
-            *prompt = ask_prompt(3, N_PROMPT, vocab - 100);
-    memcpy(tok, prompt, N_PROMPT * sizeof *tok);
+    int32_t *tok = xcalloc((size_t)(l.n_prompt + l.n_gen), sizeof *tok),
+            *prompt = ask_prompt(3, l.n_prompt, vocab - 100);
+    memcpy(tok, prompt, (size_t)l.n_prompt * sizeof *tok);
     free(prompt);
     struct qn_engine *g = open_engine(&l, 1, 0);
-    struct qn_request_params p = params(tok, l.n_gen);
+    struct qn_request_params p = params(&l, tok, -1);
     struct ask_answer a;
     ask(g, &p, &a);
     assert_int_equal(a.n, l.n_gen);
-    memcpy(tok + N_PROMPT, a.tok, (size_t)a.n * sizeof *tok);
+    memcpy(tok + l.n_prompt, a.tok, (size_t)a.n * sizeof *tok);
     ask_free(&a);
     qn_engine_close(g);
     l.drafter.tok = tok;
-    l.drafter.n_tok = N_PROMPT + l.n_gen;
-    int batch[8], percent[8], n_short = 0;
+    l.drafter.n_tok = l.n_prompt + l.n_gen;
+    int batch[MAX_DEPTH], percent[MAX_DEPTH], n_short = 0;
     int n_batch = read_list("QUERN_BATCH", l.is_real ? "1,4,16" : "1,4", batch),
         n_percent = read_list("QUERN_ACCEPT", "85,20", percent);
-    print_message("%s, %d tokens a stream\n%5s  %9s  %8s  %8s  %8s  %8s  %8s  %8s  %8s\n",
-                  qn_model_name(l.model), l.n_gen, "batch", "accepted", "off", "1", "2", "3", "5", "8",
-                  "auto");
+    print_message("%s, prompts of %d tokens, %d tokens a stream\n%5s  %9s  %8s", qn_model_name(l.model),
+                  l.n_prompt, l.n_gen, "batch", "accepted", "off");
+    for (int d = 0; d < l.n_depth; d++) print_message("  %8d", l.depth[d]);
+    print_message("  %8s\n", "auto");
     for (int i = 0; i < n_batch; i++)
         for (int k = 0; k < n_percent; k++)
             n_short += !compare(&l, QN_CLAMP(batch[i], 1, MAX_SEQS), percent[k]);

@@ -33,6 +33,12 @@ static size_t cpu_bytes(const struct qn_config *c, size_t rows)
     return floats * sizeof(float);
 }
 
+/* K and V of one layer in a page. */
+static size_t kv_layer_bytes(const struct qn_config *c, enum qn_kv t)
+{
+    return (size_t)2 * c->n_kv_head * QN_PAGE * ((size_t)c->head_dim * qn_kv_bytes(t) + qn_kv_scale_bytes(t));
+}
+
 #define N_PIECES 20 /* pieces are rounded up to 16 floats each */
 
 void qn_device_sizes(const struct qn_device_options *o, struct qn_device_sizes *out)
@@ -42,8 +48,7 @@ void qn_device_sizes(const struct qn_device_options *o, struct qn_device_sizes *
     size_t head_floats = (size_t)c->k_dim * dv_pad, cd = (size_t)qn_config_conv_dim(c);
     size_t state = (size_t)c->n_v_head * head_floats + (size_t)(c->conv_taps - 1) * cd;
     size_t lane_row = cd + (size_t)qn_config_key_dim(c) + (size_t)c->n_v_head * (dv_pad + 1);
-    out->page_bytes = QN_ROUND_UP(
-        (size_t)n_kv_layer(o) * 2 * c->n_kv_head * QN_PAGE * c->head_dim * qn_kv_bytes(o->kv), 64);
+    out->page_bytes = QN_ROUND_UP((size_t)n_kv_layer(o) * kv_layer_bytes(c, o->kv), 64);
     out->slot_bytes = QN_ROUND_UP(((size_t)c->n_gdn * QN_ROUND_UP(state, 16) + (size_t)c->hidden) * 4, 64);
     out->lane_bytes =
         QN_ROUND_UP(((size_t)c->n_gdn * QN_LANE_ROWS * lane_row + (size_t)QN_LANE_ROWS * c->hidden) * 4, 64);
@@ -117,7 +122,7 @@ int qn_host_open(struct qn_device **out, const struct qn_device_options *o, stru
     d->dv_pad = QN_ROUND_UP(c->v_dim, 16);
     d->n_kv_layer = n_kv_layer(o);
     d->n_tok = o->n_tok > 0 ? QN_MIN(o->n_tok, c->vocab) : c->vocab;
-    d->kv_layer_bytes = (size_t)2 * c->n_kv_head * QN_PAGE * c->head_dim * qn_kv_bytes(o->kv);
+    d->kv_layer_bytes = kv_layer_bytes(c, o->kv);
     d->head_floats = (size_t)c->k_dim * d->dv_pad;
     d->conv_floats = (size_t)(c->conv_taps - 1) * d->cd;
     d->state_floats = QN_ROUND_UP((size_t)c->n_v_head * d->head_floats + d->conv_floats, 16);
@@ -293,10 +298,10 @@ float qn_host_kv_load(enum qn_kv t, const void *p, size_t i)
         return ((const float *)p)[i];
     case QN_KV_BF16:
         return qn_bf16_to_f32(((const uint16_t *)p)[i]);
-    case QN_KV_E4M3:
-        return qn_e4m3_to_f32(((const uint8_t *)p)[i]);
-    default:
+    case QN_KV_E5M2:
         return qn_e5m2_to_f32(((const uint8_t *)p)[i]);
+    default:
+        return qn_e4m3_to_f32(((const uint8_t *)p)[i]);
     }
 }
 
@@ -309,11 +314,29 @@ void qn_host_kv_store(enum qn_kv t, void *p, size_t i, float x)
     case QN_KV_BF16:
         ((uint16_t *)p)[i] = qn_f32_to_bf16(x);
         break;
-    case QN_KV_E4M3:
-        ((uint8_t *)p)[i] = qn_f32_to_e4m3(x);
-        break;
-    default:
+    case QN_KV_E5M2:
         ((uint8_t *)p)[i] = qn_f32_to_e5m2(x);
         break;
+    default:
+        ((uint8_t *)p)[i] = qn_f32_to_e4m3(x);
+        break;
     }
+}
+
+float qn_host_kv_fit(const float *x, int n)
+{
+    float most = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    if (!(most > 0x1p-100f) || !(most < 0x1p100f)) return 1;
+    int e;
+    float m = frexpf(most, &e); /* most = m 2^e; 448 = 0.875 2^9 */
+    return ldexpf(1, m <= 0.875f ? e - 9 : e - 8);
+}
+
+uint16_t *qn_host_kv_scales(const struct qn_device *d, int page, int kv_layer, int head, bool is_v)
+{
+    if (!qn_kv_scale_bytes(d->o.kv)) return NULL;
+    size_t values = (size_t)d->c.n_kv_head * QN_PAGE * d->c.head_dim * qn_kv_bytes(d->o.kv);
+    unsigned char *at = qn_host_kv(d, page, kv_layer) + (is_v ? d->kv_layer_bytes / 2 : 0) + values;
+    return (uint16_t *)(void *)at + (size_t)head * QN_PAGE;
 }

@@ -105,7 +105,7 @@ float *qn_host_lane_hidden(const struct qn_device *d, int lane); /* [QN_LANE_ROW
 static inline unsigned char *qn_host_kv(const struct qn_device *d, int page, int kv_layer)
 {
     return d->pages + (size_t)page * d->sizes.page_bytes + (size_t)kv_layer * d->kv_layer_bytes;
-} /* K [nkv][QN_PAGE * hd], then V the same */
+} /* K [nkv][QN_PAGE * hd], with scales [nkv][QN_PAGE] of BF16, then V the same */
 
 static inline bool qn_step_is_decode(const struct qn_step *s, int seq)
 {
@@ -136,5 +136,10 @@ void qn_host_probe(struct qn_device *d, const float *p, size_t n, double out[3])
 /* Arithmetic used by both. */
 float qn_host_kv_load(enum qn_kv t, const void *p, size_t i);
 void qn_host_kv_store(enum qn_kv t, void *p, size_t i, float x);
+/* The power of two that brings the largest of x[n] between 224 and 448; 1 for zeros and what is not finite.
+ */
+float qn_host_kv_fit(const float *x, int n);
+/* BF16 scales of a head's K or V in a page, [QN_PAGE]; NULL when the type has none. */
+uint16_t *qn_host_kv_scales(const struct qn_device *d, int page, int kv_layer, int head, bool is_v);
 
 #endif

@@ -97,10 +97,8 @@ static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
                QN_INVAL, "--mtp: '%.20s' is neither auto, off nor 0 to %d", w->mtp, QN_MAX_DRAFT);
     QN_FAIL_IF(w->activations[0] && strcmp(w->activations, "f32") && strcmp(w->activations, "bf16"), e,
                QN_INVAL, "--activations: '%.20s' is neither f32 nor bf16", w->activations);
-    for (int i = 0; i < QN_N_KV && w->kv[0]; i++)
-        if (!strcasecmp(w->kv, qn_kv_name((enum qn_kv)i))) kv = i;
-    QN_FAIL_IF(w->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.20s' is none of f32, bf16, %s, %s", w->kv,
-               qn_kv_name(QN_KV_E4M3), qn_kv_name(QN_KV_E5M2));
+    if (w->kv[0]) kv = qn_kv_find(w->kv, false);
+    QN_FAIL_IF(w->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, w->kv);
     const struct qn_backend *backend = qn_backend_get(w->device);
     QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%.20s' in this build; cpu and ref are", w->device);
     QN_TRY(parse_list(w->prompt, &b->prompts, "prompt", 1, most, e));
@@ -217,7 +215,7 @@ static int run(int argc, char **argv)
         {"threads", 't', QN_OPT_INT, &w.n_thread, "N", "CPU workers (all cores)", .min = 0, .max = 4096},
         {"device", 0, QN_OPT_STR, &w.device, "NAME", "cpu or ref"},
         {"memory", 'm', QN_OPT_BYTES, &w.memory, "BYTES", "for weights and caches (of the machine)"},
-        {"kv", 0, QN_OPT_STR, &w.kv, "TYPE", "of the KV cache (bf16)"},
+        {"kv", 0, QN_OPT_STR, &w.kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)"},
         {"activations", 0, QN_OPT_STR, &w.activations, "TYPE", "f32 or bf16 (bf16)"},
         {"step-tokens", 0, QN_OPT_INT, &w.step_tokens, "N", "prefill tokens in a step (decided)", .min = 0,
          .max = 65536},
@@ -254,6 +252,7 @@ static int run(int argc, char **argv)
     qn_log_set_level(QN_LOG_WARN);
     rc = qn_model_open(&model, folder, &e);
     b.model = b.base.model = model;
+    if (!rc && w.kv[0]) b.base.kv = qn_kv_find(w.kv, qn_model_has_kv_scales(model));
     if (!rc && qn_text_open(&text, folder, NULL, NULL)) text = NULL;
     b.text = text;
     if (!rc) rc = qn_report_open(&b.report, w.json, w.csv, &e);

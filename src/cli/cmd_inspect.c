@@ -60,15 +60,6 @@ static void formats_text(const struct qn_tally *t, int part, char *out, size_t n
     if (!at) snprintf(out, n, "float");
 }
 
-static int n_kv_scales(const struct qn_model *m)
-{
-    int n = 0;
-    float k, v;
-    for (int i = 0; i < qn_model_config(m)->n_layer; i++)
-        if (qn_model_config(m)->is_full[i]) n += qn_model_kv_scale(m, i, &k, &v);
-    return n;
-}
-
 static int64_t n_params(const struct qn_tally *t)
 {
     int64_t n = 0;
@@ -107,7 +98,7 @@ static void print_text(const struct qn_model *m, const struct qn_tally *t, const
     printf("\ntokenizer      %s\n",
            x->has_tokenizer ? "tokenizer.json" : "missing: tokenizer.json is needed to serve");
     printf("template       %s\n", x->template ? x->template : "missing: chat needs a chat_template.jinja");
-    printf("kv scales      %d of %d attention layers\n", n_kv_scales(m), c->n_full);
+    printf("kv scales      %d of %d attention layers\n", qn_model_n_kv_scale(m), c->n_full);
     printf("files          %d, %d tensors\n\n", qn_model_n_files(m), qn_model_n_tensors(m));
     printf("%-15s %9s %16s %16s  %s\n", "part", "modules", "parameters", "bytes", "stored as");
     for (int p = 0; p < QN_N_PART; p++) {
@@ -160,7 +151,8 @@ static void print_json(const struct qn_model *m, const struct qn_tally *t, const
         x->has_tokenizer ? "true" : "false");
     put_str(&b, "template", x->template);
     qn_buf_printf(&b, ",\"kv_scales\":%d,\"files\":%d,\"tensors\":%d,\"fingerprint\":\"%016" PRIx64 "\",",
-                  n_kv_scales(m), qn_model_n_files(m), qn_model_n_tensors(m), qn_model_fingerprint(m));
+                  qn_model_n_kv_scale(m), qn_model_n_files(m), qn_model_n_tensors(m),
+                  qn_model_fingerprint(m));
     put_str(&b, "quant_method", c->quant_method[0] ? c->quant_method : NULL);
     qn_buf_printf(
         &b, ",\"text_bytes\":%" PRIu64 ",\"mtp_bytes\":%" PRIu64 ",\"active_bytes\":%" PRIu64 ",\"parts\":{",

@@ -113,16 +113,6 @@ static void print_json(const struct qn_model *m, const struct numbers *n)
     qn_buf_free(&b);
 }
 
-static int find_kv(const char *name, enum qn_kv *out)
-{
-    for (int t = 0; t < QN_N_KV; t++)
-        if (!strcasecmp(name, qn_kv_name((enum qn_kv)t))) {
-            *out = (enum qn_kv)t;
-            return QN_OK;
-        }
-    return QN_INVAL;
-}
-
 static int run(int argc, char **argv)
 {
     int64_t memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
@@ -136,8 +126,8 @@ static int run(int argc, char **argv)
          "max-model-len,context-length", 1, 1 << 24},
         {"users", 'u', QN_OPT_INT, &users, "N", "sequences at once (the most that fit)", NULL, "max-num-seqs",
          1, 4096},
-        {"kv", 0, QN_OPT_STR, &kv, "TYPE", "of the KV cache: f32 bf16 e4m3 e5m2 (bf16)", NULL,
-         "kv-cache-dtype", 0, 0},
+        {"kv", 0, QN_OPT_STR, &kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)", NULL, "kv-cache-dtype",
+         0, 0},
         {"rows", 0, QN_OPT_INT, &rows, "N", "rows of a step (512)", NULL, NULL, 1, 65536},
         {"mtp", 0, QN_OPT_FLAG, &mtp, NULL, "with the MTP block (yes, when the files have it)", NULL, NULL, 0,
          0},
@@ -154,13 +144,14 @@ static int run(int argc, char **argv)
     int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, &e);
     if (rc) return qn_cli_usage_failed("plan", rc, &e);
     if (n_arg != 1) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder");
-    if (!rc && find_kv(kv, &o.kv))
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.20s: f32, bf16, e4m3 or e5m2", kv);
+    if (!rc && qn_kv_find(kv, false) < 0)
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.40s: must be " QN_KV_NAMES, kv);
     if (rc) return qn_cli_usage_failed("plan", rc, &e);
     rc = qn_model_open(&m, args[0], &e);
     if (rc) return qn_cli_failed("plan", &e);
 
     qn_tally_model(m, &n.tally);
+    o.kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m));
     o.config = qn_model_config(m);
     o.has_mtp = mtp && qn_model_has_mtp(m);
     o.max_rows = (int)rows;

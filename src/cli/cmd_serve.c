@@ -91,8 +91,8 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         INT("step-tokens", step_tokens, "N", "prefill tokens in a step",
             .alias = "max-num-batched-tokens,chunked-prefill-size,max-prefill-tokens", .min = -1,
             .max = 1 << 20),
-        STR("kv", kv, "TYPE", "type of the KV cache: auto, bf16, f32, fp8_e4m3, fp8_e5m2",
-            .alias = "kv-cache-dtype", .env = "QUERN_KV"),
+        STR("kv", kv, "TYPE", "type of the KV cache: auto, " QN_KV_NAMES, .alias = "kv-cache-dtype",
+            .env = "QUERN_KV"),
         BYTES("memory", memory, "for weights, caches and workspace", .env = "QUERN_MEMORY"),
         NUM("memory-part", memory_part, "PART", "the same as a part of the machine's, 0 to 1",
             .alias = "gpu-memory-utilization,mem-fraction-static"),
@@ -320,22 +320,11 @@ out:
     return rc;
 }
 
-static int read_kv(const char *text, int *out, struct qn_err *e)
+static int read_kv(const char *text, const struct qn_model *m, int *out, struct qn_err *e)
 {
-    static const struct {
-        const char *name;
-        int kv;
-    } names[] = {
-        {"auto", -1},           {"bf16", QN_KV_BF16},    {"bfloat16", QN_KV_BF16}, {"f32", QN_KV_F32},
-        {"float32", QN_KV_F32}, {"fp8", QN_KV_E4M3},     {"e4m3", QN_KV_E4M3},     {"fp8_e4m3", QN_KV_E4M3},
-        {"e5m2", QN_KV_E5M2},   {"fp8_e5m2", QN_KV_E5M2}};
-    for (size_t i = 0; i < QN_COUNT(names); i++)
-        if (!strcasecmp(text, names[i].name)) {
-            *out = names[i].kv;
-            return QN_OK;
-        }
-    return qn_err_set(e, QN_INVAL, __FILE__, __LINE__,
-                      "--kv %s: must be auto, bf16, f32, fp8_e4m3 or fp8_e5m2", text);
+    *out = strcasecmp(text, "auto") ? qn_kv_find(text, m && qn_model_has_kv_scales(m)) : -1;
+    if (*out >= 0 || !strcasecmp(text, "auto")) return QN_OK;
+    return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "--kv %.40s: must be auto, " QN_KV_NAMES, text);
 }
 
 /* --override-generation-config: the same defaults, as one object; single options win. */
@@ -550,7 +539,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     QN_FAIL_IF(level < 0, &e, QN_INVAL, "--log-level %s: must be error, warn, info or debug", w.level);
     qn_log_set_level((enum qn_level)level);
     QN_TRY(read_speculation(&w, arena, &depth, &e));
-    QN_TRY(read_kv(w.kv, &kv, &e));
+    QN_TRY(read_kv(w.kv, NULL, &kv, &e));
     QN_TRY(read_generation(&w, arena, &e));
     if (w.kwargs) {
         QN_TRY(qn_json_parse(&kwargs, arena, w.kwargs, strlen(w.kwargs), "--template-kwargs", &e));
@@ -623,6 +612,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
 
     g.n_thread = (int)w.threads;
     g.f32_activations = is_f32;
+    QN_TRY(read_kv(w.kv, model, &kv, &e)); /* what fp8 is depends on the checkpoint */
     if (kv >= 0) g.kv = kv;
     if (w.context > 0) g.max_context = (int)w.context;
     if (w.max_seqs) g.max_seqs = (int)w.max_seqs;

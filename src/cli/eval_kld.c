@@ -50,21 +50,6 @@ static const char *main_format(const struct qn_model *m)
     return qn_model_linear(m, role, c->n_layer / 2, 0, &l, NULL) ? "?" : qn_format_name(l.format);
 }
 
-static int kv_type(const char *name, int *out, struct qn_err *e)
-{
-    int rc = QN_OK;
-    *out = -1;
-    if (!name[0]) return QN_OK;
-    static const char *const names[QN_N_KV] = {"f32", "bf16", "fp8_e4m3", "fp8_e5m2"};
-    for (int i = 0; i < QN_N_KV; i++)
-        if (!strcasecmp(name, names[i])) *out = i;
-    if (!strcasecmp(name, "fp8") || !strcasecmp(name, "e4m3")) *out = QN_KV_E4M3;
-    if (!strcasecmp(name, "e5m2")) *out = QN_KV_E5M2;
-    QN_FAIL_IF(*out < 0, e, QN_INVAL, "--kv: '%s' is none of f32, bf16, fp8, fp8_e4m3, fp8_e5m2", name);
-out:
-    return rc;
-}
-
 static int open_side(struct side *s, const char *folder, const struct options *o, const struct manner *m,
                      struct qn_err *e)
 {
@@ -73,8 +58,9 @@ static int open_side(struct side *s, const char *folder, const struct options *o
     QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", m->device);
     QN_FAIL_IF(m->activations[0] && strcmp(m->activations, "f32") && strcmp(m->activations, "bf16"), e,
                QN_INVAL, "--activations: '%s' is neither f32 nor bf16", m->activations);
-    QN_TRY(kv_type(m->kv, &kv, e));
     QN_TRY(qn_model_open(&s->model, folder, e));
+    kv = m->kv[0] ? qn_kv_find(m->kv, qn_model_has_kv_scales(s->model)) : -1;
+    QN_FAIL_IF(m->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, m->kv);
     struct qn_engine_options options = {
         .model = s->model,
         .backend = backend,

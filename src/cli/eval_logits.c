@@ -121,11 +121,10 @@ static int run_model(const struct job *j, const char *folder, struct qn_err *e)
     QN_FAIL_IF(!o.backend, e, QN_INVAL, "--device is ref or cpu, not '%s'", j->device);
     o.device.act = is_f32 ? QN_ACT_F32 : QN_ACT_BF16;
     o.device.kv = is_f32 ? QN_KV_F32 : QN_KV_BF16;
-    for (int t = 0; *j->kv && t <= QN_N_KV; t++) {
-        QN_FAIL_IF(t == QN_N_KV, e, QN_INVAL, "--kv is F32, BF16, E4M3 or E5M2, not '%s'", j->kv);
-        if (strcmp(j->kv, qn_kv_name((enum qn_kv)t))) continue;
-        o.device.kv = (enum qn_kv)t;
-        break;
+    if (*j->kv) {
+        int kv = qn_kv_find(j->kv, qn_model_has_kv_scales(model));
+        QN_FAIL_IF(kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, j->kv);
+        o.device.kv = (enum qn_kv)kv;
     }
     o.device.n_thread = (int)j->n_thread;
     o.device.max_rows = o.device.max_logits = chunk;
@@ -167,7 +166,7 @@ int qn_eval_logits(int argc, char **argv)
          .type = QN_OPT_STR,
          .out = &j.kv,
          .arg = "TYPE",
-         .help = "F32, BF16, E4M3 or E5M2; default follows the activations"},
+         .help = "of the KV cache: " QN_KV_NAMES "; default follows the activations"},
         {.name = "threads",
          .type = QN_OPT_INT,
          .out = &j.n_thread,

@@ -860,6 +860,20 @@ bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, floa
     return kv_scale(m, layer, k_scale, v_scale, &odd);
 }
 
+int qn_model_n_kv_scale(const struct qn_model *m)
+{
+    int n = 0;
+    float k, v;
+    for (int i = 0; i < m->config.n_layer; i++)
+        if (m->config.is_full[i]) n += qn_model_kv_scale(m, i, &k, &v);
+    return n;
+}
+
+bool qn_model_has_kv_scales(const struct qn_model *m)
+{
+    return m->config.n_full && qn_model_n_kv_scale(m) == m->config.n_full;
+}
+
 static void advise(const struct qn_tensor *t, int advice)
 {
     if (!t->n_dim || !t->n_byte) return;

@@ -95,6 +95,8 @@ int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *ou
                  struct qn_err *e);
 /* KV-cache scales of a full-attention layer; 1 when the file has none. Returns whether it has. */
 bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale);
+int qn_model_n_kv_scale(const struct qn_model *m);     /* full-attention layers that have them */
+bool qn_model_has_kv_scales(const struct qn_model *m); /* all of them */
 
 /* The parts of a model, from its files or as just written. */
 struct qn_source {

@@ -109,18 +109,28 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
         n_key[i] = 1 + (int)(uniform(0, 1) * QN_PAGE) % QN_PAGE;
         most = QN_MAX(most, n_key[i]);
     }
-    for (int key = 0; key < most; key++)
+    bool has_own = qn_kv_scale_bytes(t) > 0;
+    uint16_t ks[QN_PAGE], vs[QN_PAGE];
+    memset(ks, 0xff, sizeof ks);
+    memset(vs, 0xff, sizeof vs);
+    float k_scale[QN_PAGE], v_scale[QN_PAGE];
+    for (int key = 0; key < most; key++) {
+        k_scale[key] = has_own ? ldexpf(1, (int)uniform(-12, 4)) : 1;
+        v_scale[key] = has_own ? ldexpf(1, (int)uniform(-12, 4)) : 1;
+        ks[key] = qn_f32_to_bf16(k_scale[key]);
+        vs[key] = qn_f32_to_bf16(v_scale[key]);
         for (int d = 0; d < hd; d++) {
-            qn_host_kv_store(t, kp, (size_t)d * QN_PAGE + key, uniform(-2, 2));
-            qn_host_kv_store(t, vp, (size_t)key * hd + d, uniform(-2, 2));
+            qn_host_kv_store(t, kp, (size_t)d * QN_PAGE + key, uniform(-2, 2) / k_scale[key]);
+            qn_host_kv_store(t, vp, (size_t)key * hd + d, uniform(-2, 2) / v_scale[key]);
         }
-    struct qn_kern_attn a = {(const float *const *)q, n_query, hd, kp, score, STRIDE, AT, 0, n_key, o};
+    }
+    struct qn_kern_attn a = {(const float *const *)q, n_query, hd, kp, ks, score, STRIDE, AT, 0, n_key, o};
     k->qk[t](&a, 0.25f);
     for (int i = 0; i < n_query; i++)
         for (int key = 0; key < n_key[i]; key++) {
             double dot = 0;
             for (int d = 0; d < hd; d++)
-                dot += (double)q[i][d] * qn_host_kv_load(t, kp, (size_t)d * QN_PAGE + key);
+                dot += (double)q[i][d] * qn_host_kv_load(t, kp, (size_t)d * QN_PAGE + key) * k_scale[key];
             near("qk", k->isa, hd, dot / 4, score[i * STRIDE + AT + key], 2e-5);
         }
     for (int i = 0; i < n_query; i++) {
@@ -143,11 +153,12 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
             for (int d = 0; d < hd; d++) {
                 double sum = o[i][d];
                 for (int key = first; key < n_key[i]; key++)
-                    sum +=
-                        (double)score[i * STRIDE + AT + key] * qn_host_kv_load(t, vp, (size_t)key * hd + d);
+                    sum += (double)score[i * STRIDE + AT + key] *
+                           qn_host_kv_load(t, vp, (size_t)key * hd + d) * v_scale[key];
                 want[i * hd + d] = sum;
             }
         a.kv = vp;
+        a.scale = vs;
         a.first_key = first;
         k->pv[t](&a);
         for (int i = 0; i < n_query; i++)
@@ -162,6 +173,62 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
     }
     free(kp);
     free(vp);
+}
+
+/* Every code of a KV type of one byte, as each kernel widens it: the bits of the plain conversion. */
+static void check_codes(const struct qn_kern *k, enum qn_kv t)
+{
+    uint8_t page[QN_PAGE * 16];
+    uint16_t own[QN_PAGE];
+    float one = 1, score[QN_PAGE], o[16], *op = o;
+    const float *q = &one;
+    int n_key = QN_PAGE;
+    for (int i = 0; i < QN_PAGE; i++) own[i] = qn_f32_to_bf16(0.125f);
+    for (int first = 0; first < 256; first += QN_PAGE) { /* keys of one dimension */
+        for (int i = 0; i < QN_PAGE; i++) page[i] = (uint8_t)(first + i);
+        struct qn_kern_attn a = {&q, 1, 1, page, own, score, QN_PAGE, 0, 0, &n_key, &op};
+        k->qk[t](&a, 1);
+        for (int i = 0; i < QN_PAGE; i++) {
+            float want = qn_host_kv_load(t, page, (size_t)i) * (t == QN_KV_E4M3D ? 0.125f : 1);
+            if (isnan(want) ? !isnan(score[i]) : score[i] != want)
+                fail_msg("%s: code %d of %s is %g, not %g", qn_isa_name(k->isa), first + i, qn_kv_name(t),
+                         (double)score[i], (double)want);
+        }
+    }
+    n_key = 1;
+    for (int first = 0; first < 256; first += 16) { /* dimensions of one key */
+        for (int i = 0; i < 16; i++) page[i] = (uint8_t)(first + i);
+        memset(o, 0, sizeof o);
+        struct qn_kern_attn a = {&q, 1, 16, page, own, &one, QN_PAGE, 0, 0, &n_key, &op};
+        k->pv[t](&a);
+        for (int i = 0; i < 16; i++) {
+            float want = qn_host_kv_load(t, page, (size_t)i) * (t == QN_KV_E4M3D ? 0.125f : 1);
+            if (isnan(want) ? !isnan(o[i]) : o[i] != want)
+                fail_msg("%s: code %d of %s is %g in V, not %g", qn_isa_name(k->isa), first + i,
+                         qn_kv_name(t), (double)o[i], (double)want);
+        }
+    }
+}
+
+/* Scales of tokens: powers of two, exact in BF16, that use the range and never leave it. */
+static void test_fit(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < 20000; i++) {
+        float x[24];
+        float size = ldexpf(1, (int)uniform(-90, 90));
+        float most = 0;
+        for (int j = 0; j < 24; j++) most = fmaxf(most, fabsf(x[j] = uniform(-1, 1) * size));
+        float scale = qn_host_kv_fit(x, 24);
+        int e;
+        assert_true(frexpf(scale, &e) == 0.5f);
+        assert_true(qn_bf16_to_f32(qn_f32_to_bf16(scale)) == scale);
+        assert_true(most / scale > 224 && most / scale <= 448);
+    }
+    float edges[][2] = {{0, 0}, {448, -448}, {449, 1}, {INFINITY, 1}, {NAN, 3}, {1e-38f, 0}};
+    float want[] = {1, 1, 2, 1, 0, 1};
+    for (size_t i = 0; i < QN_COUNT(edges); i++)
+        if (want[i] > 0) assert_true(qn_host_kv_fit(edges[i], 2) == want[i]);
 }
 
 static void check_delta(const struct qn_kern *k, int dk, int n_row, int n_col)
@@ -223,6 +290,9 @@ static void test_kernels(void **unused)
                 check_attn(k, (enum qn_kv)t, 256, n);
                 check_attn(k, (enum qn_kv)t, 24, n);
             }
+        check_codes(k, QN_KV_E4M3);
+        check_codes(k, QN_KV_E5M2);
+        check_codes(k, QN_KV_E4M3D);
         check_delta(k, 128, 7, 16);
         check_delta(k, 128, 1, 16);
         check_delta(k, 21, 5, 12);
@@ -233,6 +303,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernels),
+        cmocka_unit_test(test_fit),
     };
     if (getenv("QN_SEED")) seed = strtoull(getenv("QN_SEED"), NULL, 10);
     return cmocka_run_group_tests(tests, NULL, NULL);

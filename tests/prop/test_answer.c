@@ -701,7 +701,11 @@ static void test_one_answer_mini(void **state)
         const char *name;
         bool f32;
         int kv, share;
-    } ways[] = {{"bf16", false, -1, 300}, {"f32", true, -1, 100}, {"bf16, KV e4m3", false, QN_KV_E4M3, 100}};
+    } ways[] = {{"bf16", false, -1, 300},
+                {"f32", true, -1, 100},
+                {"bf16, KV e4m3", false, QN_KV_E4M3, 100},
+                {"bf16, KV e5m2", false, QN_KV_E5M2, 60},
+                {"bf16, KV e4m3 with scales of its own", false, QN_KV_E4M3D, 100}};
     struct subject s = {.backend = "cpu", .prose = QN_IDS_INIT(1 << 20)};
     struct qn_model *m;
     struct qn_err e = {0};

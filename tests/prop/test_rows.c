@@ -101,6 +101,7 @@ static void test_ref(void **state)
     (void)state;
     check_case("ref", "dense-untied-mtp", QN_ACT_F32, QN_KV_F32);
     check_case("ref", "moe-expert-mtp", QN_ACT_BF16, QN_KV_E5M2);
+    check_case("ref", "dense-ratio4-odd", QN_ACT_BF16, QN_KV_E4M3D);
 }
 
 static void test_cpu(void **state)
@@ -114,6 +115,7 @@ static void test_cpu(void **state)
         for (size_t i = 0; i < QN_COUNT(cases); i++) {
             check_case("cpu", cases[i], QN_ACT_BF16, kv[i]);
             check_case("cpu", cases[i], QN_ACT_F32, QN_KV_F32);
+            check_case("cpu", cases[i], QN_ACT_BF16, i ? QN_KV_E4M3D : QN_KV_E5M2);
         }
     }
     unsetenv("QUERN_CPU");

@@ -50,9 +50,16 @@ static void in_rows(void *ctx, int first, int n, int thread)
             unsigned char *vp = head_of(d, page, a->op->kv_layer, g, true);
             k->norm(key, w->k_norm, hd, c->norm_eps, key);
             qn_ref_rotate(key, half, cosv, sinv);
+            float k_scale = w->k_scale, v_scale = w->v_scale;
+            uint16_t *ks = qn_host_kv_scales(d, page, a->op->kv_layer, g, false),
+                     *vs = qn_host_kv_scales(d, page, a->op->kv_layer, g, true);
+            if (ks) {
+                ks[place] = qn_f32_to_bf16(k_scale = qn_host_kv_fit(key, hd));
+                vs[place] = qn_f32_to_bf16(v_scale = qn_host_kv_fit(v, hd));
+            }
             for (int i = 0; i < hd; i++) {
-                qn_host_kv_store(d->o.kv, kp, (size_t)i * QN_PAGE + place, key[i] / w->k_scale);
-                qn_host_kv_store(d->o.kv, vp, (size_t)place * hd + i, v[i] / w->v_scale);
+                qn_host_kv_store(d->o.kv, kp, (size_t)i * QN_PAGE + place, key[i] / k_scale);
+                qn_host_kv_store(d->o.kv, vp, (size_t)place * hd + i, v[i] / v_scale);
             }
         }
     }
@@ -116,7 +123,8 @@ static float *out_of(const struct attend *a, int seq, int g, int query)
 
 static void finish(const struct attend *a, const struct query *q)
 {
-    float f = a->op->w->attn.v_scale / q->sum;
+    bool has_own = qn_kv_scale_bytes(a->d->o.kv) > 0; /* scales in the page */
+    float f = (has_own ? 1 : a->op->w->attn.v_scale) / q->sum;
     for (int i = 0; i < a->d->c.head_dim; i++) q->o[i] *= f;
 }
 
@@ -132,10 +140,12 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
     bool is_first = split == 0 && a->op->kv_layer == d->c.n_full; /* the MTP layer has no key at place 0 */
     for (int i = 0; i < n; i++) most = QN_MAX(most, n_key[i]);
     const int32_t *pages = a->s->pages + seq->first_page + split * (QN_SPLIT / QN_PAGE);
-    struct qn_kern_attn ka = {q, n, hd, NULL, score, QN_SPLIT, 0, 0, in_page, o};
-    float scale = a->op->w->attn.k_scale / sqrtf((float)hd);
+    struct qn_kern_attn ka = {q, n, hd, NULL, NULL, score, QN_SPLIT, 0, 0, in_page, o};
+    bool has_own = qn_kv_scale_bytes(d->o.kv) > 0;
+    float scale = (has_own ? 1 : a->op->w->attn.k_scale) / sqrtf((float)hd);
     for (int p = 0; p * QN_PAGE < most; p++) {
         ka.kv = head_of(d, pages[p], a->op->kv_layer, g, false);
+        ka.scale = qn_host_kv_scales(d, pages[p], a->op->kv_layer, g, false);
         ka.at = p * QN_PAGE;
         k->qk[d->o.kv](&ka, scale);
     }
@@ -150,6 +160,7 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
     for (int p = 0; p * QN_PAGE < most; p++) {
         for (int i = 0; i < n; i++) in_page[i] = QN_CLAMP(n_key[i] - p * QN_PAGE, 0, QN_PAGE);
         ka.kv = head_of(d, pages[p], a->op->kv_layer, g, true);
+        ka.scale = qn_host_kv_scales(d, pages[p], a->op->kv_layer, g, true);
         ka.at = p * QN_PAGE;
         ka.first_key = is_first && p == 0 ? 1 : 0;
         k->pv[d->o.kv](&ka);

@@ -6,6 +6,7 @@
 #ifndef QN_KERN_H
 #define QN_KERN_H
 
+#include "backend/backend.h"
 #include "backend/draw.h"
 #include "base/cpu.h"
 #include "model/format.h"
@@ -15,8 +16,9 @@ struct qn_kern_attn {
     const float *const *q; /* [n_query] of [hd] */
     int n_query;           /* 1..QN_ATTN_QUERIES */
     int hd;
-    const void *kv; /* K or V of the page */
-    float *score;   /* [n_query][stride]; keys of the page start at `at` */
+    const void *kv;        /* K or V of the page */
+    const uint16_t *scale; /* [QN_PAGE] BF16 powers of two, of its keys; of E4M3D only */
+    float *score;          /* [n_query][stride]; keys of the page start at `at` */
     int stride, at;
     int first_key;    /* V of keys before it is not read */
     const int *n_key; /* [n_query] keys of the page a query sees; V beyond the most is not read */
@@ -53,8 +55,8 @@ struct qn_kern {
     void (*act)(void *to, const float *x, int n, bool is_pairs, bool is_rounded);
     /* out[c] = silu(sum_j tap[j][c] * row[j][c]) for channels [0, n) */
     void (*conv)(float *out, const float *const *row, const float *const *tap, int n_tap, int n);
-    void (*qk[4])(const struct qn_kern_attn *a, float scale); /* by enum qn_kv */
-    void (*pv[4])(const struct qn_kern_attn *a);
+    void (*qk[QN_N_KV])(const struct qn_kern_attn *a, float scale); /* by enum qn_kv */
+    void (*pv[QN_N_KV])(const struct qn_kern_attn *a);
     /* score [n] -> exp(score - max) and their sum, in place */
     void (*softmax)(float *score, int n, float *max, float *sum);
     void (*delta)(const struct qn_kern_delta *p);

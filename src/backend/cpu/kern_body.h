@@ -141,6 +141,10 @@ KERN v16 load_kv(enum qn_kv t, const void *p, size_t i, int left)
 {
     if (left >= 16 && t == QN_KV_F32) return vload((const float *)p + i);
     if (left >= 16 && t == QN_KV_BF16) return vbf16((const uint16_t *)p + i);
+#ifdef V16_HAS_FP8
+    if (left >= 16 && t == QN_KV_E5M2) return ve5m2((const uint8_t *)p + i);
+    if (left >= 16) return ve4m3((const uint8_t *)p + i);
+#endif
     float f[16] = {0};
     for (int j = 0; j < QN_MIN(left, 16); j++) f[j] = qn_host_kv_load(t, p, i + (size_t)j);
     return vload(f);
@@ -165,6 +169,10 @@ KERN void qk_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
             v16 q = vset(a->q[first + g][i]);
             for (int j = 0; j < QK_VECS; j++) acc[g][j] = vfma(k[j], q, acc[g][j]);
         }
+    }
+    for (int j = 0; t == QN_KV_E4M3D && j < QK_VECS; j++) { /* exact, being powers of two */
+        v16 own = vbf16(a->scale + key + 16 * j);
+        for (int g = 0; g < n; g++) acc[g][j] = vmul(acc[g][j], own);
     }
     for (int g = 0; g < n; g++)
         for (int j = 0; j < QK_VECS; j++)
@@ -202,6 +210,7 @@ KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
     }
     for (int key = a->first_key; key < most; key++) {
         v16 v[QK_VECS];
+        float own = t == QN_KV_E4M3D ? qn_bf16_to_f32(a->scale[key]) : 1;
         if (dim == 0 && first == 0 && key + ROWS_AHEAD < QN_PAGE)
             for (size_t at = 0; at < row_bytes; at += 64)
                 __builtin_prefetch((const char *)a->kv + (size_t)(key + ROWS_AHEAD) * row_bytes + at);
@@ -210,7 +219,8 @@ KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
             v[j] = load_kv(t, a->kv, (size_t)key * a->hd + dim + 16 * j, is_full ? 16 : a->hd - dim - 16 * j);
 #pragma GCC unroll 4
         for (int g = 0; g < n; g++) { /* p is 0 past a query's last key: adds nothing */
-            v16 p = vset(score[(size_t)g * a->stride + key]);
+            float s = score[(size_t)g * a->stride + key];
+            v16 p = vset(t == QN_KV_E4M3D ? s * own : s);
 #pragma GCC unroll 4
             for (int j = 0; j < n_vec; j++) acc[g][j] = vfma(p, v[j], acc[g][j]);
         }
@@ -251,6 +261,7 @@ ATTN(f32, QN_KV_F32)
 ATTN(bf16, QN_KV_BF16)
 ATTN(e4m3, QN_KV_E4M3)
 ATTN(e5m2, QN_KV_E5M2)
+ATTN(e4m3d, QN_KV_E4M3D)
 
 static void softmax(float *score, int n, float *max_out, float *sum_out)
 {
@@ -378,10 +389,12 @@ void KERN_FILL(struct qn_kern *k)
     k->qk[QN_KV_BF16] = qk_bf16;
     k->qk[QN_KV_E4M3] = qk_e4m3;
     k->qk[QN_KV_E5M2] = qk_e5m2;
+    k->qk[QN_KV_E4M3D] = qk_e4m3d;
     k->pv[QN_KV_F32] = pv_f32;
     k->pv[QN_KV_BF16] = pv_bf16;
     k->pv[QN_KV_E4M3] = pv_e4m3;
     k->pv[QN_KV_E5M2] = pv_e5m2;
+    k->pv[QN_KV_E4M3D] = pv_e4m3d;
     k->softmax = softmax;
     k->delta = delta;
     k->fold = fold;

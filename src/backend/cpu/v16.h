@@ -95,6 +95,20 @@ KERN unsigned vabove(v16 a, v16 b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
 }
+/* 16 consecutive FP8 values, exactly: as F16 of the same exponent field, E4M3 2^8 too small. */
+#define V16_HAS_FP8
+KERN v16 ve5m2(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)p)), 8));
+}
+KERN v16 ve4m3(const uint8_t *p)
+{
+    __m256i h = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)p)), 8);
+    h = _mm256_and_si256(_mm256_srai_epi16(h, 1), _mm256_set1_epi16((short)0xbfff)); /* s0eeeemmm0... */
+    __m256i largest = _mm256_set1_epi16(0x3f80);
+    __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, largest), largest);
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(h, nan)), _mm512_set1_ps(256));
+}
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -197,6 +211,24 @@ KERN unsigned vabove(v16 x, v16 y)
 {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)) |
            (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)) << 8;
+}
+/* 16 consecutive FP8 values, exactly: as F16 of the same exponent field, E4M3 2^8 too small. */
+#define V16_HAS_FP8
+KERN v16 vf16(__m256i h)
+{
+    return V2(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)));
+}
+KERN v16 ve5m2(const uint8_t *p)
+{
+    return vf16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)p)), 8));
+}
+KERN v16 ve4m3(const uint8_t *p)
+{
+    __m256i h = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)p)), 8);
+    h = _mm256_and_si256(_mm256_srai_epi16(h, 1), _mm256_set1_epi16((short)0xbfff)); /* s0eeeemmm0... */
+    __m256i largest = _mm256_set1_epi16(0x3f80);
+    __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, largest), largest);
+    return vmul(vf16(_mm256_or_si256(h, nan)), vset(256));
 }
 
 #else

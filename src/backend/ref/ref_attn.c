@@ -45,9 +45,16 @@ void qn_ref_attn_in(struct qn_device *d, const struct qn_step *s, const struct q
             qn_ref_rms_norm(k, w->k_norm, hd, c->norm_eps, k);
             qn_ref_rotate(k, half, cosv, sinv);
             size_t at = ((size_t)g * QN_PAGE + place) * hd;
+            float k_scale = w->k_scale, v_scale = w->v_scale;
+            uint16_t *ks = qn_host_kv_scales(d, page, op->kv_layer, g, false),
+                     *vs = qn_host_kv_scales(d, page, op->kv_layer, g, true);
+            if (ks) {
+                ks[place] = qn_f32_to_bf16(k_scale = qn_host_kv_fit(k, hd));
+                vs[place] = qn_f32_to_bf16(v_scale = qn_host_kv_fit(v, hd));
+            }
             for (int i = 0; i < hd; i++) {
-                qn_host_kv_store(d->o.kv, kp, at + i, k[i] / w->k_scale);
-                qn_host_kv_store(d->o.kv, vp, at + i, v[i] / w->v_scale);
+                qn_host_kv_store(d->o.kv, kp, at + i, k[i] / k_scale);
+                qn_host_kv_store(d->o.kv, vp, at + i, v[i] / v_scale);
             }
         }
     }
@@ -65,25 +72,30 @@ static void attend(const struct qn_device *d, const struct qn_step *s, const str
     int first = op->kv_layer == c->n_full ? 1 : 0, last = s->pos[row];
     const float *q = d->q + ((size_t)row * c->n_head + head) * hd;
     float *o = d->attn + ((size_t)row * c->n_head + head) * hd;
-    float scale = w->k_scale / sqrtf((float)hd), max = -INFINITY, sum = 0;
+    bool has_own = qn_kv_scale_bytes(d->o.kv) > 0; /* scales in the page */
+    float scale = (has_own ? 1 : w->k_scale) / sqrtf((float)hd), max = -INFINITY, sum = 0;
     for (int j = first; j <= last; j++) {
-        const unsigned char *kp = qn_host_kv(d, s->pages[seq->first_page + j / QN_PAGE], op->kv_layer);
+        int page = s->pages[seq->first_page + j / QN_PAGE];
+        const unsigned char *kp = qn_host_kv(d, page, op->kv_layer);
         size_t at = ((size_t)g * QN_PAGE + j % QN_PAGE) * hd;
         float dot = 0;
         for (int i = 0; i < hd; i++) dot += q[i] * qn_host_kv_load(d->o.kv, kp, at + i);
         score[j] = dot * scale;
+        if (has_own)
+            score[j] *= qn_bf16_to_f32(qn_host_kv_scales(d, page, op->kv_layer, g, false)[j % QN_PAGE]);
         if (score[j] > max) max = score[j];
     }
     memset(o, 0, (size_t)hd * sizeof *o);
     for (int j = first; j <= last; j++) {
-        const unsigned char *vp =
-            qn_host_kv(d, s->pages[seq->first_page + j / QN_PAGE], op->kv_layer) + d->kv_layer_bytes / 2;
+        int page = s->pages[seq->first_page + j / QN_PAGE];
+        const unsigned char *vp = qn_host_kv(d, page, op->kv_layer) + d->kv_layer_bytes / 2;
         size_t at = ((size_t)g * QN_PAGE + j % QN_PAGE) * hd;
         float p = expf(score[j] - max);
         sum += p;
+        if (has_own) p *= qn_bf16_to_f32(qn_host_kv_scales(d, page, op->kv_layer, g, true)[j % QN_PAGE]);
         for (int i = 0; i < hd; i++) o[i] += p * qn_host_kv_load(d->o.kv, vp, at + i);
     }
-    for (int i = 0; i < hd; i++) o[i] *= w->v_scale / sum;
+    for (int i = 0; i < hd; i++) o[i] *= (has_own ? 1 : w->v_scale) / sum;
 }
 
 void qn_ref_attn(struct qn_device *d, const struct qn_step *s, const struct qn_op_attn *op)

@@ -4,6 +4,8 @@
 
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 QN_NORETURN static void out_of_memory(size_t n_byte)
 {
@@ -115,6 +117,75 @@ void *qn_region_alloc(size_t n_byte)
 void qn_region_free(void *p, size_t n_byte)
 {
     if (p) munmap(p, QN_ROUND_UP(n_byte ? n_byte : 1, (size_t)4096));
+}
+
+/* One number from a file of one; SIZE_MAX: no such file, or "max". */
+static size_t read_number(const char *path)
+{
+    unsigned long long n = 0;
+    FILE *f = fopen(path, "r");
+    bool is_number = f && fscanf(f, "%llu", &n) == 1;
+    if (f) fclose(f);
+    return is_number ? (size_t)n : SIZE_MAX;
+}
+
+/* What the control groups (version 2) of this process leave, from its own up to the root. */
+static size_t group_available(void)
+{
+    char line[512], group[400] = "", path[480];
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, "0::/", 4))
+            snprintf(group, sizeof group, "%.*s", (int)strcspn(line + 3, "\n"), line + 3);
+    if (f) fclose(f);
+    size_t least = SIZE_MAX;
+    for (;;) {
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
+        size_t max = read_number(path);
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
+        size_t used = max == SIZE_MAX ? 0 : read_number(path);
+        if (max != SIZE_MAX && used != SIZE_MAX) least = QN_MIN(least, max > used ? max - used : 0);
+        char *last = strrchr(group, '/');
+        if (!last) return least;
+        *last = 0;
+    }
+}
+
+/* Address space, not memory, that heaps and stacks of threads take. */
+#define HEAPS_BYTES ((size_t)192 << 20)
+
+size_t qn_mem_available(void)
+{
+    size_t kib = 0, least, pages = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %zu", &kib) == 1) break;
+    if (f) fclose(f);
+    least = QN_MIN(kib * 1024, group_available());
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return least;
+    f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%zu", &pages) != 1) pages = 0;
+    if (f) fclose(f);
+    size_t used = pages * (size_t)sysconf(_SC_PAGESIZE);
+    size_t room = limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+    return QN_MIN(least, room - QN_MIN(room / 2, HEAPS_BYTES));
+}
+
+size_t qn_mem_largest(size_t most)
+{
+    size_t fits = 0;
+    while (most - fits > (size_t)1 << 20) {
+        size_t n_byte = fits + (most - fits) / 2;
+        void *p = qn_region_alloc(n_byte);
+        if (p)
+            fits = n_byte;
+        else
+            most = n_byte;
+        qn_region_free(p, n_byte);
+    }
+    return fits;
 }
 
 struct block {

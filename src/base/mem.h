@@ -30,6 +30,11 @@ bool qn_add_size(size_t a, size_t b, size_t *out);
 void *qn_region_alloc(size_t n_byte);
 void qn_region_free(void *p, size_t n_byte);
 
+/* What this process can still have: of the machine, of its control groups, of its address space. */
+size_t qn_mem_available(void);
+/* The largest region, up to `most` and to a MiB, that the kernel gives right now. */
+size_t qn_mem_largest(size_t most);
+
 /* Arena: many small objects of one lifetime (a request, a parse), freed at once.
  * limit_bytes is a hard cap; an allocation over it returns NULL. */
 struct qn_arena;

@@ -4,21 +4,12 @@
 
 #include "backend/backend.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "cli/cli.h"
+#include "engine/engine.h"
 #include "model/plan.h"
 
 #define ROWS_DEFAULT 512 /* rows of a step */
-
-static uint64_t machine_memory(void)
-{
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[128];
-    unsigned long long kib = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    if (f) fclose(f);
-    return (uint64_t)kib * 1024;
-}
 
 struct numbers {
     struct qn_tally tally;
@@ -120,7 +111,7 @@ static int run(int argc, char **argv)
     const char *kv = "bf16";
     const struct qn_opt table[] = {
         {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
-        {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (what the machine has available)", NULL,
+        {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (four fifths of what can be had)", NULL,
          NULL, 0, 0},
         {"context", 'c', QN_OPT_INT, &context, "N", "tokens of a sequence (the most that fit)", NULL,
          "max-model-len,context-length", 1, 1 << 24},
@@ -154,14 +145,37 @@ static int run(int argc, char **argv)
     o.kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m));
     o.config = qn_model_config(m);
     o.has_mtp = mtp && qn_model_has_mtp(m);
-    o.max_rows = (int)rows;
-    o.max_logits = (int)QN_MIN(rows, (int64_t)(users ? users : 8) * (1 + QN_MAX_DRAFT));
     qn_device_sizes(&o, &n.sizes);
+    /* the engine's own reckoning, so that a server allocates these */
+    if (!memory) memory = (int64_t)(qn_mem_available() / 5 * 4);
+    struct qn_engine_options wish = {.model = m,
+                                     .backend = qn_backend_get("cpu"),
+                                     .kv = (int)o.kv,
+                                     .max_context = (int)context,
+                                     .max_seqs = (int)users,
+                                     .step_tokens = (int)rows,
+                                     .memory_bytes = memory,
+                                     .mtp = o.has_mtp ? -1 : 0};
+    struct qn_engine_info info = {0};
+    n.plan_rc = qn_engine_plan(&info, &wish, &e);
+    if (n.plan_rc) snprintf(n.why, sizeof n.why, "%s", e.text);
+    n.plan = (struct qn_plan){.users = info.max_seqs,
+                              .context = info.max_context,
+                              .n_page = info.n_page,
+                              .n_slot = info.n_slot,
+                              .n_lane = info.max_seqs,
+                              .weight_bytes = info.weight_bytes,
+                              .workspace_bytes = info.workspace_bytes,
+                              .page_bytes = info.kv_bytes,
+                              .slot_bytes = (uint64_t)info.n_slot * n.sizes.slot_bytes,
+                              .lane_bytes = (uint64_t)info.max_seqs * n.sizes.lane_bytes};
+    n.plan.total_bytes =
+        info.weight_bytes + info.workspace_bytes + info.kv_bytes + n.plan.slot_bytes + n.plan.lane_bytes;
     n.kv = qn_kv_name(o.kv);
     if (!o.has_mtp) n.tally.part[QN_PART_MTP].bytes = 0;
-    n.in = (struct qn_plan_in){.memory = memory ? (uint64_t)memory : machine_memory(),
+    n.in = (struct qn_plan_in){.memory = (uint64_t)memory,
                                .weight_bytes = n.tally.text_bytes + (o.has_mtp ? n.tally.mtp_bytes : 0),
-                               .workspace_bytes = n.sizes.workspace_bytes,
+                               .workspace_bytes = info.workspace_bytes,
                                .page_bytes = n.sizes.page_bytes,
                                .slot_bytes = n.sizes.slot_bytes,
                                .lane_bytes = n.sizes.lane_bytes,
@@ -169,8 +183,6 @@ static int run(int argc, char **argv)
                                .max_context = o.config->max_context,
                                .context = (int)context,
                                .users = (int)users};
-    n.plan_rc = qn_plan_make(&n.in, &n.plan, &e);
-    if (n.plan_rc) snprintf(n.why, sizeof n.why, "%s", e.text);
     if (json)
         print_json(m, &n);
     else

@@ -531,17 +531,6 @@ static void *engine_main(void *arg)
 
 /* --- verbs --- */
 
-static size_t available_memory(void)
-{
-    size_t kib = 0;
-    char line[128];
-    FILE *f = fopen("/proc/meminfo", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %zu", &kib) == 1) break;
-    if (f) fclose(f);
-    return kib * 1024;
-}
-
 #define MIB(x) ((double)(x) / (1024.0 * 1024.0))
 
 static void set_rows(struct qn_device_options *d, int max_seqs, int step_tokens, bool has_drafts)
@@ -588,7 +577,7 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     if (!o->n_page || !o->n_slot) {
         /* a page of slack, as a resumed prefix may need a copy of its last one */
         struct qn_plan_in in = {
-            .memory = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : available_memory() / 5 * 4,
+            .memory = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : qn_mem_available() / 5 * 4,
             .weight_bytes = weight_bytes,
             .workspace_bytes = size.workspace_bytes + size.page_bytes,
             .page_bytes = size.page_bytes,
@@ -601,6 +590,12 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
         };
         struct qn_plan planned;
         QN_TRY(qn_plan_make(&in, &planned, e));
+        if (planned.users > max_seqs) { /* more sequences, more rows: what that takes comes off */
+            set_rows(d, planned.users, step_tokens, o->mtp != 0);
+            runner->sizes(o->runner_user, d, &size);
+            in.workspace_bytes = size.workspace_bytes + size.page_bytes;
+            QN_TRY(qn_plan_make(&in, &planned, e));
+        }
         max_seqs = planned.users;
         max_context = planned.context;
         /* what a cache of that size cannot use is left to the machine */
@@ -631,6 +626,7 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     g->info.step_tokens = step_tokens;
     g->info.n_thread = o->n_thread;
     g->info.mtp = o->mtp;
+    g->info.has_mtp = fo->with_mtp;
     g->info.can_constrain = o->mask != NULL;
     g->info.isa = "";
     g->info.kv = qn_kv_name(d->kv);
@@ -639,6 +635,75 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     g->info.workspace_bytes = size.workspace_bytes;
 out:
     return rc;
+}
+
+/* Configuration, weights and sizes of the pools, before anything is opened. */
+static int prepare(struct qn_engine *g, const struct qn_engine_options *o, struct qn_forward_options *fo,
+                   struct qn_err *e)
+{
+    int rc = QN_OK;
+    size_t weight_bytes = 0;
+    g->options = *o;
+    if (!o->runner) g->options.runner = &qn_runner_forward;
+    QN_FAIL_IF(!o->runner && (!o->model || !o->backend), e, QN_INVAL,
+               "the engine needs a model and a backend");
+    QN_FAIL_IF(!o->model && !o->config, e, QN_INVAL, "the engine needs a model or its configuration");
+    g->config = o->config ? *o->config : *qn_model_config(o->model);
+    if (o->model) {
+        struct qn_tally tally;
+        qn_tally_model(o->model, &tally);
+        weight_bytes = tally.text_bytes + (o->mtp != 0 ? tally.mtp_bytes : 0);
+    }
+    *fo = (struct qn_forward_options){
+        .backend = o->backend,
+        .with_mtp = o->mtp != 0 && (o->model ? qn_model_has_mtp(o->model) : g->config.n_mtp > 0),
+        .progress = o->progress,
+        .progress_user = o->progress_user};
+    QN_TRY(plan(g, fo, weight_bytes, e));
+    g->info.weight_bytes = weight_bytes;
+out:
+    return rc;
+}
+
+int qn_engine_plan(struct qn_engine_info *out, const struct qn_engine_options *o, struct qn_err *e)
+{
+    struct qn_engine g = {0};
+    struct qn_forward_options fo;
+    int rc = prepare(&g, o, &fo, e);
+    if (!rc) *out = g.info;
+    return rc;
+}
+
+/* After the pools could not be had: what can be, as options. All that was taken is given back by now. */
+static void name_nearest(const struct qn_engine *g, struct qn_err *e)
+{
+    struct qn_engine_options o = g->options;
+    struct qn_engine_info info;
+    char why[120], memory[24], had[24];
+    size_t most = qn_mem_largest(g->info.weight_bytes + g->info.kv_bytes + g->info.state_bytes +
+                                 g->info.workspace_bytes);
+    /* the rest is for stacks and small allocations */
+    o.memory_bytes = (int64_t)(most / 8 * 7) & ~(((int64_t)1 << 20) - 1);
+    o.n_page = o.n_slot = 0;
+    o.max_context = g->info.max_context;
+    int rc = QN_NOMEM, users = g->info.max_seqs;
+    for (o.max_seqs = users; rc && o.max_seqs >= 1; o.max_seqs -= rc != 0)
+        rc = qn_engine_plan(&info, &o, NULL);
+    if (rc) { /* not one of that length */
+        o.max_context = 0;
+        o.max_seqs = 1;
+        rc = qn_engine_plan(&info, &o, NULL);
+    }
+    snprintf(why, sizeof why, "%.119s", e->text);
+    qn_bytes_text(most, had);
+    qn_bytes_text(g->info.weight_bytes, memory);
+    if (rc)
+        qn_err_set(e, QN_NOMEM, __FILE__, __LINE__,
+                   "%s. %s can be had, too little for the weights (%s) and one sequence", why, had, memory);
+    else
+        qn_err_set(e, QN_NOMEM, __FILE__, __LINE__,
+                   "%s. %s can be had; what fits: --max-seqs %d --context %d --memory %lldM", why, had,
+                   info.max_seqs, info.max_context, (long long)(o.memory_bytes >> 20));
 }
 
 /* Files are good for the same weights, the same back end (its roundings are part of the bytes) and layout. */
@@ -686,28 +751,15 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     g->mail = qn_mail_create();
     g->cancel_all.kind = LETTER_CANCEL_ALL;
     g->quit.kind = LETTER_QUIT;
-    if (!o->runner) g->options.runner = &qn_runner_forward;
-    QN_FAIL_IF(!o->runner && (!o->model || !o->backend), e, QN_INVAL,
-               "the engine needs a model and a backend");
-    QN_FAIL_IF(!o->model && !o->config, e, QN_INVAL, "the engine needs a model or its configuration");
-    g->config = o->config ? *o->config : *qn_model_config(o->model);
-    size_t weight_bytes = 0;
-    if (o->model) {
-        struct qn_tally tally;
-        qn_tally_model(o->model, &tally);
-        weight_bytes = tally.text_bytes + (o->mtp != 0 ? tally.mtp_bytes : 0);
-    }
-    struct qn_forward_options fo = {.backend = o->backend,
-                                    .with_mtp = o->mtp != 0 &&
-                                                (o->model ? qn_model_has_mtp(o->model) : g->config.n_mtp > 0),
-                                    .progress = o->progress,
-                                    .progress_user = o->progress_user};
-    QN_TRY(plan(g, &fo, weight_bytes, e));
+    struct qn_forward_options fo;
+    QN_TRY(prepare(g, o, &fo, e));
     qn_cache_init(&g->cache, g->info.n_page, g->info.n_slot, g->info.max_seqs, &g->chores);
     if (o->model) g->cache.fingerprint = qn_model_fingerprint(o->model);
     g->cache.is_off = o->no_prefix_cache;
     QN_TRY(open_tier(g, &fo.device, e));
-    QN_TRY(qn_rank_open(&g->rank, g->options.runner, o->runner_user, o->model, &fo, g->mail, e));
+    rc = qn_rank_open(&g->rank, g->options.runner, o->runner_user, o->model, &fo, g->mail, e);
+    if (rc == QN_NOMEM && e) name_nearest(g, e);
+    if (rc) goto out;
     g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;
     g->info.weight_bytes = qn_rank_weight_bytes(g->rank);
     qn_spec_init(&g->spec, g->info.has_mtp, o->mtp);

@@ -99,6 +99,9 @@ struct qn_engine_stats {
     struct qn_tier_stats tier;
 };
 
+/* What open would decide, without opening: all but the figures of the device (isa, load_s); weight_bytes are
+ * those of the files. Any thread. */
+int qn_engine_plan(struct qn_engine_info *out, const struct qn_engine_options *o, struct qn_err *e);
 /* Loads the model and starts the threads. QN_NOMEM names the nearest configuration that fits. */
 int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, struct qn_err *e);
 /* Refuses new requests (QN_BUSY), lets running ones end until the deadline, then cancels them. */

@@ -5,7 +5,9 @@
 static void forward_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
 {
     (void)user;
-    qn_device_sizes(o, out);
+    struct qn_device_options own = *o;
+    if (o->has_mtp) own.max_rows += o->max_seqs; /* as qn_forward_open does */
+    qn_device_sizes(&own, out);
 }
 
 static int forward_open(void *user, void **out, const struct qn_model *model,

@@ -21,6 +21,11 @@
  *                     token); rows pos0+1 .. pos0+n_accepted+1 are made after the verdict, the last of them
  *                     (accepted count + 1, with the token just sampled) gives the first draft.
  *
+ * The MTP layer's KV of a sequence need not be whole: it is kept from mtp_from on, and MTP rows see no key
+ * before. Where wants_mtp is false nothing of it is kept, neither KV nor carry; the next step that wants it
+ * starts behind its own first row, mtp_from = pos0 + 1, as the row of pos0 needs the hidden row before.
+ * Drafts differ then, tokens do not.
+ *
  * Deferred commit. Rows of a decode step leave state and conv window unchanged; what they would change is
  * kept in the sequence's lane. The next step that touches the sequence says in n_commit how many of the
  * lane's rows were accepted, and folds them in before anything else. Prefill rows are committed at once.
@@ -58,7 +63,8 @@ struct qn_step_seq {
     bool is_fresh;          /* the slot holds no state yet: start from zero (pos0 is 0) */
     bool wants_token;       /* sample: every row of a decode sequence, the last row of a prefill sequence */
     bool wants_mtp;         /* keep the MTP layer's KV in step (carry and rows as above) */
-    int n_draft;            /* decode: drafts among the rows (n_row - 1) */
+    int mtp_from;     /* with wants_mtp: the first position whose MTP row is kept, <= pos0 + 1; 0 as 1 */
+    int n_draft;      /* decode: drafts among the rows (n_row - 1) */
     int n_draft_next; /* drafts to make for the next step, 0..QN_MAX_DRAFT; needs wants_mtp, wants_token */
     int first_logit;  /* index of its first wanted logit row: n_row of them (decode), 1 (prefill: with
                          all_logits that of its last row); unused without wants_token */

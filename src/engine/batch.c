@@ -178,8 +178,8 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
     b->part[b->step.n_seq] = (struct qn_batch_part){
         .seq = s, .is_decode = true, .wants_token = true, .n_row = 1 + n, .n_draft = n};
     b->part[b->step.n_seq].is_lookup = n && s->draft_is_lookup;
-    b->part[b->step.n_seq].has_hole = s->has_mtp_hole;
-    s->has_mtp_hole |= !wants_mtp;
+    b->part[b->step.n_seq].has_hole = !qn_seq_has_mtp(s);
+    q->mtp_from = qn_seq_keep_mtp(s, wants_mtp);
     b->step.n_row += 1 + n;
     b->step.n_seq++;
     b->step.n_decode++;
@@ -212,6 +212,7 @@ void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool 
     struct qn_step_seq *q = add_seq(b, s, n_row, n_draft_next);
     q->wants_token = wants_token;
     q->wants_mtp = wants_mtp;
+    q->mtp_from = qn_seq_keep_mtp(s, wants_mtp);
     q->first_logit = first_logit;
     if (wants_token)
         add_sample(b, s, q);

@@ -337,7 +337,8 @@ static void gather_rows(struct qn_forward *f, const struct qn_step *s, const str
                 add_row(m, s, s->tok[q->first_row + j], q->pos0 + j, q->first_row + j - 1,
                         q->first_row + j - 1, 0);
         } else {
-            if (q->pos0) add_row(m, s, s->tok[q->first_row], q->pos0, -1, q->first_row, -1);
+            if (q->pos0 && q->mtp_from <= q->pos0) /* else there is no carry */
+                add_row(m, s, s->tok[q->first_row], q->pos0, -1, q->first_row, -1);
             for (int j = 1; j < q->n_row; j++)
                 add_row(m, s, s->tok[q->first_row + j], q->pos0 + j, q->first_row + j - 1,
                         q->first_row + j - 1, 0);

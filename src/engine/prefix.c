@@ -308,7 +308,20 @@ void qn_cache_pin(struct qn_cache *c, int slot, int by)
 
 /* --- growing --- */
 
-int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t *tok, int page)
+int qn_cache_mtp_from(const struct qn_cache *c, int slot, int last)
+{
+    if (slot < 0) return 1;
+    const struct qn_snap *s = &c->snap[slot];
+    int from = s->mtp_from;
+    if (from > s->n_tok / QN_PAGE * QN_PAGE) return from;
+    for (int page = last; page >= 0; page = c->node[page].parent) {
+        from = c->node[page].depth * QN_PAGE + c->node[page].mtp_from;
+        if (c->node[page].mtp_from) break;
+    }
+    return QN_MAX(from, 1);
+}
+
+int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t *tok, int page, int mtp_from)
 {
     if (c->is_off) return -1;
     int known = qn_cache_find_node(c, root, parent, tok);
@@ -325,6 +338,7 @@ int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t
                           .next = *first,
                           .prev = -1,
                           .first_snap = -1,
+                          .mtp_from = mtp_from,
                           .depth = parent >= 0 ? c->node[parent].depth + 1 : 0};
     if (*first >= 0) c->node[*first].prev = page;
     *first = page;
@@ -349,7 +363,7 @@ int qn_cache_find_snap(const struct qn_cache *c, uint64_t root, int parent, int 
 }
 
 static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail, int tail_page,
-                 int slot)
+                 int slot, int mtp_from)
 {
     int n_tail = n_tok % QN_PAGE;
     QN_CHECK(n_tok / QN_PAGE == (parent >= 0 ? c->node[parent].depth + 1 : 0));
@@ -362,6 +376,7 @@ static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const
                           .root = root,
                           .n_tok = n_tok,
                           .tail_page = n_tail ? tail_page : -1,
+                          .mtp_from = mtp_from,
                           .last_use = c->clock};
     if (n_tail) {
         memcpy(s->tail, tail, (size_t)n_tail * sizeof *tail);
@@ -377,7 +392,7 @@ static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const
 }
 
 int qn_cache_copy_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail,
-                       int tail_page, int slot)
+                       int tail_page, int slot, int mtp_from)
 {
     if (c->is_off || n_tok <= 0) return -1;
     int known = qn_cache_find_snap(c, root, parent, n_tok, tail);
@@ -393,12 +408,12 @@ int qn_cache_copy_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok,
     }
     int to = qn_slots_acquire(&c->slots, QN_SLOT_SNAPSHOT);
     qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_STATE_COPY, .from = slot, .to = to});
-    hang(c, root, parent, n_tok, tail, tail_page, to);
+    hang(c, root, parent, n_tok, tail, tail_page, to, mtp_from);
     return to;
 }
 
 void qn_cache_give_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail,
-                        int tail_page, int slot)
+                        int tail_page, int slot, int mtp_from)
 {
     int known = c->is_off || n_tok <= 0 ? -1 : qn_cache_find_snap(c, root, parent, n_tok, tail);
     if (known >= 0) c->snap[known].last_use = c->clock;
@@ -407,7 +422,7 @@ void qn_cache_give_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok
         return;
     }
     qn_slots_turn(&c->slots, slot, QN_SLOT_SNAPSHOT);
-    hang(c, root, parent, n_tok, tail, tail_page, slot);
+    hang(c, root, parent, n_tok, tail, tail_page, slot, mtp_from);
 }
 
 void qn_cache_clear(struct qn_cache *c)

@@ -33,6 +33,7 @@ struct qn_node {
     int first_snap;              /* slot, or -1 */
     int depth;                   /* pages before it */
     bool lost_snap;              /* a snapshot behind it was evicted */
+    int mtp_from;                /* place from which it has all of the draft layer's KV; QN_PAGE: nothing */
 };
 
 struct qn_snap {
@@ -44,6 +45,8 @@ struct qn_snap {
     int n_tok;
     int tail_page; /* holds the KV of the tail; -1 when n_tok % QN_PAGE is 0 */
     int32_t tail[QN_PAGE];
+    int mtp_from; /* position from which its tail has all of the draft layer's KV, and it has the carry; above
+                     n_tok: nothing of it */
     int n_pin, n_hit;
     int64_t last_use;
 };
@@ -108,19 +111,24 @@ void qn_cache_pin(struct qn_cache *c, int slot, int by); /* +1 or -1 */
 /* A use of the path that ends in `last`, and of a snapshot (or -1). */
 void qn_cache_touch(struct qn_cache *c, int last, int slot);
 
+/* Position from which the draft layer's KV of the prefix up to a snapshot (or -1: none) is whole; above
+ * n_tok: nothing of it, nor the carry. last: as in qn_match. */
+int qn_cache_mtp_from(const struct qn_cache *c, int slot, int last);
+
 /* Makes page a node behind `parent` with these tokens. Returns the node that stands for them: page itself, or
  * an equal one that was there. -1 when the cache is off. */
-int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t *tok, int page);
+int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t *tok, int page,
+                    int mtp_from);
 
 /* Is there a snapshot of exactly this prefix? tail: the n_tok % QN_PAGE tokens behind node `parent`. */
 int qn_cache_find_snap(const struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail);
 /* A copy of live slot `slot` (committed state of n_tok tokens) becomes a snapshot. Nothing happens when there
  * is one, or when no slot is worth less. Returns its slot or -1. */
 int qn_cache_copy_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail,
-                       int tail_page, int slot);
+                       int tail_page, int slot, int mtp_from);
 /* The live slot itself becomes the snapshot, or is released when there is one already. */
 void qn_cache_give_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail,
-                        int tail_page, int slot);
+                        int tail_page, int slot, int mtp_from);
 void qn_cache_evict_snap(struct qn_cache *c, int slot);
 void qn_cache_evict_node(struct qn_cache *c, int page); /* a leaf without users */
 

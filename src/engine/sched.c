@@ -242,6 +242,12 @@ static int next_depth(const struct qn_sched *s, const struct qn_seq *q, int dept
     return depth_for(s, q, depth, 1 + QN_MIN(q->n_draft, max_draft));
 }
 
+/* Is the draft layer's KV of a prompt kept while it is read? */
+static bool reads_mtp(const struct qn_sched *s, const struct qn_seq *q)
+{
+    return q->params->mtp > 0 || qn_spec_reads_mtp(s->spec);
+}
+
 /* Pages for one more step of every stream. false: somebody had to leave, look again. */
 static bool reserve_all(struct qn_sched *s, int depth, int max_draft)
 {
@@ -266,7 +272,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
         if (s->running[i]->state != QN_SEQ_DECODE) continue;
         n_decode++;
         n_context += s->running[i]->n_done;
-        n_whole += !s->running[i]->has_mtp_hole;
+        n_whole += qn_seq_has_mtp(s->running[i]);
     }
     /* rows whose logits are all kept have a step of their own, in turn with the streams */
     if (!s->last_was_rows || !n_decode) {
@@ -274,7 +280,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
             struct qn_seq *q = s->running[i];
             if (q->state != QN_SEQ_PREFILL || q->is_paused || !wants_rows(q)) continue;
             int n = chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
-            qn_batch_add_prefill(b, q, n, has_mtp, 0, true);
+            qn_batch_add_prefill(b, q, n, has_mtp && (q->job || reads_mtp(s, q)), 0, true);
             s->last_was_rows = true;
             qn_batch_end(b);
             return true;
@@ -312,10 +318,11 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
         double used_us = 0;
         int fits = n_decode ? qn_cost_fit(&s->cost, left_us, best->n_done, left, &used_us) : left;
         int n = chunk(best, fits);
-        int next = has_mtp && best->n_done + n == best->n_tok ? depth_for(s, best, depth, 1) : 0;
+        bool keeps = has_mtp && reads_mtp(s, best);
+        int next = keeps && best->n_done + n == best->n_tok ? depth_for(s, best, depth, 1) : 0;
         if (next && !qn_seq_reserve(best, s->cache, best->n_tok + next + 1))
             next = 0; /* not worth a victim */
-        qn_batch_add_prefill(b, best, n, has_mtp, next, false);
+        qn_batch_add_prefill(b, best, n, keeps, next, false);
         left -= n;
         left_us -= used_us * n / fits;
     }

@@ -2,10 +2,15 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/seq.h"
 
+#include <limits.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 
 #define SNAPSHOT_EVERY 8192 /* tokens of prefill */
+#define MAX_MTP_GAP                                                                                          \
+    32 /* steps without it, as in a try of the plain step, that do not end the MTP layer's KV */
+#define MTP_ENOUGH 256 /* tokens */
 
 static struct qn_seq *create(const struct qn_request_params *p)
 {
@@ -17,6 +22,7 @@ static struct qn_seq *create(const struct qn_request_params *p)
     memcpy(s->tok, p->tok, (size_t)p->n_tok * sizeof *s->tok);
     s->slot = s->lane = -1;
     s->lookup_rate = 0.6;
+    s->mtp_from = INT_MAX;
     s->max_tok = p->n_tok;
     return s;
 }
@@ -60,6 +66,24 @@ void qn_seq_push(struct qn_seq *s, int32_t tok)
     }
     s->tok[s->n_tok++] = tok;
     if (s->needs_seen) qn_seen_add(&s->seen, tok, true);
+}
+
+int qn_seq_keep_mtp(struct qn_seq *s, bool keeps)
+{
+    if (!keeps) {
+        bool is_short = s->state == QN_SEQ_DECODE && s->mtp_from <= s->n_done && s->n_mtp_gap < MAX_MTP_GAP;
+        s->n_mtp_gap++;
+        if (!is_short) s->mtp_from = INT_MAX;
+    } else if (s->mtp_from > s->n_done) { /* the row of n_done needs the hidden row before it */
+        s->mtp_from = s->n_done + 1;
+        s->n_mtp_gap = 0;
+    }
+    return s->mtp_from;
+}
+
+bool qn_seq_has_mtp(const struct qn_seq *s)
+{
+    return s->mtp_from <= s->n_done && s->n_done - s->mtp_from >= QN_MIN(MTP_ENOUGH, s->n_done - 1);
 }
 
 static void add_page(struct qn_seq *s, int page)
@@ -179,6 +203,8 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
     s->is_off_tree = c->is_off;
     s->n_cached = s->n_done = m.n_tok;
     s->n_commit = s->n_draft = 0;
+    s->mtp_from = qn_cache_mtp_from(c, m.slot, m.last);
+    s->n_mtp_gap = 0;
     s->state = QN_SEQ_PREFILL;
     if (!s->stats.n_step && !s->admit_us) { /* the first admission: what usage tells */
         s->stats.n_cached = m.n_tok;
@@ -196,7 +222,9 @@ void qn_seq_publish(struct qn_seq *s, struct qn_cache *c)
 {
     while (!s->is_off_tree && s->n_node < s->n_done / QN_PAGE) {
         int parent = s->n_node ? s->pages[s->n_node - 1] : -1, page = s->pages[s->n_node];
-        int node = qn_cache_insert(c, s->root, parent, s->tok + (size_t)s->n_node * QN_PAGE, page);
+        int begin = s->n_node * QN_PAGE,
+            mtp_from = s->mtp_from > begin ? QN_MIN(s->mtp_from - begin, QN_PAGE) : 0;
+        int node = qn_cache_insert(c, s->root, parent, s->tok + begin, page, mtp_from);
         if (node < 0) {
             s->is_off_tree = true;
             return;
@@ -205,6 +233,8 @@ void qn_seq_publish(struct qn_seq *s, struct qn_cache *c)
             qn_cache_use_page(c, node);
             qn_cache_drop_page(c, page);
             s->pages[s->n_node] = node;
+            if (c->node[node].mtp_from > mtp_from) /* with less of the MTP layer's KV */
+                s->mtp_from = QN_MAX(s->mtp_from, begin + c->node[node].mtp_from);
         }
         s->n_node++;
     }
@@ -224,7 +254,7 @@ void qn_seq_snapshot(struct qn_seq *s, struct qn_cache *c)
     int n_full = s->n_done / QN_PAGE;
     qn_cache_copy_snap(c, s->root, n_full ? s->pages[n_full - 1] : -1, s->n_done,
                        s->tok + (size_t)n_full * QN_PAGE, s->n_done % QN_PAGE ? s->pages[n_full] : -1,
-                       s->slot);
+                       s->slot, s->mtp_from);
 }
 
 void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
@@ -240,7 +270,7 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
             int n_full = s->n_done / QN_PAGE;
             qn_cache_give_snap(c, s->root, n_full ? s->pages[n_full - 1] : -1, s->n_done,
                                s->tok + (size_t)n_full * QN_PAGE, s->n_done % QN_PAGE ? s->pages[n_full] : -1,
-                               s->slot);
+                               s->slot, s->mtp_from);
         } else {
             qn_slots_release(&c->slots, s->slot);
         }

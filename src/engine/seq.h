@@ -59,7 +59,8 @@ struct qn_seq {
     int32_t draft[QN_MAX_DRAFT]; /* for the next step */
     int n_draft;
     bool draft_is_lookup; /* by prompt lookup, not by the MTP layer */
-    bool has_mtp_hole;    /* the MTP layer's KV was not kept at some of its tokens */
+    int mtp_from;         /* position from which the MTP layer's KV is kept; INT_MAX: it is not */
+    int n_mtp_gap;        /* steps since then that kept nothing of it, few */
 
     struct qn_map looked; /* three tokens -> where they stood last */
     int n_looked;         /* places in it */
@@ -87,6 +88,11 @@ static inline int qn_seq_n_new(const struct qn_seq *s)
     return s->n_tok - s->n_prompt;
 }
 void qn_seq_push(struct qn_seq *s, int32_t tok); /* a generated token */
+/* A step is being built that keeps the MTP layer's KV, or does not. Tells where the MTP layer's keys begin.
+ */
+int qn_seq_keep_mtp(struct qn_seq *s, bool keeps);
+/* Is there enough of it to draft well? */
+bool qn_seq_has_mtp(const struct qn_seq *s);
 
 /* What the cache knows of its tokens; looked up again when the cache has changed. */
 const struct qn_match *qn_seq_match(struct qn_seq *s, struct qn_cache *c);

@@ -11,8 +11,8 @@
  *
  * Now and then a neighbour is tried for a few steps, as content and load change: as often as its expected
  * loss allows, a fraction of a percent of all time. At depth 0 the draft layer's KV is soon no longer kept
- * (asleep): a plain step has nothing of the draft layer. A try wants a stream whose KV is whole, that of a
- * new request.
+ * (asleep): neither a plain step nor a prompt has anything of the draft layer. Before a try it is kept again
+ * for a while (waking), from there on: drafts are made from what there is.
  *
  * Prompt lookup is the second source: the tokens that followed the last three tokens where they stood before.
  * It replaces the MTP drafts of a sequence when it promises more for the time of its rows.
@@ -47,10 +47,12 @@ struct qn_spec {
     int n_until;                     /* decode steps until the next try */
     int n_probe;                     /* steps left of a try; 0: none */
     int n_probed;                    /* steps of it so far */
+    int n_tried;                     /* sequences with drafts of its depth verified in it */
     int home;                        /* depth to come back to after it */
     bool is_up;                      /* the last try went up */
     int n_at_zero;                   /* decode steps in a row at home depth 0 */
     bool is_asleep;                  /* the draft layer's KV is not kept */
+    bool is_waking;                  /* it is again, for a try */
     uint64_t n_lookup, n_lookup_accepted;
 };
 
@@ -59,8 +61,9 @@ void qn_spec_init(struct qn_spec *s, bool has_mtp, int mtp);
 /* Depth for the drafts made in a step with n_seq streams of n_context tokens in all; n_whole of them have all
  * of the draft layer's KV. */
 int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context, int n_whole);
-/* Is the draft layer's KV to be kept in this step? */
+/* Is the draft layer's KV to be kept in this step, of streams? */
 bool qn_spec_wants_mtp(const struct qn_spec *s);
+bool qn_spec_reads_mtp(const struct qn_spec *s); /* of prompts */
 /* Learns from a finished step with streams. */
 void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us);
 /* Replaces the drafts of q by looked-up ones when they promise more. At most max_draft. */

@@ -25,8 +25,8 @@ struct header {
     char magic[8];
     uint64_t fingerprint, key, parent, root, checksum; /* of everything but itself */
     uint64_t n_byte;
-    int32_t kind, n_tok, n_tail, pad;
-    int32_t tok[QN_PAGE]; /* of the page, or of the snapshot's tail */
+    int32_t kind, n_tok, n_tail, mtp_from; /* as of the node or snapshot */
+    int32_t tok[QN_PAGE];                  /* of the page, or of the snapshot's tail */
 };
 
 /* What the copier is given. Writes and reads come back; a removal is freed there. */
@@ -386,7 +386,7 @@ static void write_out(struct qn_tier *t, struct blob *b)
 }
 
 static struct blob *new_blob(struct qn_tier *t, int kind, uint64_t key, uint64_t parent, uint64_t root,
-                             int n_tok, const int32_t *tok, int n, size_t n_byte)
+                             int n_tok, int mtp_from, const int32_t *tok, int n, size_t n_byte)
 {
     void *data = new_data(t, n_byte);
     if (!data) return NULL;
@@ -398,7 +398,8 @@ static struct blob *new_blob(struct qn_tier *t, int kind, uint64_t key, uint64_t
                            .n_byte = n_byte,
                            .kind = kind,
                            .n_tok = n_tok,
-                           .n_tail = n};
+                           .n_tail = n,
+                           .mtp_from = mtp_from};
     memcpy(b->h.magic, MAGIC, sizeof b->h.magic);
     if (n) memcpy(b->h.tok, tok, (size_t)n * sizeof *tok);
     b->data = data;
@@ -428,9 +429,9 @@ enum qn_tier_saved qn_tier_save(struct qn_tier *t, int slot, int64_t max_bytes)
         const struct qn_node *n = &c->node[page];
         if (find(t, KIND_PAGE, n->key)) continue;
         if (n_byte && n_byte + (int64_t)t->o.page_bytes > max_bytes) return QN_TIER_MORE;
-        struct blob *b =
-            new_blob(t, KIND_PAGE, n->key, n->parent >= 0 ? c->node[n->parent].key : n->root, n->root,
-                     (n->depth + 1) * QN_PAGE, c->tok + (size_t)page * QN_PAGE, QN_PAGE, t->o.page_bytes);
+        struct blob *b = new_blob(t, KIND_PAGE, n->key, n->parent >= 0 ? c->node[n->parent].key : n->root,
+                                  n->root, (n->depth + 1) * QN_PAGE, n->mtp_from,
+                                  c->tok + (size_t)page * QN_PAGE, QN_PAGE, t->o.page_bytes);
         if (!b) return QN_TIER_NO_ROOM;
         qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_READ, .from = page, .host = b->data});
         n_byte += (int64_t)t->o.page_bytes;
@@ -440,7 +441,8 @@ enum qn_tier_saved qn_tier_save(struct qn_tier *t, int slot, int64_t max_bytes)
         size_t size = t->o.slot_bytes + (n_tail ? t->o.page_bytes : 0);
         if (n_byte && n_byte + (int64_t)size > max_bytes) return QN_TIER_MORE;
         uint64_t parent = s->parent >= 0 ? c->node[s->parent].key : s->root;
-        struct blob *b = new_blob(t, KIND_SNAPSHOT, s->key, parent, s->root, s->n_tok, s->tail, n_tail, size);
+        struct blob *b =
+            new_blob(t, KIND_SNAPSHOT, s->key, parent, s->root, s->n_tok, s->mtp_from, s->tail, n_tail, size);
         if (!b) return QN_TIER_NO_ROOM;
         qn_chores_add(c->chores,
                       (struct qn_chore){.kind = QN_CHORE_STATE_READ, .from = slot, .host = b->data});
@@ -537,7 +539,7 @@ static bool bring_pages(struct qn_tier *t, uint64_t root, const int32_t *tok, in
             if (page < 0) return false;
             write_chore(t, QN_CHORE_KV_WRITE, page, b, 0);
             n_byte += (int64_t)t->o.page_bytes;
-            node = qn_cache_insert(c, root, parent, page_tok, page);
+            node = qn_cache_insert(c, root, parent, page_tok, page, QN_CLAMP(b->h.mtp_from, 0, QN_PAGE));
             if (node != page) { /* a collision of keys */
                 qn_cache_drop_page(c, page);
                 return false;
@@ -559,7 +561,8 @@ static bool bring_snapshot(struct qn_tier *t, uint64_t root, int parent, struct 
     if (slot >= 0) {
         write_chore(t, QN_CHORE_STATE_WRITE, slot, snap, 0);
         if (tail_page >= 0) write_chore(t, QN_CHORE_KV_WRITE, tail_page, snap, t->o.slot_bytes);
-        qn_cache_give_snap(c, root, parent, snap->h.n_tok, snap->h.tok, tail_page, slot);
+        qn_cache_give_snap(c, root, parent, snap->h.n_tok, snap->h.tok, tail_page, slot,
+                           QN_MAX(snap->h.mtp_from, 0));
         int at = qn_cache_find_snap(c, root, parent, snap->h.n_tok, snap->h.tok);
         if (at >= 0) c->snap[at].is_stored = true;
     }

@@ -154,12 +154,74 @@ static void test_long_context(void **state)
     rig_close(&r);
 }
 
+/* Drafts behind n tokens whose MTP rows are kept from `from` on, in one chunk or two; before, they were not
+ * made (the pages hold NaN) or were, as if for another sequence. */
+static void drafts_from(struct rig *r, int slot, const int32_t *tok, int n, int from, bool had_before,
+                        int cut, int32_t *out)
+{
+    for (int at = 0; at < from - 1; at += 250) {
+        struct rig_seq q = {.tok = tok + at,
+                            .n_row = QN_MIN(250, from - 1 - at),
+                            .pos0 = at,
+                            .slot = slot,
+                            .is_fresh = at == 0,
+                            .wants_mtp = had_before};
+        rig_step(r, &q, 1, NULL);
+    }
+    for (int at = from - 1; at < n;) {
+        int end = at < cut ? cut : n;
+        struct rig_seq q = {.tok = tok + at,
+                            .n_row = end - at,
+                            .pos0 = at,
+                            .slot = slot,
+                            .wants_mtp = true,
+                            .mtp_from = from,
+                            .wants_token = end == n,
+                            .n_draft_next = end == n ? 4 : 0,
+                            .sample = {.repetition = 1, .top_p = 1}};
+        rig_step(r, &q, 1, NULL);
+        if (end == n) {
+            assert_int_equal(q.n_drafted, 4);
+            memcpy(out, q.draft, 4 * sizeof *out);
+        }
+        at = end;
+    }
+}
+
+/* The MTP layer sees nothing before mtp_from, on either side of a split, whatever the pages hold. */
+static void test_mtp_from(void **state)
+{
+    (void)state;
+    static const int froms[] = {2, 101, 1020, 1025, 2070};
+    struct rig_golden g;
+    int32_t tok[2300], want[4], got[4];
+    rig_golden_read(&g, "dense-untied-mtp", 0);
+    for (size_t i = 0; i < QN_COUNT(froms); i++)
+        for (int b = 0; b < 2; b++) {
+            const char *backend = b ? "cpu" : "ref";
+            int from = froms[i], n = from + 59;
+            struct rig r;
+            rig_open(&r, g.folder, &(struct rig_options){backend, QN_ACT_F32, QN_KV_F32, 2, 0, true});
+            if (!b)
+                for (int k = 0; k < n; k++) tok[k] = below(r.c->vocab);
+            drafts_from(&r, 0, tok, n, from, false, 0, got);
+            if (b) assert_memory_equal(got, want, sizeof got); /* as ref */
+            memcpy(want, got, sizeof want);
+            drafts_from(&r, 1, tok, n, from, true, 0, got);
+            assert_memory_equal(got, want, sizeof got);
+            drafts_from(&r, 2, tok, n, from, false, from + 17, got);
+            assert_memory_equal(got, want, sizeof got);
+            rig_close(&r);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ref),
         cmocka_unit_test(test_cpu),
         cmocka_unit_test(test_long_context),
+        cmocka_unit_test(test_mtp_from),
     };
     if (getenv("QN_SEED")) seed = strtoull(getenv("QN_SEED"), NULL, 10);
     return cmocka_run_group_tests(tests, NULL, NULL);

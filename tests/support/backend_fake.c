@@ -8,6 +8,8 @@
 #include "base/hash.h"
 #include "base/mem.h"
 
+#define NO_CARRY 0xbadu /* the hidden row of a step that kept nothing of the MTP layer */
+
 struct page {
     uint64_t kv[QN_PAGE], mtp[QN_PAGE], hidden[QN_PAGE];
     int32_t tok[QN_PAGE];
@@ -321,7 +323,7 @@ static void mtp_row(struct run *r, const struct qn_step *s, const struct qn_step
 /* The entry of the last place before a draft must be of its token and hidden row. */
 static void check_mtp(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos)
 {
-    for (int i = QN_MAX(1, pos - 2 * QN_PAGE); i <= pos; i++) {
+    for (int i = QN_MAX(QN_MAX(1, q->mtp_from), pos - 2 * QN_PAGE); i <= pos; i++) {
         const struct page *p = page_of(r, s, q, i), *before = page_of(r, s, q, i - 1);
         if (p->mtp[i % QN_PAGE] != fold(before->hidden[(i - 1) % QN_PAGE], p->tok[i % QN_PAGE])) {
             atomic_fetch_add(&r->fake->n_mtp_hole, 1);
@@ -395,19 +397,19 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         p->is_rejected[pos % QN_PAGE] = 0;
         p->sum_is_right = false;
         p->tok[pos % QN_PAGE] = tok;
-        if (!is_decode && q->wants_mtp) mtp_row(r, s, q, pos, tok, hidden);
+        if (!is_decode && q->wants_mtp && (j || q->mtp_from <= pos)) mtp_row(r, s, q, pos, tok, hidden);
         sum = j && pos % QN_PAGE ? sum + p->kv[pos % QN_PAGE] : attend(r, s, q, pos);
         hidden = hidden_of(state, sum);
         p->hidden[pos % QN_PAGE] = hidden;
         if (is_decode) {
             l->tok[j] = tok;
-            l->hidden[j] = hidden;
+            l->hidden[j] = q->wants_mtp ? hidden : NO_CARRY;
             states[j] = state;
             sums[j] = sum;
             l->n_row = j + 1;
         } else {
             d->state = state;
-            d->carry = hidden;
+            d->carry = q->wants_mtp ? hidden : NO_CARRY;
             d->n_tok++;
         }
         int logit = is_decode ? first_logit + j : -1;

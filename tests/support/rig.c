@@ -59,6 +59,7 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
                                      .is_fresh = q->is_fresh,
                                      .wants_token = q->wants_token,
                                      .wants_mtp = q->wants_mtp,
+                                     .mtp_from = q->mtp_from,
                                      .n_draft = q->is_decode ? q->n_row - 1 : 0,
                                      .n_draft_next = q->n_draft_next,
                                      .sample = q->sample};

@@ -27,7 +27,7 @@ struct rig_seq {
     const int32_t *tok;
     int n_row, pos0, slot;
     bool is_decode, is_fresh, wants_token, wants_mtp;
-    int n_commit, n_draft_next;
+    int n_commit, n_draft_next, mtp_from;
     struct qn_sample sample;
     /* out */
     int32_t picked[1 + QN_MAX_DRAFT];

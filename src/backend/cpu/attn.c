@@ -128,6 +128,12 @@ static void finish(const struct attend *a, const struct query *q)
     for (int i = 0; i < a->d->c.head_dim; i++) q->o[i] *= f;
 }
 
+/* The MTP layer has no key at place 0, and none before mtp_from. */
+static int first_key(const struct attend *a, const struct qn_step_seq *seq)
+{
+    return a->op->kv_layer == a->d->c.n_full ? QN_MAX(seq->mtp_from, 1) : 0;
+}
+
 /* Up to QN_ATTN_QUERIES queries with the keys of one split: scores, softmax, sums of V. n_key: how many keys
  * of the split each sees, at least one. */
 static void run_split(const struct attend *a, const struct qn_step_seq *seq, int g, int split,
@@ -137,7 +143,7 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
     const struct qn_device *d = a->d;
     const struct qn_kern *k = d->cpu->k;
     int hd = d->c.head_dim, most = 0, in_page[QN_ATTN_QUERIES];
-    bool is_first = split == 0 && a->op->kv_layer == d->c.n_full; /* the MTP layer has no key at place 0 */
+    int n_none = QN_MAX(first_key(a, seq) - split * QN_SPLIT, 0); /* keys of the split that nobody sees */
     for (int i = 0; i < n; i++) most = QN_MAX(most, n_key[i]);
     const int32_t *pages = a->s->pages + seq->first_page + split * (QN_SPLIT / QN_PAGE);
     struct qn_kern_attn ka = {q, n, hd, NULL, NULL, score, QN_SPLIT, 0, 0, in_page, o};
@@ -151,9 +157,9 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
     }
     for (int i = 0; i < n; i++) {
         float *s = score + (size_t)i * QN_SPLIT;
-        if (is_first) s[0] = -INFINITY;
+        for (int j = 0; j < n_none; j++) s[j] = -INFINITY;
         k->softmax(s, n_key[i], &max[i], &sum[i]);
-        if (is_first) s[0] = 0;
+        for (int j = 0; j < n_none; j++) s[j] = 0;
         for (int j = QN_ROUND_UP(n_key[i], 16); j < QN_ROUND_UP(most, QN_PAGE); j++) s[j] = 0;
         memset(o[i], 0, (size_t)hd * sizeof(float));
     }
@@ -162,7 +168,7 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
         ka.kv = head_of(d, pages[p], a->op->kv_layer, g, true);
         ka.scale = qn_host_kv_scales(d, pages[p], a->op->kv_layer, g, true);
         ka.at = p * QN_PAGE;
-        ka.first_key = is_first && p == 0 ? 1 : 0;
+        ka.first_key = QN_CLAMP(n_none - p * QN_PAGE, 0, QN_PAGE);
         k->pv[d->o.kv](&ka);
     }
 }
@@ -188,7 +194,7 @@ static void run_task(void *ctx, int item, int thread)
                 int row = seq->first_row + (first + i) / a->group,
                     head = t->g * a->group + (first + i) % a->group;
                 int keys = a->s->pos[row] + 1 - split * QN_SPLIT;
-                if (keys <= 0) continue;
+                if (keys <= 0 || first_key(a, seq) >= (split + 1) * QN_SPLIT) continue;
                 q[m] = d->q + ((size_t)row * d->c.n_head + head) * hd;
                 o[m] = part + (size_t)m * hd_pad;
                 n_key[m] = QN_MIN(keys, QN_SPLIT);

@@ -69,7 +69,7 @@ static void attend(const struct qn_device *d, const struct qn_step *s, const str
     const struct qn_attn_weights *w = &op->w->attn;
     const struct qn_step_seq *seq = &s->seq[s->row_seq[row]];
     int hd = c->head_dim, g = head / (c->n_head / c->n_kv_head);
-    int first = op->kv_layer == c->n_full ? 1 : 0, last = s->pos[row];
+    int first = op->kv_layer == c->n_full ? QN_MAX(seq->mtp_from, 1) : 0, last = s->pos[row];
     const float *q = d->q + ((size_t)row * c->n_head + head) * hd;
     float *o = d->attn + ((size_t)row * c->n_head + head) * hd;
     bool has_own = qn_kv_scale_bytes(d->o.kv) > 0; /* scales in the page */

@@ -326,6 +326,7 @@ static void gather_rows(struct qn_forward *f, const struct qn_step *s, const str
                         bool with_last)
 {
     struct sub *m = &f->sub;
+    QN_CHECK(result || !s->n_decode);
     sub_begin(m, s);
     for (int i = 0; i < s->n_seq; i++) {
         const struct qn_step_seq *q = &s->seq[i];

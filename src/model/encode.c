@@ -587,7 +587,7 @@ static void pack_transposed(struct work *k)
     size_t N = (size_t)k->x->n_out, K = (size_t)k->x->n_in;
     bool awq = k->x->store->format == QN_FMT_INT4_AWQ;
     for (int r = 0; r < k->n; r++) {
-        size_t n = (size_t)(k->first + r);
+        size_t n = (size_t)k->first + (size_t)r;
         int shift_n = awq ? awq_place((int)n) : 4 * (int)(n & 7);
         for (int g = 0; g < k->n_unit; g++) {
             int z = k->zero[r * k->n_unit + g];

@@ -230,7 +230,9 @@ int qn_linear_check(const struct qn_linear *l, struct qn_err *e)
 {
     int rc = QN_OK;
     if (!has_scale(l->format)) goto out;
-    QN_TRY(check_scales(l, 0, l->scale.n_byte / qn_dtype_bytes(l->scale.dtype), e));
+    size_t value_bytes = qn_dtype_bytes(l->scale.dtype);
+    QN_CHECK(value_bytes);
+    QN_TRY(check_scales(l, 0, l->scale.n_byte / value_bytes, e));
     QN_FAIL_IF(!isfinite(l->scale2), e, QN_FORMAT, "%s: the scale of the whole tensor is not finite",
                l->name);
     QN_TRY(check_g_idx(l, e));

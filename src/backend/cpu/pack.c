@@ -268,6 +268,84 @@ static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsig
     }
 }
 
+/* Eight nibbles of a word, k rising -> those of even k, then those of odd k. */
+static uint32_t split_nibbles(uint32_t w)
+{
+    uint32_t even = w & 0x0f0f0f0f, odd = w >> 4 & 0x0f0f0f0f;
+    even = (even | even >> 4) & 0x00ff00ff;
+    odd = (odd | odd >> 4) & 0x00ff00ff;
+    return ((even | even >> 8) & 0xffff) | (odd | odd >> 8) << 16;
+}
+
+/* int8 as sign and magnitude, four at a time. */
+static uint32_t sign_magnitude(uint32_t w)
+{
+    uint32_t out = 0;
+    for (int i = 0; i < 32; i += 8) {
+        uint32_t code = w >> i & 0xff;
+        out |= (code > 0x80 ? 0x80 | (256 - code) : code) << i;
+    }
+    return out;
+}
+
+/* The nibbles of eight k and the outputs of a tile in AWQ's order: words [k][2] of eight outputs each -> a
+ * word an output, k rising. */
+static void turn_awq(const struct qn_linear *l, int tile, int u, int n_lane, uint32_t *line)
+{
+    static const int awq_place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    size_t per_k = (size_t)l->n_out / 8, at = (size_t)u * 8 * per_k + (size_t)tile * 2;
+    for (int half = 0; half * 8 < n_lane; half++) {
+        uint32_t from[8];
+        for (size_t k = 0; k < 8; k++) from[k] = word_at(&l->weight, at + k * per_k + (size_t)half);
+        for (int i = 0; i < 8; i++) {
+            uint32_t word = 0;
+            for (int k = 0; k < 8; k++) word |= (from[k] >> 4 * awq_place[i] & 15) << 4 * k;
+            line[half * 8 + i] = word;
+        }
+    }
+}
+
+/* Can a tile be packed word by word: four bytes or eight nibbles of k at once? */
+static bool has_whole_words(const struct qn_packed *p)
+{
+    return !p->order && p->n_in % (p->unit_pairs * 2) == 0;
+}
+
+/* Codes, a tile at a time: a unit is a word of each of 16 rows. */
+static void pack_tile_words(struct qn_packed *p, const struct qn_linear *l, int tile)
+{
+    int n_lane = QN_MIN(QN_TILE, p->n_out - tile * QN_TILE);
+    bool interleaved = pack_is_interleaved(p), is_magnitude = interleaved && p->kind == PACK_INT8;
+    bool has_eights = p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4;
+    size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0)), first = (size_t)tile * QN_TILE;
+    size_t n_unit = (size_t)p->n_unit, N = (size_t)p->n_out;
+    unsigned char *to = unit_at(p, tile, 0);
+    for (size_t u = 0; u < n_unit; u++, to += step) {
+        uint32_t line[QN_TILE];
+        for (int i = 0; i < QN_TILE; i++) line[i] = has_eights ? 0x88888888 : 0;
+        if (l->format == QN_FMT_INT4_AWQ)
+            turn_awq(l, tile, (int)u, n_lane, line);
+        else if (l->format == QN_FMT_INT4_GPTQ)
+            for (size_t i = 0; i < (size_t)n_lane; i++) line[i] = word_at(&l->weight, u * N + first + i);
+        else
+            for (size_t i = 0; i < (size_t)n_lane; i++)
+                line[i] = word_at(&l->weight, (first + i) * n_unit + u);
+        if (p->kind == PACK_NIB4) {
+            for (int i = 0; i < QN_TILE; i++) line[i] = split_nibbles(line[i]);
+            memcpy(to, line, sizeof line);
+            continue;
+        }
+        uint16_t half[QN_TILE * 2];
+        for (int i = 0; i < QN_TILE; i++) {
+            uint32_t word = is_magnitude ? sign_magnitude(line[i]) : line[i];
+            int at = interleaved ? i / 4 * 8 + i % 4 : i;
+            half[at] = (uint16_t)word;
+            half[at + (interleaved ? 4 : QN_TILE)] = (uint16_t)(word >> 16);
+        }
+        memcpy(to, half, sizeof half);
+    }
+}
+
 static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -314,6 +392,10 @@ void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_ti
     for (int tile = first_tile * 2; tile < QN_MIN(end_tile * 2, p->n_tile); tile++) {
         if (p->kind == PACK_BF16 || p->kind == PACK_F32) {
             pack_tile_plain(p, l, tile);
+            continue;
+        }
+        if (has_whole_words(p)) {
+            pack_tile_words(p, l, tile);
             continue;
         }
         for (int u = 0; has_eights && u < p->n_unit; u++)

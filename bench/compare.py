@@ -6,7 +6,8 @@
 
 One call is one model in one format. A round runs quern and then every --run, each with the prefills and decodes
 asked for; read bandwidth is measured before and after each round. Every other round runs backwards. Rows of the same
-model and format already in OUT.csv are replaced, the others kept, so a comparison grows call by call.
+model and format already in OUT.csv are replaced, with --add their samples are counted in; the others are kept. So a
+comparison grows call by call, each as short as one round.
 
     tok_s, min, max   median and extremes over the rounds
     bytes_per_token   of decode: weights read for one token, KV once, state twice. Of a peer: the weights of its file
@@ -30,7 +31,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLUMNS = ["machine", "model", "format", "engine", "version", "weights", "options", "activations", "kv", "threads", "test",
            "tokens", "context", "rounds", "tok_s", "min", "max", "file_bytes", "bytes_per_token", "read_gbs", "read_min",
-           "read_max", "limit_tok_s", "of_limit", "of_best_peer", "best_peer", "of_best_any"]
+           "read_max", "limit_tok_s", "of_limit", "of_best_peer", "best_peer", "of_best_any", "samples", "read_samples"]
 # Block types of GGUF by their number: name, weights and bytes of a block, further bytes of a row.
 GGUF_TYPES = {0: ("F32", 1, 4, 0), 1: ("F16", 1, 2, 0), 2: ("Q4_0", 32, 18, 0), 8: ("Q8_0", 32, 34, 0), 12: ("Q4_K", 256, 144, 0),
               14: ("Q6_K", 256, 210, 0), 20: ("IQ4_NL", 32, 18, 0), 30: ("BF16", 1, 2, 0), 39: ("MXFP4", 32, 17, 0),
@@ -129,7 +130,8 @@ class Peer:
         if len(parts) < 3 or parts[0] not in binaries:
             sys.exit(f"--run {spec}: want NAME:LABEL:FILE[:options], NAME being that of a --peer")
         self.args, self.quern, self.name, self.label, self.file = args, quern, parts[0], parts[1], parts[2]
-        self.binary, self.options, self.version = binaries[self.name], parts[3] if len(parts) > 3 else "", ""
+        self.binary, _, self.version = binaries[self.name].partition("@")
+        self.has_version, self.options = bool(self.version), parts[3] if len(parts) > 3 else ""
         # llama-bench of llama.cpp has depths; that of ik_llama.cpp has prompts that are not timed
         self.has_depth = "--n-depth" in run([self.binary, "--help"])
         self.file_bytes, self.weight_bytes = gguf_bytes(self.file)
@@ -149,7 +151,8 @@ class Peer:
         for context, options in calls:
             text = run(common + options)
             for row in json.loads(text[text.index("["):]):
-                self.version = str(row.get("build_commit", ""))
+                if not self.has_version:
+                    self.version = str(row.get("build_commit", ""))
                 if context == 0 and row["n_gen"] == 0:
                     out["prefill", row["n_prompt"], 0] = row["avg_ts"]
                 else:
@@ -170,7 +173,8 @@ def main():
     parser.add_argument("--quern", required=True, metavar="CHECKPOINT")
     parser.add_argument("--binary", default=ROOT / "build/quern")
     parser.add_argument("--quern-options", default="", metavar="OPTIONS", help="of quern bench", type=lambda s: s.split())
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=LLAMA_BENCH")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=LLAMA_BENCH[@VERSION]",
+                        help="VERSION where the binary does not know its own")
     parser.add_argument("--peer-activations", default="8 bits in blocks of 32", help="of their quantised layers, for the CSV")
     parser.add_argument("--run", action="append", default=[], metavar="NAME:LABEL:FILE[:OPTIONS]")
     parser.add_argument("--rounds", type=int, default=3)
@@ -179,18 +183,34 @@ def main():
     parser.add_argument("--context", default="0,4096")
     parser.add_argument("--gen", type=int, default=48)
     parser.add_argument("--equal", type=float, default=10, metavar="PERCENT")
+    parser.add_argument("--add", action="store_true", help="to the samples that OUT.csv has")
     args = parser.parse_args()
     binaries = dict(p.split("=", 1) for p in args.peer)
     quern = Quern(args)
     sides = [quern] + [Peer(args, spec, binaries, quern) for spec in args.run]
-    figures, bandwidth = [{} for _ in sides], [read_bandwidth(args)]
-    for k in range(args.rounds):
+    kept, before = [], []
+    if pathlib.Path(args.csv).exists():
+        with open(args.csv, newline="", encoding="utf-8") as f:
+            for r in csv.DictReader(f):
+                (before if (r["model"], r["format"]) == (args.model, args.format) else kept).append(r)
+    figures, bandwidth, n_before = [{} for _ in sides], [read_bandwidth(args)], 0
+    if args.add and before:
+        if {r["machine"] for r in before} != {machine()}:
+            sys.exit(f"{args.csv}: rows of another machine are not added to")
+        bandwidth = [float(x) for x in before[0]["read_samples"].split()] + bandwidth
+        for side, values in zip(sides, figures):
+            for r in before:
+                if (r["engine"], r["weights"], r["options"]) == (side.name, side.label, side.options):
+                    samples = [float(x) for x in r["samples"].split()]
+                    values[r["test"], int(r["tokens"]), int(r["context"])] = samples
+                    n_before = max(n_before, len(samples))
+    for k in range(n_before, n_before + args.rounds):
         order = list(range(len(sides)))
         for i in order if k % 2 == 0 else reversed(order):
             for test, value in sides[i].measure().items():
                 figures[i].setdefault(test, []).append(value)
         bandwidth.append(read_bandwidth(args))
-        print(f"round {k + 1} of {args.rounds}, {bandwidth[-1]:.1f} GB/s", file=sys.stderr, flush=True)
+        print(f"round {k + 1} of {n_before + args.rounds}, {bandwidth[-1]:.1f} GB/s", file=sys.stderr, flush=True)
 
     read = statistics.median(bandwidth)
     rows = []
@@ -200,7 +220,8 @@ def main():
                    "version": side.version, "weights": side.label, "options": side.options, "activations": side.activations,
                    "kv": side.kv, "threads": args.threads, "test": test, "tokens": tokens, "context": context,
                    "rounds": len(tok_s), "tok_s": statistics.median(tok_s), "min": min(tok_s), "max": max(tok_s),
-                   "file_bytes": side.file_bytes, "read_gbs": read, "read_min": min(bandwidth), "read_max": max(bandwidth)}
+                   "file_bytes": side.file_bytes, "read_gbs": read, "read_min": min(bandwidth), "read_max": max(bandwidth),
+                   "samples": " ".join(f"{x:.5g}" for x in tok_s), "read_samples": " ".join(f"{x:.4g}" for x in bandwidth)}
             if test == "decode":
                 row["bytes_per_token"] = round(side.bytes[context])
                 row["limit_tok_s"] = read * 1e9 / row["bytes_per_token"]
@@ -221,10 +242,6 @@ def main():
             row["of_best_peer"], row["best_peer"] = row["tok_s"] / best[0], best[1]
         if best_any:
             row["of_best_any"] = row["tok_s"] / best_any[0]
-    kept = []
-    if pathlib.Path(args.csv).exists():
-        with open(args.csv, newline="", encoding="utf-8") as f:
-            kept = [r for r in csv.DictReader(f) if (r["model"], r["format"]) != (args.model, args.format)]
     with open(args.csv, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -31,12 +31,12 @@ def text(s):
     return struct.pack("<Q", len(s)) + s.encode()
 
 
-def gguf(path, bf16_values):
-    """An embedding, a head and eight experts of which two are read, as a file's header."""
+def gguf(path, bf16_values, expert_rows=4):
+    """An embedding, a head and eight experts of which two are read, as a file's header. Returns the bytes a token reads."""
     keys = [("general.architecture", 8, text("x")), ("x.expert_count", 4, struct.pack("<I", 8)),
             ("x.expert_used_count", 4, struct.pack("<I", 2))]
     tensors = [("token_embd.weight", (64, 10), 30), ("output.weight", (64, bf16_values // 64), 30),
-               ("blk.0.ffn_up_exps.weight", (64, 4, 8), 2)]
+               ("blk.0.ffn_up_exps.weight", (64, expert_rows, 8), 2)]
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
     for name, kind, value in keys:
         out += text(name) + struct.pack("<I", kind) + value
@@ -44,7 +44,7 @@ def gguf(path, bf16_values):
         out += text(name) + struct.pack("<I", len(shape)) + b"".join(struct.pack("<Q", n) for n in shape)
         out += struct.pack("<IQ", kind, 0)
     path.write_bytes(out)
-    return (bf16_values * 2) + 64 * 4 * 8 // 32 * 18 * 2 // 8
+    return (bf16_values * 2) + 64 * expert_rows * 8 // 32 * 18 * 2 // 8
 
 
 @pytest.mark.parametrize("has_depth", [True, False])
@@ -79,11 +79,16 @@ def test_rows_of_both_sides(tmp_path, has_depth):
 
     # an equal one, another format: rows are added, then replaced
     own = float(mine[2]["bytes_per_token"]) - caches[0]
-    gguf(tmp_path / "near.gguf", int(own / 2 * 0.95) // 64 * 64)
-    for _ in range(2):
-        subprocess.run([*call, "--format", "B", "--run", f"other:BF16:{tmp_path}/near.gguf"], check=True, capture_output=True)
+    half = int(own / 4) // 64 * 64
+    near = gguf(tmp_path / "near.gguf", half, half * 2 // (64 * 8 // 32 * 18 * 2 // 8))
+    assert 0.9 < near / own < 1.1
+    for add in ([], ["--add"], []):
+        subprocess.run([*call, *add, "--format", "B", "--run", f"other:BF16:{tmp_path}/near.gguf"], check=True, capture_output=True)
         rows = list(csv.DictReader(out.open()))
         assert [r["format"] for r in rows] == ["A"] * 8 + ["B"] * 8
+        assert all(r["rounds"] == str(len(r["samples"].split())) == ("4" if add else "2") for r in rows[8:])
+        assert len(rows[8]["read_samples"].split()) == (6 if add else 3)
+        assert float(rows[14]["bytes_per_token"]) - near == pytest.approx(caches[0]), "experts count by their share"
         assert all(r["best_peer"] == "other BF16" and r["of_best_peer"] == r["of_best_any"] for r in rows[8:12])
 
 

@@ -10,10 +10,8 @@
 #define PROBE_MOST    24    /* when it looks good */
 #define PROBE_AGAIN   0.93  /* of the rate at home: looks good */
 #define PROBE_LOSS    0.003 /* of all time, at most, for tries */
-#define PROBE_FIRST   5     /* plain steps before the first */
-#define PROBE_ENOUGH  3     /* drafts that tell that a try is hopeless */
-#define PROBE_HOPE    0.9   /* of the rate at home: is not */
-#define PROBE_SOONEST 96    /* steps between two */
+#define PROBE_FIRST   12
+#define PROBE_SOONEST 96 /* steps between two */
 #define PROBE_LATEST  8192
 #define HYSTERESIS    1.01
 #define FADE          0.985 /* of counts, an observation */
@@ -26,7 +24,7 @@
 #define GUESS_PER_ROW 0.04 /* of a step's time, what a draft adds where nothing was measured */
 #define GUESS_SAVED   0.1  /* what a draft less saves */
 #define ASLEEP_AFTER  48   /* steps at depth 0 */
-#define WAKE_STEPS    48   /* with the draft layer's KV kept, before a try of a sleeper */
+#define WAKE_STEPS    24   /* with the draft layer's KV kept, before a try of a sleeper */
 #define GUESS_KEEP    0.03 /* of a step's time, what that costs */
 #define MIN_MEASURED  2    /* the first ones warm caches up */
 #define LOOKUP_TOKENS 3
@@ -34,10 +32,9 @@
 
 void qn_spec_init(struct qn_spec *s, bool has_mtp, int mtp)
 {
-    /* automatic depth starts plain, so that drafts that do not pay cost next to nothing, and tries one soon
-     */
+    /* the plain step is tried early: whether drafts pay at all is the first question */
     *s = (struct qn_spec){.has_mtp = has_mtp, .fixed = mtp, .n_until = PROBE_FIRST, .is_up = true};
-    s->depth = !has_mtp || mtp < 0 ? 0 : mtp;
+    s->depth = !has_mtp ? 0 : mtp < 0 ? 1 : mtp;
     for (int i = 0; i < QN_MAX_DRAFT; i++)
         s->accept[i] = s->lookup[i] = (struct qn_spec_count){PRIOR_WEIGHT, PRIOR * PRIOR_WEIGHT};
 }
@@ -138,8 +135,7 @@ static int neighbour(const struct qn_spec *s)
 static int until_probe(const struct qn_spec *s)
 {
     double loss = 1 - rate(s, neighbour(s)) / rate(s, s->depth);
-    double waking = s->is_asleep ? WAKE_STEPS * GUESS_KEEP : 0;
-    return (int)QN_CLAMP((PROBE_STEPS * loss + waking) / PROBE_LOSS, PROBE_SOONEST, PROBE_LATEST);
+    return (int)QN_CLAMP(PROBE_STEPS * loss / PROBE_LOSS, PROBE_SOONEST, PROBE_LATEST);
 }
 
 static void decide(struct qn_spec *s)
@@ -160,20 +156,12 @@ static void begin_probe(struct qn_spec *s)
 {
     s->home = s->depth;
     s->n_probe = PROBE_STEPS;
-    s->n_probed = s->n_tried = 0;
+    s->n_probed = 0;
     take(s, neighbour(s));
     s->is_up = s->depth > s->home;
     if (!s->depth) return;
     struct qn_spec_count *c = &s->accept[s->depth - 1]; /* what is new counts */
     if (c->n > PROBE_WEIGHT) *c = (struct qn_spec_count){PROBE_WEIGHT, chance(c) * PROBE_WEIGHT};
-}
-
-/* Has a try shown enough? Its drafts are wrong, or its steps long. */
-static bool is_hopeless(const struct qn_spec *s)
-{
-    const struct qn_spec_time *t = s->time[s->seqs][s->context];
-    return s->depth > s->home && s->n_tried >= PROBE_ENOUGH && t[s->depth].us > 0 && t[s->home].us > 0 &&
-           rate(s, s->depth) < PROBE_HOPE * rate(s, s->home);
 }
 
 static void end_probe(struct qn_spec *s)
@@ -184,7 +172,6 @@ static void end_probe(struct qn_spec *s)
         s->n_probe = PROBE_STEPS; /* close: a few more */
         return;
     }
-    s->n_probe = 0;
     take(s, s->home);
     if (rate(s, tried) >= HYSTERESIS * rate(s, s->home)) take(s, tried);
     s->n_since = 0;
@@ -205,7 +192,7 @@ int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context, int n_whole)
     s->n_until--;
     if (s->n_probe) {
         s->n_probed++;
-        if (--s->n_probe == 0 || is_hopeless(s)) end_probe(s);
+        if (--s->n_probe == 0) end_probe(s);
     } else if (s->n_until <= 0 && s->is_asleep && !n_whole && s->n_until > -WAKE_STEPS) {
         s->is_waking = true; /* until there is something to draft from */
     } else if (s->n_until <= 0) {
@@ -269,7 +256,6 @@ void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us)
         if (!is_lookup && part->has_hole && any_whole) continue; /* those with the whole KV tell more */
         for (int k = 0; k < part->n_draft && k <= n_accepted; k++)
             count(is_lookup ? &s->lookup[k] : &s->accept[k], k < n_accepted);
-        s->n_tried += !is_lookup && part->n_draft == s->depth;
         if (is_lookup) {
             part->seq->lookup_rate += 0.2 * ((n_accepted > 0) - part->seq->lookup_rate);
             s->n_lookup += (uint64_t)part->n_draft;

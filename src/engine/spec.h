@@ -47,7 +47,6 @@ struct qn_spec {
     int n_until;                     /* decode steps until the next try */
     int n_probe;                     /* steps left of a try; 0: none */
     int n_probed;                    /* steps of it so far */
-    int n_tried;                     /* sequences with drafts of its depth verified in it */
     int home;                        /* depth to come back to after it */
     bool is_up;                      /* the last try went up */
     int n_at_zero;                   /* decode steps in a row at home depth 0 */

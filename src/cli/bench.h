@@ -30,7 +30,7 @@ struct qn_bench {
     double read_gbs; /* measured read bandwidth, 1e9 bytes a second; 0: not measured */
     /* what to measure */
     struct qn_bench_list prompts, contexts, streams, depths;
-    int n_run, n_gen, n_turn, n_prompt, n_first, n_more, n_long, seconds;
+    int n_run, n_gen, n_turn, n_prompt, n_first, n_more, n_long, n_known, seconds;
     float temperature;
     bool is_speculating; /* bench speed: also with automatic depth */
     bool is_shared;      /* bench matrix: the streams share their context */

@@ -98,6 +98,22 @@ static void rest(int64_t us)
     for (int64_t until = qn_now_us() + us; qn_now_us() < until;) usleep(5000);
 }
 
+/* When its last token came. */
+static int64_t read_to_end(struct qn_request *r, struct qn_request_stats *stats)
+{
+    struct qn_event event = {.kind = QN_EVENT_TOKEN};
+    int64_t end = qn_now_us();
+    while (event.kind != QN_EVENT_END) {
+        int got = qn_request_next(r, &event, 1000000);
+        if (got == QN_TIMEOUT) continue;
+        if (event.kind == QN_EVENT_TOKEN) end = qn_now_us();
+        if (got) break;
+    }
+    qn_request_stats(r, stats);
+    qn_request_release(r);
+    return end;
+}
+
 /* Gaps of n running streams for a while, then while a long prompt is read beside them. */
 static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
 {
@@ -119,6 +135,18 @@ static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
                                   .stop = i < n ? &stop : NULL};
         s[i].tok = qn_bench_random(b, ++b->seed, s[i].n_tok);
     }
+    struct qn_request_params p = {
+        .tok = s[n].tok, .n_tok = n_long, .max_new = 1, .ignore_eos = true, .mtp = -1, .prompt_top = -1};
+    p.sample = (struct qn_sample){.top_p = 1, .repetition = 1, .n_top = -1};
+    struct qn_request *request;
+    struct qn_request_stats stats = {0};
+    if (b->n_known) { /* of the long prompt, read before */
+        p.n_tok = QN_MIN(b->n_known, n_long - 1);
+        rc = qn_engine_submit(b->engine, &p, &request, e);
+        if (rc) goto out;
+        read_to_end(request, &stats);
+        p.n_tok = n_long;
+    }
     qn_streams_start(b, s, n);
     for (int i = 0; i < n; i++)
         while (!atomic_load(&s[i].n_seen) && !s[i].rc) usleep(1000);
@@ -128,24 +156,9 @@ static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
     rest((int64_t)b->seconds * 1000000);
     qn_engine_stats(b->engine, &at[1]);
     int64_t begin = qn_now_us();
-    struct qn_request_params p = {
-        .tok = s[n].tok, .n_tok = n_long, .max_new = 1, .ignore_eos = true, .mtp = -1, .prompt_top = -1};
-    p.sample = (struct qn_sample){.top_p = 1, .repetition = 1, .n_top = -1};
-    struct qn_request *request;
-    struct qn_request_stats stats = {0};
     int64_t end = begin;
     rc = qn_engine_submit(b->engine, &p, &request, e);
-    if (!rc) {
-        struct qn_event event = {.kind = QN_EVENT_TOKEN};
-        while (event.kind != QN_EVENT_END) {
-            int got = qn_request_next(request, &event, 1000000);
-            if (got == QN_TIMEOUT) continue;
-            if (event.kind == QN_EVENT_TOKEN) end = qn_now_us();
-            if (got) break;
-        }
-        qn_request_stats(request, &stats);
-        qn_request_release(request);
-    }
+    if (!rc) end = read_to_end(request, &stats);
     qn_engine_stats(b->engine, &at[2]);
     atomic_store(&stop, true);
     int joined = qn_streams_join(b, s, n, rc ? NULL : e);
@@ -156,6 +169,7 @@ static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
         struct qn_row r = qn_bench_row(b, "mixed");
         qn_row_int(&r, "streams", n);
         qn_row_int(&r, "long_prompt", n_long);
+        qn_row_int(&r, "long_known", stats.n_cached);
         qn_row_num(&r, "long_ttft_s", (double)(end - begin) / 1e6, 2);
         qn_row_num(&r, "tok_s_alone", alone.tok_s, 2);
         qn_row_num(&r, "tok_s", with.tok_s, 2);
@@ -166,6 +180,7 @@ static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
         qn_row_num(&r, "p99_ratio", with.itl_p99 / alone.itl_p99, 2);
         qn_report_add(b->report, &r);
     }
+out:
     qn_streams_free(s, n + 1);
     return rc;
 }

@@ -81,8 +81,8 @@ bool qn_bench_has_room(const struct qn_bench *b, int n_stream, int n_tok)
 
 struct wish {
     const char *device, *prompt, *context, *streams, *depths, *activations, *mtp, *kv, *disk_tier, *csv;
-    int64_t n_thread, n_run, n_gen, seed, turns, step_tokens, long_prompt, n_prompt, n_first, n_more, seconds,
-        memory;
+    int64_t n_thread, n_run, n_gen, seed, turns, step_tokens, long_prompt, long_known, n_prompt, n_first,
+        n_more, seconds, memory;
     double temperature;
     bool json, speculate, shared;
 };
@@ -119,6 +119,7 @@ static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
     b->n_first = (int)w->n_first;
     b->n_more = (int)w->n_more;
     b->n_long = (int)w->long_prompt;
+    b->n_known = (int)w->long_known;
     b->temperature = (float)w->temperature;
     b->is_speculating = w->speculate;
     b->is_shared = w->shared;
@@ -202,6 +203,8 @@ static int run(int argc, char **argv)
          "agent: where prefixes outlive the restart (a new folder)"},
         {"long-prompt", 0, QN_OPT_INT, &w.long_prompt, "N",
          "mixed: prompt read beside running streams (32768)", .min = 1, .max = 1 << 24},
+        {"long-known", 0, QN_OPT_INT, &w.long_known, "N",
+         "mixed: of it, tokens that are read before the streams start (0)", .min = 0, .max = 1 << 24},
         {"seconds", 0, QN_OPT_INT, &w.seconds, "S",
          "matrix: of a cell (30); mixed: before the long prompt (10)", .min = 1, .max = 86400},
         {"shared", 0, QN_OPT_FLAG, &w.shared, NULL, "matrix: the streams of a cell share their context"},

@@ -54,6 +54,11 @@ void qn_ask_init(struct qn_ask *a, struct qn_exchange *x)
         a->sample.seed = qn_mix64((uint64_t)qn_now_us());
 }
 
+bool qn_ask_presence_is_models(const struct qn_server *s)
+{
+    return isnan(s->o.sampling.presence) && s->text->defaults.has_presence_penalty;
+}
+
 /* ------------------------------------------------------------------ members */
 
 int qn_ask_read_model(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e)
@@ -739,10 +744,8 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         qn_http_fail(x, &e);
         return;
     }
-    /* the model's default penalties would punish the repeated markup of calls */
-    const struct qn_text_defaults *d = &x->server->text->defaults;
-    if (tools->n_tool && isnan(x->server->o.sampling.presence) && d->has_presence_penalty &&
-        a->sample.presence == (float)d->presence_penalty &&
+    if (tools->n_tool && qn_ask_presence_is_models(x->server) &&
+        a->sample.presence == (float)x->server->text->defaults.presence_penalty &&
         qn_json_is_null(qn_json_get(x->json, "presence_penalty")))
         a->sample.presence = 0;
     if (check_choice(a, x, tools, &e)) {

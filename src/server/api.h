@@ -11,9 +11,10 @@
 #include "text/chat.h"
 #include "text/parse.h"
 
-#define QN_API_MAX_N       64   /* choices of a request */
-#define QN_API_MAX_PROMPTS 1024 /* prompts of a completions batch */
-#define QN_API_MAX_BIAS    4096
+#define QN_API_MAX_N             64   /* choices of a request */
+#define QN_API_MAX_PROMPTS       1024 /* prompts of a completions batch */
+#define QN_API_COMPLETION_TOKENS 16   /* max_tokens of completions that say nothing */
+#define QN_API_MAX_BIAS          4096
 
 enum qn_tool_mode { QN_TOOL_AUTO, QN_TOOL_NONE, QN_TOOL_REQUIRED, QN_TOOL_NAMED };
 
@@ -77,8 +78,11 @@ struct qn_ask {
 /* Defaults: the server's and the model's. */
 void qn_ask_init(struct qn_ask *a, struct qn_exchange *x);
 
-/* Readers for the members the dialects have in common; errors set x->param. has_tools matters for penalties:
- * the model's default penalties do not apply to a request with tools, they would punish repeated markup. */
+/* Does the default presence penalty come from the model? Then it does not apply to a request with tools: it
+ * would punish the repeated markup of calls. */
+bool qn_ask_presence_is_models(const struct qn_server *s);
+
+/* Readers for the members the dialects have in common; errors set x->param. */
 int qn_ask_read_model(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e);
 int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body,
                          struct qn_err *e);

@@ -201,21 +201,68 @@ void qn_api_slots(struct qn_exchange *x)
     qn_http_reply_json(x, 200, &out);
 }
 
+static void write_defaults(struct qn_buf *out, const struct qn_sample *p, int64_t max_tokens)
+{
+    qn_buf_printf(
+        out,
+        "{\"temperature\":%.6g,\"top_p\":%.6g,\"top_k\":%d,\"min_p\":%.6g,\"presence_penalty\":%.6g,"
+        "\"frequency_penalty\":%.6g,\"repetition_penalty\":%.6g,\"max_tokens\":%" PRId64 "}",
+        (double)p->temperature, (double)p->top_p, p->top_k, (double)p->min_p, (double)p->presence,
+        (double)p->frequency, (double)p->repetition, max_tokens);
+}
+
+/* What a short chat with this switch and effort begins with: {"on", "budget"}; null where the template fails.
+ */
+static void write_thinking(struct qn_buf *out, struct qn_exchange *x, int enable, const char *effort)
+{
+    struct qn_ask a;
+    struct qn_prompt prompt = {0};
+    struct qn_err e = {0};
+    qn_ask_init(&a, x);
+    struct qn_json *hello = qn_json_new_str(x->arena, "Hello", 5);
+    a.chat.enable_thinking = enable;
+    a.chat.effort = effort;
+    if (!hello || !qn_chat_add_message(&a.chat, "user", hello) || qn_api_render(&prompt, x, &a, &e)) {
+        qn_buf_puts(out, "null");
+        return;
+    }
+    qn_buf_printf(out, "{\"on\":%s,\"budget\":", prompt.is_thinking ? "true" : "false");
+    if (prompt.is_thinking && prompt.thinking_budget > 0)
+        qn_buf_printf(out, "%" PRId64 "}", prompt.thinking_budget);
+    else
+        qn_buf_puts(out, "null}");
+    qn_prompt_free(&prompt);
+}
+
 void qn_api_props(struct qn_exchange *x)
 {
+    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
     struct qn_server *s = x->server;
     const struct qn_engine_info *info = qn_engine_info(qn_server_engine(s));
     struct qn_ask a;
     struct qn_buf out = QN_BUF_INIT(8 << 20);
     qn_ask_init(&a, x);
-    qn_buf_printf(
-        &out,
-        "{\"default_generation_settings\":{\"n_ctx\":%d,\"params\":{\"temperature\":%.6g,\"top_p\":%.6g,"
-        "\"top_k\":%d,\"min_p\":%.6g,\"presence_penalty\":%.6g,\"frequency_penalty\":%.6g,"
-        "\"repetition_penalty\":%.6g,\"max_tokens\":%" PRId64 "}},\"total_slots\":%d,\"model_path\":",
-        info->max_context, (double)a.sample.temperature, (double)a.sample.top_p, a.sample.top_k,
-        (double)a.sample.min_p, (double)a.sample.presence, (double)a.sample.frequency,
-        (double)a.sample.repetition, a.max_new, info->max_seqs);
+    qn_buf_printf(&out, "{\"default_generation_settings\":{\"n_ctx\":%d,\"params\":", info->max_context);
+    write_defaults(&out, &a.sample, a.max_new);
+    qn_buf_puts(&out, "},\"defaults\":{\"chat\":");
+    write_defaults(&out, &a.sample, a.max_new);
+    qn_buf_puts(&out, ",\"completions\":");
+    write_defaults(&out, &a.sample, QN_API_COMPLETION_TOKENS);
+    qn_buf_puts(&out, ",\"chat_with_tools\":");
+    if (qn_ask_presence_is_models(s)) a.sample.presence = 0;
+    write_defaults(&out, &a.sample, a.max_new);
+    qn_buf_puts(&out, ",\"thinking\":{\"silent\":");
+    write_thinking(&out, x, -1, NULL);
+    qn_buf_puts(&out, ",\"enabled\":");
+    write_thinking(&out, x, 1, NULL);
+    qn_buf_puts(&out, ",\"disabled\":");
+    write_thinking(&out, x, 0, NULL);
+    qn_buf_puts(&out, ",\"efforts\":{");
+    for (size_t i = 0; i < QN_COUNT(efforts); i++) {
+        qn_buf_printf(&out, "%s\"%s\":", i ? "," : "", efforts[i]);
+        write_thinking(&out, x, -1, efforts[i]);
+    }
+    qn_buf_printf(&out, "}}},\"total_slots\":%d,\"model_path\":", info->max_seqs);
     put_str(&out, s->o.names[0]);
     qn_buf_printf(&out, ",\"chat_template_source\":");
     put_str(&out, s->text->template_source_name ? s->text->template_source_name : "");

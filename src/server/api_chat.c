@@ -713,7 +713,7 @@ int qn_api_read_completion(struct qn_ask *a, struct qn_exchange *x, const struct
         QN_FAIL_IF(!copy, e, QN_TOOBIG, "the request is too large");
         body = copy;
     }
-    a->max_new = 16;
+    a->max_new = QN_API_COMPLETION_TOKENS;
     QN_TRY(qn_ask_read_sampling(a, x, body, e));
     x->param = "suffix";
     const struct qn_json *suffix = qn_json_get(body, "suffix");

@@ -25,7 +25,8 @@ static const char *const tags[N_TAG] = {"</parameter>", "</function>", "</tool_c
 
 struct qn_freetext qn_freetext_start(bool is_flat, bool is_owing)
 {
-    return (struct qn_freetext){.line_start = 1, .is_flat = is_flat, .is_owing = is_owing};
+    /* bounded text comes to its end by itself, and may hold nothing but a closer */
+    return (struct qn_freetext){.line_start = 1, .is_flat = is_flat, .is_owing = is_owing && !is_flat};
 }
 
 /* Only blanks since a closer that was data, and the call cannot end yet. */

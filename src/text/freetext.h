@@ -13,7 +13,7 @@ struct qn_freetext {
     uint8_t owed;        /* what must not follow the closers just read */
     uint8_t line_start : 1;
     uint8_t is_flat : 1;  /* no nested blocks: text of bounded length might have no room to close them */
-    uint8_t is_owing : 1; /* required parameters are still to come */
+    uint8_t is_owing : 1; /* required parameters are still to come; not in bounded text */
     uint8_t unused : 5;
     uint8_t parameter_function; /* open blocks, 4 bits each */
     uint8_t call;

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+import folder
 from conftest import BUILD, ROOT, Server, say, user
 
 MINI = ROOT / "models" / "mini"
@@ -232,3 +233,27 @@ def test_a_half_closed_peer_gets_its_answer(server):
 def test_tokenizer_info_has_the_template(server):
     info = server.get("/tokenizer_info")[1]
     assert "{%" in info["chat_template"] and info["eos_token"]
+
+
+def test_defaults_can_be_read(server, start, tmp_path):
+    defaults = server.get("/props")[1]["defaults"]
+    thinking = defaults["thinking"]
+    assert thinking["enabled"]["on"] and not thinking["disabled"]["on"]
+    for more, said in (({}, "silent"), ({"enable_thinking": True}, "enabled"), ({"enable_thinking": False}, "disabled")):
+        assert server.post("/apply-template", {"messages": user("x"), **more})[1]["is_thinking"] == thinking[said]["on"]
+    for effort, what in thinking["efforts"].items():
+        assert server.post("/apply-template", {"messages": user("x"), "reasoning_effort": effort})[1]["is_thinking"] == what["on"]
+    assert [thinking["efforts"][e]["budget"] for e in ("none", "minimal", "low", "medium", "high")] == [None, 512, 2048, 8192, None]
+    assert defaults["chat"]["temperature"] == 0.6 and defaults["chat"]["top_k"] == 20 and defaults["completions"]["max_tokens"] == 16
+    # the model's own presence penalty is not for calls, the server's is
+    path = folder.make(tmp_path / "model")
+    config = path / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "presence_penalty": 1.5}))
+    own = [Server("quern-fake", path, "--template-kwargs", '{"enable_thinking": true}'), Server("quern-fake", path, "--presence-penalty", "1")]
+    try:
+        model, option = (s.get("/props")[1]["defaults"] for s in own)
+        assert (model["chat"]["presence_penalty"], model["chat_with_tools"]["presence_penalty"]) == (1.5, 0)
+        assert (option["chat"]["presence_penalty"], option["chat_with_tools"]["presence_penalty"]) == (1, 1)
+        assert model["thinking"]["silent"]["on"] and not option["thinking"]["silent"]["on"]
+    finally:
+        assert [s.stop() for s in own] == [0, 0]

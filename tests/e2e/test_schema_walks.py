@@ -1,22 +1,26 @@
 """Random schemas, random tokens: what the masks let through validates, by an independent validator.
 
 build/tests/prop_grammar --walk takes random allowed tokens until the grammar ends; here the schemas are made and the
-results checked. Calls go through the output parser, and their arguments are checked.
+results checked. Calls go through the output parser, and their arguments are checked. Then the same over HTTP: a model with
+random weights at temperature 1, several requests at a time, at every draft depth.
+
+QUERN_SCHEMAS=500 tries that many schemas instead of 100; QUERN_SEED=2 tries others.
 
 SPDX-License-Identifier: Apache-2.0
 """
+import concurrent.futures
 import json
 import os
-import pathlib
 import random
 import subprocess
 
 import pytest
 
+from conftest import BUILD, Server
+
 jsonschema = pytest.importorskip("jsonschema")
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("QUERN_BUILD", ROOT / "build"))
+N_SCHEMA = int(os.environ.get("QUERN_SCHEMAS", "100"))
 KEYS = ["s", "n", "e", "o", "l", "p", "d", "u", "v"]
 SEED = int(os.environ.get("QUERN_SEED", "1"))
 
@@ -82,11 +86,11 @@ def schema(r, depth, defs):
     return {"$ref": "#/$defs/" + r.choice(defs)}
 
 
-def make(seed):
+def make(seed, nesting=3):
     r = random.Random(seed)
-    out = schema(r, 3, ["leaf", "tree"])
+    out = schema(r, nesting, ["leaf", "tree"])
     if "$ref" in out or out.get("type") != "object":
-        out = {"type": "object", "properties": {"s": out, "n": schema(r, 2, ["leaf", "tree"])}, "required": ["s"],
+        out = {"type": "object", "properties": {"s": out, "n": schema(r, max(nesting - 1, 0), ["leaf", "tree"])}, "required": ["s"],
                "additionalProperties": False}
     out["$defs"] = {
         "leaf": scalar(r),
@@ -102,12 +106,10 @@ def walk(requests):
     return [json.loads(line) for line in out.stdout.decode().split("\n") if line]
 
 
-
-
 @pytest.mark.parametrize("tool", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
 def test_walks_validate(tool, strict):
-    requests = [{"schema": make(SEED * 1000 + i), "tool": tool, "strict": strict, "seed": i + 1, "walks": 3} for i in range(100)]
+    requests = [{"schema": make(SEED * 1000 + i), "tool": tool, "strict": strict, "seed": i + 1, "walks": 3} for i in range(N_SCHEMA)]
     answers = walk(requests)
     assert len(answers) == 3 * len(requests), "a schema was refused"
     # the walk is steered to its end by simple preferences; it may fail to find one, but rarely
@@ -127,3 +129,58 @@ def test_walks_validate(tool, strict):
             jsonschema.Draft202012Validator(request["schema"]).validate(value)
         except jsonschema.ValidationError as e:
             raise AssertionError(f"{e.message}\n{json.dumps(request)}\n{json.dumps(answer)}") from None
+
+
+# ---------------------------------------------------------------- over HTTP
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "tiny"
+    subprocess.run([BUILD / "quern", "synth", "tiny", str(path)], check=True, capture_output=True, timeout=60)
+    return path
+
+
+def ask(server, i):
+    """The schema of an answer, of an answer behind a thought, or of the arguments of a call, in turn."""
+    wanted, kind = make(SEED * 1000 + i, nesting=i % 6), i % 3
+    body = {"messages": [{"role": "user", "content": "go"}], "seed": i, "temperature": 1.0, "max_tokens": 600,
+            "chat_template_kwargs": {"enable_thinking": kind == 1}, "thinking_token_budget": 7}
+    if kind == 2:
+        body |= {"tools": [{"type": "function", "function": {"name": "f", "parameters": wanted, "strict": True}}],
+                 "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    else:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "s", "schema": wanted, "strict": True}}
+    status, _, answer = server.request("POST", "/v1/chat/completions", body, timeout=120)
+    assert status == 200, (answer, wanted)
+    choice = answer["choices"][0]
+    message = choice["message"]
+    for call in message.get("tool_calls", []):
+        call.pop("id")
+    if choice["finish_reason"] == "length":
+        return "length", message
+    assert choice["finish_reason"] == "stop"
+    value = json.loads(message["tool_calls"][0]["function"]["arguments"] if kind == 2 else message["content"])
+    try:
+        jsonschema.Draft202012Validator(wanted).validate(value)
+    except jsonschema.ValidationError as e:
+        raise AssertionError(f"{e.message}\n{json.dumps(body)}\n{json.dumps(message)}") from None
+    return "stop", message
+
+
+SEEN = {}
+
+
+@pytest.mark.parametrize("depth", ["off", "1", "2", "3", "4", "5"])
+def test_answers_of_a_model_validate(tiny, depth):
+    server = Server("quern", tiny, "--mtp", depth, "--context", "16384", "--memory", "512M", "--threads", "1", "--log-level", "warn")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda i: ask(server, i), range(N_SCHEMA)))
+        n_long = sum(kind == "length" for kind, _ in answers)
+        print(f"depth {depth}: {len(answers) - n_long} valid, {n_long} without an end in 600 tokens")
+        assert n_long <= len(answers) // 5 # free text of random weights
+        for i, answer in enumerate(answers):
+            assert SEEN.setdefault(i, answer) == answer, f"schema {i} has another answer at depth {depth}"
+    finally:
+        assert server.stop() == 0

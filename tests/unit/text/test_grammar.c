@@ -398,6 +398,24 @@ static void test_required_parameters(void **state)
     check(g, HEAD("g") P("a", "1") P("d", "2") "</function>\n</tool_call>", 'y');
     qn_grammar_release(g);
     qn_toolset_free(tools);
+    /* bounded text may be nothing but a closer: there is no other way on than to close it */
+    assert_int_equal(
+        qn_toolset_create(
+            &tools,
+            json(
+                "[{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"enum\":"
+                "[\"</"
+                "parameter>\",1]},\"b\":{\"type\":\"string\",\"maxLength\":12},\"c\":{\"type\":\"integer\"}},"
+                "\"required\":[\"c\"]}}]"),
+            NULL),
+        QN_OK);
+    c.tools = tools;
+    g = compile(&c);
+    check(g, HEAD("f") P("a", "</parameter>") P("c", "1") "</function>\n</tool_call>", 'y');
+    check(g, HEAD("f") P("b", "</parameter>") P("c", "1") "</function>\n</tool_call>", 'y');
+    check(g, HEAD("f") P("b", "</parameter>") "</function>", 'n');
+    qn_grammar_release(g);
+    qn_toolset_free(tools);
 }
 
 static void test_equal_requests_share(void **state)

@@ -197,6 +197,9 @@ def main():
     if args.add and before:
         if {r["machine"] for r in before} != {machine()}:
             sys.exit(f"{args.csv}: rows of another machine are not added to")
+        lost = {(r["engine"], r["weights"], r["options"]) for r in before} - {(s.name, s.label, s.options) for s in sides}
+        if lost:
+            sys.exit(f"{args.csv}: --add without a --run of {' '.join(sorted(lost)[0])} would drop its rows")
         bandwidth = [float(x) for x in before[0]["read_samples"].split()] + bandwidth
         for side, values in zip(sides, figures):
             for r in before:

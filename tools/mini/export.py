@@ -80,11 +80,19 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--state", required=True, help="state.pt of the training run")
     ap.add_argument("--out", default="models/mini", help="folder that already holds tokenizer.json")
+    ap.add_argument("--mix", metavar="FOLDER", help="average the weights with those of this checkpoint")
+    ap.add_argument("--share", type=float, default=0.5, help="of the new weights in the average")
     a = ap.parse_args()
     from tokenizers import Tokenizer
     m = M.Mini()
     z = torch.load(a.state, weights_only=False)
     m.load_state_dict(z["model"])
+    if a.mix:
+        old = M.Mini()
+        load(old, a.mix)
+        with torch.no_grad():
+            for p, q in zip(m.parameters(), old.parameters()):
+                p.lerp_(q.to(p.dtype), 1 - a.share)
     write(m, a.out, Tokenizer.from_file(os.path.join(a.out, "tokenizer.json")))
     print("step %d, %.1f million tokens -> %s" % (z["step"], z["info"]["tokens"] / 1e6, a.out))
 

@@ -21,7 +21,9 @@ Needs nothing beyond Python. SPDX-License-Identifier: Apache-2.0
 import argparse
 import csv
 import json
+import os
 import pathlib
+import platform
 import re
 import statistics
 import struct
@@ -46,9 +48,11 @@ def run(command):
 
 
 def machine():
-    fields = dict(re.findall(r"^([^:\n]+):\s*(.*)$", run(["lscpu"]), re.M))
-    return (f"{fields.get('Model name', '?')} family {fields.get('CPU family', '?')} model {fields.get('Model', '?')}, "
-            f"{fields.get('CPU(s)', '?')} cores")
+    """Name, family and model of the processor, as far as the kernel tells; cores that may be used."""
+    with open("/proc/cpuinfo") as f:
+        fields = dict(re.findall(r"^([^:\n]+?)\s*:[ \t]*(.*)$", f.read().split("\n\n")[0], re.M))
+    return (f"{fields.get('model name', platform.machine())} family {fields.get('cpu family', '?')} "
+            f"model {fields.get('model', '?')}, {len(os.sched_getaffinity(0))} cores")
 
 
 def gguf_bytes(path):

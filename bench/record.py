@@ -14,16 +14,9 @@ import pathlib
 import subprocess
 import sys
 
+from compare import machine
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-
-def machine():
-    fields = {}
-    for line in subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout.splitlines():
-        key, _, value = line.partition(":")
-        fields[key.strip()] = value.strip()
-    return f"{fields.get('Model name', '?')} family {fields.get('CPU family', '?')}, {fields.get('CPU(s)', '?')} cores"
 
 
 def main():

@@ -127,7 +127,7 @@ static unsigned char *reorder_jobs(struct qn_device *d, const struct qn_job **jo
 void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job)
 {
     enum { SOME = 64 };
-    int some[SOME + 1], most = 0, n_task = 0;
+    int some[SOME + 1], most = 0, n_task = 0, step = 1;
     size_t n_byte = 0, n_tile = 0;
     unsigned char *own = reorder_jobs(d, &jobs, n_job);
     struct run r = {d, jobs, n_job,
@@ -136,8 +136,10 @@ void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job)
         n_byte += qn_packed_bytes(jobs[i].w);
         n_tile += (size_t)qn_packed_n_tile(jobs[i].w);
         most = QN_MAX(most, jobs[i].n_row);
+        step = QN_MAX(step, qn_packed_step(jobs[i].w));
     }
-    r.tile_step = (int)QN_CLAMP(TASK_BYTES * n_tile / QN_MAX(n_byte, 1), 1, 64);
+    /* A task has whole blocks: the tiles of one lie side by side, half of them would be read in strides. */
+    r.tile_step = QN_ROUND_UP((int)QN_CLAMP(TASK_BYTES * n_tile / QN_MAX(n_byte, 1), 1, 64), step);
     for (int i = 0; i < n_job; i++) n_task += n_part(&r, &jobs[i]);
     /* Rows are split only when blocks alone would leave threads idle; a block of weights is read once a part.
      */

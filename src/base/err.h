@@ -44,7 +44,8 @@ struct qn_err {
 /* Fills e (when not NULL) and returns code. Text that does not fit ends in "...". */
 int qn_err_set(struct qn_err *e, int code, const char *file, int line, const char *fmt, ...) QN_PRINTF(5, 6);
 
-/* The code also goes around the call, so that static analysis sees that a failure is not QN_OK. */
+/* The code also goes around the call, so that static analysis sees that a failure is not QN_OK; it is
+ * evaluated twice. */
 #define qn_err_set(e, code, ...) qn_err_same((code), qn_err_set((e), (code), __VA_ARGS__))
 static inline int qn_err_same(int code, int set)
 {

@@ -129,26 +129,49 @@ static size_t read_number(const char *path)
     return is_number ? (size_t)n : SIZE_MAX;
 }
 
-/* What the control groups (version 2) of this process leave, from its own up to the root. */
+/* Bytes of file pages in a control group, which the kernel takes back when it needs them. */
+static size_t reclaimable(const char *path)
+{
+    char line[128];
+    size_t total = 0, n = 0;
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "active_file %zu", &n) == 1 || sscanf(line, "inactive_file %zu", &n) == 1)
+            total += n;
+    if (f) fclose(f);
+    return total;
+}
+
+size_t qn_mem_group_available(const char *root, const char *group)
+{
+    char name[400], path[800];
+    snprintf(name, sizeof name, "%s", group);
+    size_t least = SIZE_MAX;
+    for (;;) {
+        snprintf(path, sizeof path, "%s%s/memory.max", root, name);
+        size_t max = read_number(path);
+        snprintf(path, sizeof path, "%s%s/memory.current", root, name);
+        size_t used = max == SIZE_MAX ? SIZE_MAX : read_number(path);
+        if (used != SIZE_MAX) {
+            snprintf(path, sizeof path, "%s%s/memory.stat", root, name);
+            used -= QN_MIN(used, reclaimable(path));
+            least = QN_MIN(least, max > used ? max - used : 0);
+        }
+        char *last = strrchr(name, '/');
+        if (!last) return least;
+        *last = 0;
+    }
+}
+
 static size_t group_available(void)
 {
-    char line[512], group[400] = "", path[480];
+    char line[512], group[400] = "";
     FILE *f = fopen("/proc/self/cgroup", "r");
     while (f && fgets(line, sizeof line, f))
         if (!strncmp(line, "0::/", 4))
             snprintf(group, sizeof group, "%.*s", (int)strcspn(line + 3, "\n"), line + 3);
     if (f) fclose(f);
-    size_t least = SIZE_MAX;
-    for (;;) {
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
-        size_t max = read_number(path);
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
-        size_t used = max == SIZE_MAX ? 0 : read_number(path);
-        if (max != SIZE_MAX && used != SIZE_MAX) least = QN_MIN(least, max > used ? max - used : 0);
-        char *last = strrchr(group, '/');
-        if (!last) return least;
-        *last = 0;
-    }
+    return qn_mem_group_available("/sys/fs/cgroup", group);
 }
 
 /* Address space, not memory, that heaps and stacks of threads take. */

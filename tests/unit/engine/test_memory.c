@@ -109,14 +109,21 @@ static void test_plan_is_what_is_taken(void **state)
     for (int kv = 0; kv < QN_N_KV; kv++) assert_int_equal(in_child(grow, kv), 0);
 }
 
+/* The model, then so much address space for all that follows. */
+static int open_under(struct qn_model **m, int limit_mib, struct qn_err *e)
+{
+    if (qn_model_open(m, path, e)) return 2;
+    struct rlimit limit = {address_space() + (size_t)limit_mib * MIB, RLIM_INFINITY};
+    return setrlimit(RLIMIT_AS, &limit) ? 3 : 0;
+}
+
 static int shrink(int limit_mib)
 {
     struct qn_model *m;
     struct qn_engine *g;
     struct qn_err e = {0};
-    if (qn_model_open(&m, path, &e)) return 2;
-    struct rlimit limit = {address_space() + (size_t)limit_mib * MIB, RLIM_INFINITY};
-    if (setrlimit(RLIMIT_AS, &limit)) return 3;
+    int rc = open_under(&m, limit_mib, &e);
+    if (rc) return rc;
     struct qn_engine_options o = {.model = m,
                                   .backend = qn_backend_get("cpu"),
                                   .kv = -1,
@@ -165,9 +172,8 @@ static int fit(int limit_mib)
     struct qn_model *m;
     struct qn_engine *g;
     struct qn_err e = {0};
-    if (qn_model_open(&m, path, &e)) return 2;
-    struct rlimit limit = {address_space() + (size_t)limit_mib * MIB, RLIM_INFINITY};
-    if (setrlimit(RLIMIT_AS, &limit)) return 3;
+    int rc = open_under(&m, limit_mib, &e);
+    if (rc) return rc;
     struct qn_engine_options o = {.model = m,
                                   .backend = qn_backend_get("cpu"),
                                   .kv = -1,

@@ -948,7 +948,8 @@ static enum tri step_value(struct qn_parse *p)
     return MORE;
 }
 
-static enum tri step_between(struct qn_parse *p)
+/* What may stand between calls: a surplus closer, dropped, or the next call. */
+static enum tri between_tag(struct qn_parse *p)
 {
     static const struct {
         const char *word;
@@ -957,8 +958,6 @@ static enum tri step_between(struct qn_parse *p)
                   {FUNCTION_CLOSE, LEN(FUNCTION_CLOSE)},
                   {PARAMETER_CLOSE, LEN(PARAMETER_CLOSE)},
                   {THINK_CLOSE, LEN(THINK_CLOSE)}};
-    p->pos = skip_blanks(p, p->pos);
-    if (p->pos == p->in.n_byte) return MORE;
     for (size_t i = 0; i < QN_COUNT(strays); i++) {
         enum tri r = literal_n(p, p->pos, strays[i].word, strays[i].n);
         if (r == MORE) return MORE;
@@ -969,13 +968,23 @@ static enum tri step_between(struct qn_parse *p)
     }
     struct call_head head;
     enum tri r = call_start(p, p->pos, true, false, &head);
-    if (r == MORE) return MORE;
-    if (r == YES) {
-        p->is_wrapped |= head.is_wrapped;
-        begin_call(p, p->pos, head.name, head.n_name);
-        p->pos = head.end;
-        return YES;
-    }
+    if (r != YES) return r;
+    p->is_wrapped |= head.is_wrapped;
+    begin_call(p, p->pos, head.name, head.n_name);
+    p->pos = head.end;
+    return YES;
+}
+
+static enum tri step_between(struct qn_parse *p)
+{
+    p->pos = skip_blanks(p, p->pos);
+    if (p->pos == p->in.n_byte) return MORE;
+    bool was_final = p->is_final;
+    p->is_final = false; /* the end decides nothing here: what it cuts off in a tag is still a tag */
+    enum tri r = between_tag(p);
+    p->is_final = was_final;
+    if (r == MORE && was_final) p->pos = p->in.n_byte; /* and none of a torn tag is shown */
+    if (r != NO) return r;
     p->state = CONTENT;
     p->join = p->n_visible > 0;
     fence_char(&p->fence, '\n');

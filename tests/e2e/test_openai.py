@@ -167,6 +167,23 @@ def test_cut_call_is_not_shown(client):
     assert answer.choices[0].message.content is None
 
 
+def test_cut_behind_a_complete_call(client):
+    """The limit inside what follows a call (its closing tag, the next call's head) shows none of it, streamed or whole."""
+    script, n_call = ONE_CALL + "\n" + ONE_CALL, []
+    for limit in range(60, 2 * len(ONE_CALL)):
+        args = {"model": "fake", "messages": user(script), "tools": [WEATHER], "max_tokens": limit}
+        choice = client.chat.completions.create(**args).choices[0]
+        calls = choice.message.tool_calls or []
+        n_call.append(len(calls))
+        assert choice.message.content is None, (limit, choice.message.content)
+        if limit % 4 == 0:
+            deltas = [c.choices[0].delta for c in client.chat.completions.create(**args, stream=True) if c.choices]
+            assert not any(d.content for d in deltas), limit
+        if choice.finish_reason != "length":
+            break
+    assert len(calls) == 2 and n_call.count(1) > 50
+
+
 def test_responses(client):
     script = "hm</think>\n\nLooking.\n" + ONE_CALL
     tool = {"type": "function", **WEATHER["function"]}

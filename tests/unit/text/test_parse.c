@@ -173,7 +173,7 @@ static void test_between(void **state)
     expect('c', CALL("") "\n</tool_call></function></parameter></think>\n" CALL(""), "f{} f{} =tool_calls");
     expect('c', "a\n" CALL("") "\n\nb\n\n" CALL("") " c ", "C:a\nb\nc  f{} f{} =tool_calls");
     expect('c', CALL("") "\n<|x|>", "C:<|x|> f{} =tool_calls");
-    expect('c', CALL("") "\n<tool_call>\n<function=f", "C:<tool_call>\n<function=f f{} =tool_calls");
+    expect('c', CALL("") "\n<tool_call>\n<function=f", "f{} =tool_calls");
     expect('c', CALL("") "\n <tool_call>{\"name\":\"f\",\"arguments\":{}}", "f{} f{} =tool_calls");
 }
 
@@ -266,8 +266,33 @@ static void test_finish(void **state)
     expect('C', "<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n", "f{\"n\": 1+ =length");
     expect('C', "<tool_call>\n<function=f>\n<parameter=u>\nnul", "f{\"u\": + =length");
     expect('C', "abc ", "C:abc  =length");
+    /* the end inside what may follow a call: none of the torn tag is shown */
+    expect('C', CALL(P("n", "1")) "\n<tool_call>\n<function=get.", "f{\"n\": 1} =length");
+    expect('c', CALL("") "\n<tool_call>", "f{} =tool_calls");
+    expect('C', "```\n<tool_call>\n<function=f>\n</function>\n</tool_c", "C:``` f{} =length");
+    expect('C', "<tool_call>{\"name\":\"f\",\"arguments\":{}}\n</", "f{} =length");
+    expect('C', CALL("") "\nso <tool_c", "C:so <tool_c f{} =length");
+    expect('C', CALL("") "\n</tool_box", "C:</tool_box f{} =length");
     struct parse_run cancel = {.tools = tools, .end = QN_PARSE_CANCEL};
     expect_run(cancel, "abc <tool", "C:abc =");
+}
+
+/* Wherever the limit or the model ends the text behind a complete call, its content is what stood before. */
+static void test_every_end(void **state)
+{
+    (void)state;
+    static const char call[] = CALL(P("s", "1")),
+                      text[] = "ok\n" CALL(P("s", "1")) "\n" CALL(P("n", "2")) "\n";
+    const size_t first = strlen("ok\n") + strlen(call) - strlen("\n</tool_call>");
+    for (size_t n = first; n < sizeof text; n++)
+        for (int stop = 0; stop < 2; stop++) {
+            struct parse_run run = {.tools = tools, .end = stop ? QN_PARSE_STOP : QN_PARSE_LENGTH};
+            char *got = parse_run_all(&run, text, n);
+            static const char want[] = "C:ok f{\"s\": \"1\"} ";
+            if (strncmp(got, want, strlen(want))) fprintf(stderr, "the first %zu bytes give: %s\n", n, got);
+            assert_memory_equal(got, want, strlen(want));
+            free(got);
+        }
 }
 
 static void test_stop_strings(void **state)
@@ -349,19 +374,13 @@ static void test_reasoning_is_counted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reasoning),
-        cmocka_unit_test(test_content),
-        cmocka_unit_test(test_json_dialect),
-        cmocka_unit_test(test_fences),
-        cmocka_unit_test(test_call),
-        cmocka_unit_test(test_between),
-        cmocka_unit_test(test_framing),
-        cmocka_unit_test(test_closers),
-        cmocka_unit_test(test_finish),
-        cmocka_unit_test(test_stop_strings),
-        cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_long_runs),
-        cmocka_unit_test(test_reasoning_is_counted),
+        cmocka_unit_test(test_reasoning),    cmocka_unit_test(test_content),
+        cmocka_unit_test(test_json_dialect), cmocka_unit_test(test_fences),
+        cmocka_unit_test(test_call),         cmocka_unit_test(test_between),
+        cmocka_unit_test(test_framing),      cmocka_unit_test(test_closers),
+        cmocka_unit_test(test_finish),       cmocka_unit_test(test_every_end),
+        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_long_runs),    cmocka_unit_test(test_reasoning_is_counted),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

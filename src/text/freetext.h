@@ -1,8 +1,7 @@
-/* Where free text inside a parameter may not go: the parser's rule for closing tags (parse.c, value_mark) as
- * a byte automaton. A state is eight bytes; a text that would make the parser end the value without the
- * grammar's closer is refused. At most as permissive as the parser: nested blocks have to balance.
- * Any thread.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Where free text inside a parameter may not go: the parser's rule for closing tags (parse_value.c,
+ * value_mark) as a byte automaton. A state is eight bytes; a text that would make the parser end the value
+ * without the grammar's closer is refused. At most as permissive as the parser: nested blocks have to
+ * balance. Any thread. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_FREETEXT_H
 #define QN_FREETEXT_H
 

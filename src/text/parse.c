@@ -1,101 +1,6 @@
-/* Output parser. The rules are numbered in docs/tools.md; the text waits in `in` until it is decided.
- *
- * in: [0 .. pos)   consumed (kept only while a fenced call is held, from held_at)
- *     [pos .. n)   undecided: the beginning of a marker, or what decides whether a marker is one
+/* Output parser: events, states, input.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "text/parse.h"
-
-#include "text/argtype.h"
-#include "text/jsonscan.h"
-
-#define MAX_TEXT (256u << 20) /* bytes of any one buffer; a message is far below */
-
-enum state { REASONING, CONTENT, CALL, VALUE_OPEN, VALUE, BETWEEN, FENCE_END };
-
-/* Answers about text that may be cut anywhere: MORE only while not at the end event. */
-enum tri { NO, YES, MORE };
-
-/* Markdown fences, followed over the visible content. */
-struct fence {
-    bool is_open;
-    char mark; /* of the open fence */
-    size_t n_mark;
-    /* the current line so far: spaces, marks, rest */
-    enum { SPACES, MARKS, REST, OTHER } part;
-    size_t n_space, n_line_mark;
-    char line_mark;
-    bool rest_is_blank, rest_has_tick;
-};
-
-/* From decoded position `at` on, input position = decoded position + shift. */
-struct repair {
-    size_t at;
-    int64_t shift;
-};
-
-struct qn_parse {
-    struct qn_parse_options opt;
-    char **stops;
-    bool calls_active;
-
-    /* input */
-    struct qn_buf in;
-    size_t pos, base; /* base: decoded bytes dropped from the front of `in` */
-    size_t fed;
-    unsigned char partial[4]; /* an incomplete character */
-    int n_partial;
-    struct repair *repairs; /* of what is in `in`, rising */
-    int n_repair, repair_capacity;
-    int64_t shift_base, shift;
-    bool is_final, is_over;
-    bool is_blank_blocked; /* waiting, and more blanks cannot decide it */
-
-    enum state state;
-    /* reasoning */
-    bool think_seen, reasoning_any, line_is_blank;
-    bool reasoning_was;   /* the output had a reasoning phase */
-    size_t reasoning_end; /* input bytes, once over */
-    /* content */
-    bool at_start, skip_newlines, join;
-    struct qn_buf blanks; /* trailing whitespace of reasoning or content, fate undecided */
-    size_t blanks_at;     /* position of its first byte */
-    size_t n_visible;
-    struct fence fence;
-    struct qn_buf tail; /* visible content that may be the start of a stop string */
-    int stop_hit;
-    size_t stop_byte;
-    struct qn_jsonscan json;   /* a call in the JSON dialect being checked */
-    size_t json_from, json_at; /* its absolute start and how far it was read; json_from 0: none */
-    /* call */
-    int n_call, n_complete;
-    bool is_wrapped; /* <tool_call> is open */
-    int tool;        /* declared index or -1 */
-    char **keys;     /* given in this call */
-    size_t *key_n;
-    int n_key, key_capacity;
-    /* value */
-    struct qn_argtype type;
-    bool is_streaming; /* a string that is emitted as it comes */
-    bool is_crlf;      /* the opener's newline */
-    int n_newline;     /* bytes of a newline held back: 0..2 */
-    bool at_line_start;
-    struct qn_buf raw;                             /* value so far, when not streaming */
-    long open_parameter, open_function, open_call; /* nested blocks inside the value */
-    /* held call: an example in a fence or a real one */
-    bool is_held;
-    size_t held_at; /* offset in `in` */
-    struct qn_buf queue;
-    /* output: the event being coalesced */
-    struct qn_buf out;
-    enum qn_parse_kind out_kind;
-    int out_index;
-    struct qn_buf scratch;
-};
-
-static const char TOOL_OPEN[] = "<tool_call>", TOOL_CLOSE[] = "</tool_call>",
-                  FUNCTION_OPEN[] = "<function=", FUNCTION_CLOSE[] = "</function>",
-                  PARAMETER_OPEN[] = "<parameter=", PARAMETER_CLOSE[] = "</parameter>",
-                  THINK_OPEN[] = "<think>", THINK_CLOSE[] = "</think>", THINKING_CLOSE[] = "</thinking>";
+#include "text/parse_impl.h"
 
 /* --- events --- */
 
@@ -181,42 +86,21 @@ static size_t blank_len(const char *s, size_t n)
     return is_blank ? 3 : 0;
 }
 
-static size_t char_len(unsigned char lead)
-{
-    return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-}
-
-static const char *text_at(const struct qn_parse *p, size_t i)
-{
-    return p->in.data + i;
-}
-
-static enum tri literal_n(const struct qn_parse *p, size_t i, const char *word, size_t n_word)
-{
-    size_t n = p->in.n_byte - i, n_head = QN_MIN(n, n_word);
-    if (memcmp(text_at(p, i), word, n_head)) return NO;
-    return n >= n_word ? YES : p->is_final ? NO : MORE;
-}
-
-#define LITERAL(p, i, word) literal_n((p), (i), (word), sizeof(word) - 1)
-#define LEN(word)           (sizeof(word) - 1)
-
-static size_t skip_blanks(const struct qn_parse *p, size_t i)
+size_t pp_skip_blanks(const struct qn_parse *p, size_t i)
 {
     size_t n;
     while ((n = blank_len(text_at(p, i), p->in.n_byte - i))) i += n;
     return i;
 }
 
-/* At the end of what is there, after blanks: YES at the end event. */
-static enum tri ended(struct qn_parse *p)
+enum tri pp_ended(struct qn_parse *p)
 {
     if (p->is_final) return YES;
     p->is_blank_blocked = true;
     return MORE;
 }
 
-static void trim(const char **s, size_t *n)
+void pp_trim(const char **s, size_t *n)
 {
     size_t k;
     while ((k = blank_len(*s, *n))) *s += k, *n -= k;
@@ -255,8 +139,8 @@ static enum tri call_start(struct qn_parse *p, size_t i, bool bare, bool declare
     if (r == MORE) return MORE;
     head->is_wrapped = r == YES;
     if (r == YES) {
-        at = skip_blanks(p, i + LEN(TOOL_OPEN));
-        if (at == n) return ended(p) == YES ? NO : MORE;
+        at = pp_skip_blanks(p, i + LEN(TOOL_OPEN));
+        if (at == n) return pp_ended(p) == YES ? NO : MORE;
     } else if (!bare) {
         return NO;
     }
@@ -271,7 +155,7 @@ static enum tri call_start(struct qn_parse *p, size_t i, bool bare, bool declare
     head->name = text_at(p, at);
     head->n_name = end - at;
     head->end = end + 1;
-    trim(&head->name, &head->n_name);
+    pp_trim(&head->name, &head->n_name);
     if (!head->n_name) return NO;
     return declared && qn_toolset_find(p->opt.tools, head->name, head->n_name) < 0 ? NO : YES;
 }
@@ -355,8 +239,8 @@ static enum tri fence_closes(struct qn_parse *p, size_t i)
 {
     char mark;
     size_t n_mark = fence_marks(&p->fence, &mark), n = p->in.n_byte;
-    size_t at = skip_blanks(p, i), line = at;
-    if (at == n) return ended(p) == YES ? NO : MORE;
+    size_t at = pp_skip_blanks(p, i), line = at;
+    if (at == n) return pp_ended(p) == YES ? NO : MORE;
     while (line > i && *text_at(p, line - 1) != '\n') line--;
     if (line == i || at - line > 3) return NO;
     for (size_t k = line; k < at; k++)
@@ -443,7 +327,7 @@ static void take_content(struct qn_parse *p, size_t i, size_t n)
 
 /* --- calls --- */
 
-static void emit_args(struct qn_parse *p, const char *text, size_t n)
+void pp_emit_args(struct qn_parse *p, const char *text, size_t n)
 {
     if (n) emit(p, QN_PARSE_CALL_ARGS, p->n_call - 1, text, n);
 }
@@ -476,9 +360,9 @@ static void begin_call(struct qn_parse *p, size_t start, const char *name, size_
 static void end_call(struct qn_parse *p)
 {
     if (p->n_key)
-        emit_args(p, "}", 1);
+        pp_emit_args(p, "}", 1);
     else
-        emit_args(p, "{}", 2);
+        pp_emit_args(p, "{}", 2);
     emit(p, QN_PARSE_CALL_END, p->n_call - 1, "", 0);
     p->n_complete++;
     p->state = p->is_held ? FENCE_END : BETWEEN;
@@ -486,219 +370,6 @@ static void end_call(struct qn_parse *p)
         release_held(p);
         p->state = BETWEEN;
     }
-}
-
-static const struct qn_json *parameters_of(const struct qn_parse *p)
-{
-    return p->tool < 0 ? NULL : p->opt.tools->tools[p->tool].parameters;
-}
-
-static bool key_is_given(const struct qn_parse *p, const char *key, size_t n)
-{
-    for (int i = 0; i < p->n_key; i++)
-        if (p->key_n[i] == n && !memcmp(p->keys[i], key, n)) return true;
-    return false;
-}
-
-static void begin_value(struct qn_parse *p, const char *key, size_t n)
-{
-    qn_argtype_find(&p->type, parameters_of(p), key, n);
-    p->is_streaming = qn_argtype_is_string(&p->type);
-    p->is_crlf = p->at_line_start = false;
-    p->n_newline = 0;
-    p->open_parameter = p->open_function = p->open_call = 0;
-    qn_buf_clear(&p->raw);
-
-    qn_buf_clear(&p->scratch);
-    qn_buf_puts(&p->scratch, p->n_key ? ", " : "{");
-    qn_json_write_str(&p->scratch, key, n, false);
-    qn_buf_puts(&p->scratch, p->is_streaming ? ": \"" : ": ");
-    emit_args(p, p->scratch.data, p->scratch.n_byte);
-
-    if (p->n_key == p->key_capacity) {
-        p->key_capacity = p->key_capacity ? 2 * p->key_capacity : 8;
-        p->keys = xreallocarray(p->keys, (size_t)p->key_capacity, sizeof *p->keys);
-        p->key_n = xreallocarray(p->key_n, (size_t)p->key_capacity, sizeof *p->key_n);
-    }
-    p->keys[p->n_key] = xstrndup(key, n);
-    p->key_n[p->n_key++] = n;
-    p->state = VALUE_OPEN;
-}
-
-static void emit_escaped(struct qn_parse *p, const char *s, size_t n)
-{
-    qn_buf_clear(&p->scratch);
-    qn_json_write_str(&p->scratch, s, n, false);
-    emit_args(p, p->scratch.data + 1, p->scratch.n_byte - 2);
-}
-
-static void value_put(struct qn_parse *p, const char *s, size_t n)
-{
-    if (!n) return;
-    if (p->is_streaming) {
-        emit_escaped(p, s, n);
-        return;
-    }
-    qn_buf_append(&p->raw, s, n);
-    if (qn_argtype_may_change(&p->type, p->raw.data, p->raw.n_byte)) return;
-    p->is_streaming = true;
-    emit_args(p, "\"", 1);
-    emit_escaped(p, p->raw.data, p->raw.n_byte);
-}
-
-static void value_put_newline(struct qn_parse *p)
-{
-    value_put(p, p->is_crlf ? "\r\n" : "\n", (size_t)p->n_newline);
-    p->n_newline = 0;
-}
-
-/* The value ends here; with `framed` one newline before the closer belongs to the format. */
-static void end_value(struct qn_parse *p, bool framed)
-{
-    if (framed && p->n_newline == (p->is_crlf ? 2 : 1)) p->n_newline = 0;
-    value_put_newline(p);
-    p->state = CALL;
-    if (p->is_streaming) {
-        emit_args(p, "\"", 1);
-        return;
-    }
-    qn_buf_clear(&p->scratch);
-    qn_argtype_write(&p->scratch, &p->type, qn_buf_str(&p->raw), p->raw.n_byte);
-    emit_args(p, p->scratch.data, p->scratch.n_byte);
-}
-
-enum follow {
-    F_PARAMETER = 1,
-    F_FUNCTION_CLOSE = 2,
-    F_TOOL_CLOSE = 4,
-    F_TOOL_OPEN = 8,
-    F_FUNCTION_OPEN = 16,
-};
-
-/* After blanks at i: one of the markers, or the end. */
-static enum tri followed(struct qn_parse *p, size_t i, unsigned by)
-{
-    static const struct {
-        unsigned bit;
-        const char *word;
-        size_t n;
-    } markers[] = {
-        {F_PARAMETER, PARAMETER_OPEN, LEN(PARAMETER_OPEN)},
-        {F_FUNCTION_CLOSE, FUNCTION_CLOSE, LEN(FUNCTION_CLOSE)},
-        {F_TOOL_CLOSE, TOOL_CLOSE, LEN(TOOL_CLOSE)},
-        {F_TOOL_OPEN, TOOL_OPEN, LEN(TOOL_OPEN)},
-        {F_FUNCTION_OPEN, FUNCTION_OPEN, LEN(FUNCTION_OPEN)},
-    };
-    i = skip_blanks(p, i);
-    if (i == p->in.n_byte) return ended(p);
-    enum tri best = NO;
-    for (size_t m = 0; m < QN_COUNT(markers); m++) {
-        if (!(by & markers[m].bit)) continue;
-        enum tri r = literal_n(p, i, markers[m].word, markers[m].n);
-        if (r == YES) return YES;
-        if (r == MORE) best = MORE;
-    }
-    return best;
-}
-
-/* The complete remaining closers and then the end, or a new call when none is open inside the value.
- * in_function: </function> is still to come. */
-static enum tri closers_follow(struct qn_parse *p, size_t i, bool in_function)
-{
-    enum tri r;
-    if (in_function) {
-        i = skip_blanks(p, i);
-        if (i == p->in.n_byte) return ended(p) == YES ? NO : MORE;
-        if ((r = LITERAL(p, i, FUNCTION_CLOSE)) != YES) return r;
-        i += LEN(FUNCTION_CLOSE);
-    }
-    i = skip_blanks(p, i);
-    if (i == p->in.n_byte) return !p->is_wrapped ? ended(p) : ended(p) == YES ? NO : MORE;
-    if ((r = LITERAL(p, i, TOOL_CLOSE)) == MORE) return MORE;
-    if (r == NO && p->is_wrapped) return NO;
-    if (r == YES) i = skip_blanks(p, i + LEN(TOOL_CLOSE));
-    if (i == p->in.n_byte) return ended(p);
-    return p->open_call ? NO : LITERAL(p, i, TOOL_OPEN);
-}
-
-enum mark { M_DATA, M_CLOSE, M_STRUCTURE, M_MORE };
-
-static enum mark mark_of(enum tri r, enum mark yes)
-{
-    return r == MORE ? M_MORE : r == YES ? yes : M_DATA;
-}
-
-static bool is_key_end(char c)
-{
-    return c == '>' || c == '<' || c == '\n';
-}
-
-/* <parameter=K> at the start of a line: a new parameter whose predecessor lacks its closer, or a nested
- * block. */
-static enum mark parameter_opener(struct qn_parse *p, size_t i)
-{
-    size_t at = i + LEN(PARAMETER_OPEN), end = at, n = p->in.n_byte;
-    /* a name goes on to its '>'; a line's end or another tag before that means it is none */
-    while (end < n && end - at <= QN_PARSE_MAX_KEY && !is_key_end(*text_at(p, end))) end++;
-    if (end - at > QN_PARSE_MAX_KEY) return M_DATA;
-    if (end == n) return p->is_final ? M_DATA : M_MORE;
-    if (*text_at(p, end) != '>') return M_DATA;
-    const char *key = text_at(p, at);
-    size_t n_key = end - at;
-    trim(&key, &n_key);
-    /* the current key is among the given ones */
-    if (qn_argtype_is_declared(parameters_of(p), key, n_key) && !key_is_given(p, key, n_key))
-        return M_STRUCTURE;
-    p->open_parameter++;
-    return M_DATA;
-}
-
-/* What the '<' at i is. Counts nested blocks: asked again only after M_MORE. */
-static enum mark value_mark(struct qn_parse *p, size_t i)
-{
-    bool ls = p->at_line_start;
-    enum tri r = LITERAL(p, i, PARAMETER_CLOSE);
-    if (r == MORE) return M_MORE;
-    if (r == YES) {
-        i += LEN(PARAMETER_CLOSE);
-        if (!p->open_parameter)
-            return mark_of(
-                followed(p, i, F_PARAMETER | F_FUNCTION_CLOSE | F_TOOL_CLOSE | F_TOOL_OPEN | F_FUNCTION_OPEN),
-                M_CLOSE);
-        r = closers_follow(p, i, true);
-        if (r == NO) p->open_parameter--;
-        return mark_of(r, M_CLOSE);
-    }
-    if (!ls && !p->open_function && !p->open_call) return M_DATA;
-    if ((r = LITERAL(p, i, FUNCTION_CLOSE)) == MORE) return M_MORE;
-    if (r == YES) {
-        i += LEN(FUNCTION_CLOSE);
-        if (!p->open_function)
-            return ls ? mark_of(followed(p, i, F_TOOL_CLOSE | F_TOOL_OPEN), M_STRUCTURE) : M_DATA;
-        r = ls ? closers_follow(p, i, false) : NO;
-        if (r == NO) p->open_function--;
-        return mark_of(r, M_STRUCTURE);
-    }
-    if ((r = LITERAL(p, i, TOOL_CLOSE)) == MORE) return M_MORE;
-    if (r == YES) {
-        if (!p->open_call)
-            return ls ? mark_of(followed(p, i + LEN(TOOL_CLOSE), F_TOOL_OPEN), M_STRUCTURE) : M_DATA;
-        p->open_call--;
-        return M_DATA;
-    }
-    if (!ls) return M_DATA;
-    if ((r = LITERAL(p, i, TOOL_OPEN)) == MORE) return M_MORE;
-    if (r == YES) {
-        p->open_call++;
-        return M_DATA;
-    }
-    if ((r = LITERAL(p, i, FUNCTION_OPEN)) == MORE) return M_MORE;
-    if (r == YES) {
-        p->open_function++;
-        return M_DATA;
-    }
-    if ((r = LITERAL(p, i, PARAMETER_OPEN)) == MORE) return M_MORE;
-    return r == YES ? parameter_opener(p, i) : M_DATA;
 }
 
 /* --- one step a state; YES: something was decided, go on --- */
@@ -765,8 +436,8 @@ static enum tri json_call(struct qn_parse *p, size_t start)
 {
     enum tri r = LITERAL(p, start, TOOL_OPEN);
     if (r != YES) return r;
-    size_t at = skip_blanks(p, start + LEN(TOOL_OPEN)), n = p->in.n_byte;
-    if (at == n) return ended(p) == YES ? NO : MORE;
+    size_t at = pp_skip_blanks(p, start + LEN(TOOL_OPEN)), n = p->in.n_byte;
+    if (at == n) return pp_ended(p) == YES ? NO : MORE;
     if (*text_at(p, at) != '{') return NO;
     if (p->json_from != p->base + at + 1) {
         p->json = (struct qn_jsonscan){0};
@@ -791,7 +462,7 @@ static enum tri json_call(struct qn_parse *p, size_t start)
         begin_call(p, start, name->text, name->n);
         qn_buf_clear(&p->scratch);
         qn_json_write(&p->scratch, arguments, QN_JSON_EXACT);
-        emit_args(p, p->scratch.data, p->scratch.n_byte);
+        pp_emit_args(p, p->scratch.data, p->scratch.n_byte);
         emit(p, QN_PARSE_CALL_END, p->n_call - 1, "", 0);
         p->n_complete++;
         p->is_wrapped = true;
@@ -876,8 +547,8 @@ static enum tri step_call(struct qn_parse *p)
                 const char *key = text_at(p, at);
                 size_t n_key = (size_t)(end - key);
                 p->pos = at + n_key + 1;
-                trim(&key, &n_key);
-                begin_value(p, key, n_key);
+                pp_trim(&key, &n_key);
+                pp_begin_value(p, key, n_key);
                 return YES;
             }
         }
@@ -895,55 +566,6 @@ static enum tri step_call(struct qn_parse *p)
             return YES;
         }
         p->pos++;
-    }
-    return MORE;
-}
-
-static enum tri step_value_open(struct qn_parse *p)
-{
-    size_t n = p->in.n_byte - p->pos;
-    if (!n && !p->is_final) return MORE;
-    const char *s = n ? text_at(p, p->pos) : "";
-    if (n == 1 && *s == '\r' && !p->is_final) return MORE;
-    p->is_crlf = n >= 2 && s[0] == '\r' && s[1] == '\n';
-    p->at_line_start = p->is_crlf || (n && *s == '\n');
-    p->pos += p->is_crlf ? 2 : p->at_line_start ? 1 : 0;
-    p->state = VALUE;
-    return YES;
-}
-
-static enum tri step_value(struct qn_parse *p)
-{
-    size_t n = p->in.n_byte;
-    while (p->pos < n) {
-        const char *s = text_at(p, p->pos);
-        if (*s == '<') {
-            enum mark mark = value_mark(p, p->pos);
-            if (mark == M_MORE) return MORE;
-            if (mark != M_DATA) {
-                end_value(p, true);
-                if (mark == M_CLOSE) p->pos += LEN(PARAMETER_CLOSE);
-                return YES;
-            }
-        }
-        if (p->is_crlf && p->n_newline == 1 && *s == '\n') {
-            p->n_newline = 2;
-            p->at_line_start = true;
-            p->pos++;
-            continue;
-        }
-        value_put_newline(p);
-        p->at_line_start = *s == '\n';
-        if (*s == (p->is_crlf ? '\r' : '\n')) {
-            p->n_newline = 1;
-            p->pos++;
-            continue;
-        }
-        size_t end = p->pos + 1;
-        while (end < n && p->in.data[end] != '<' && p->in.data[end] != '\n' && p->in.data[end] != '\r') end++;
-        value_put(p, s, end - p->pos);
-        if (end > p->pos + 1) p->at_line_start = false;
-        p->pos = end;
     }
     return MORE;
 }
@@ -977,7 +599,7 @@ static enum tri between_tag(struct qn_parse *p)
 
 static enum tri step_between(struct qn_parse *p)
 {
-    p->pos = skip_blanks(p, p->pos);
+    p->pos = pp_skip_blanks(p, p->pos);
     if (p->pos == p->in.n_byte) return MORE;
     bool was_final = p->is_final;
     p->is_final = false; /* the end decides nothing here: what it cuts off in a tag is still a tag */
@@ -994,8 +616,8 @@ static enum tri step_between(struct qn_parse *p)
 /* A call in an open fence is complete: an example when the fence closes right after it. */
 static enum tri step_fence_end(struct qn_parse *p)
 {
-    size_t end = p->pos, at = skip_blanks(p, p->pos);
-    if (at == p->in.n_byte && ended(p) == MORE) return MORE;
+    size_t end = p->pos, at = pp_skip_blanks(p, p->pos);
+    if (at == p->in.n_byte && pp_ended(p) == MORE) return MORE;
     enum tri r = LITERAL(p, at, TOOL_CLOSE);
     if (r == MORE) return MORE;
     if (r == YES) end = at + LEN(TOOL_CLOSE);
@@ -1023,8 +645,8 @@ static enum tri step_fence_end(struct qn_parse *p)
 static void run(struct qn_parse *p)
 {
     static enum tri (*const steps[])(struct qn_parse *) = {
-        [REASONING] = step_reasoning,   [CONTENT] = step_content, [CALL] = step_call,
-        [VALUE_OPEN] = step_value_open, [VALUE] = step_value,     [BETWEEN] = step_between,
+        [REASONING] = step_reasoning,      [CONTENT] = step_content, [CALL] = step_call,
+        [VALUE_OPEN] = pp_step_value_open, [VALUE] = pp_step_value,  [BETWEEN] = step_between,
         [FENCE_END] = step_fence_end,
     };
     p->is_blank_blocked = false;
@@ -1141,7 +763,7 @@ void qn_parse_finish(struct qn_parse *p, enum qn_parse_end end)
     run(p);
     bool is_open = p->state == CALL || p->state == VALUE || p->state == VALUE_OPEN;
     if (is_open && end == QN_PARSE_STOP) {
-        if (p->state != CALL) end_value(p, false);
+        if (p->state != CALL) pp_end_value(p, false);
         end_call(p);
         run(p);
     }
@@ -1169,7 +791,7 @@ int qn_parse_create(struct qn_parse **out, const struct qn_parse_options *option
     p->stops = xcalloc((size_t)options->n_stop + 1, sizeof *p->stops);
     for (int i = 0; i < options->n_stop; i++) p->stops[i] = xstrdup(options->stops[i]);
     struct qn_buf *bufs[] = {&p->in, &p->blanks, &p->tail, &p->raw, &p->queue, &p->out, &p->scratch};
-    for (size_t i = 0; i < QN_COUNT(bufs); i++) qn_buf_init(bufs[i], MAX_TEXT);
+    for (size_t i = 0; i < QN_COUNT(bufs); i++) qn_buf_init(bufs[i], PP_MAX_TEXT);
     qn_buf_reserve(&p->in, 1); /* never NULL */
     p->state = options->starts_in_reasoning ? REASONING : CONTENT;
     p->reasoning_was = options->starts_in_reasoning;
@@ -1228,53 +850,4 @@ int qn_parse_stop(const struct qn_parse *p, size_t *end_byte)
 {
     if (end_byte) *end_byte = p->stop_hit < 0 ? p->fed : p->stop_byte;
     return p->stop_hit;
-}
-
-/* --- the whole message --- */
-
-void qn_parsed_init(struct qn_parsed *m)
-{
-    *m = (struct qn_parsed){0};
-    qn_buf_init(&m->reasoning, MAX_TEXT);
-    qn_buf_init(&m->content, MAX_TEXT);
-}
-
-void qn_parsed_free(struct qn_parsed *m)
-{
-    qn_buf_free(&m->reasoning);
-    qn_buf_free(&m->content);
-    for (int i = 0; i < m->n_call; i++) {
-        free(m->calls[i].name);
-        qn_buf_free(&m->calls[i].arguments);
-    }
-    free(m->calls);
-    qn_parsed_init(m);
-}
-
-void qn_parsed_add(void *ctx, const struct qn_parse_event *event)
-{
-    struct qn_parsed *m = ctx;
-    switch (event->kind) {
-    case QN_PARSE_REASONING:
-        qn_buf_append(&m->reasoning, event->text, event->n);
-        break;
-    case QN_PARSE_CONTENT:
-        qn_buf_append(&m->content, event->text, event->n);
-        break;
-    case QN_PARSE_CALL_BEGIN:
-        QN_CHECK(event->index == m->n_call);
-        m->calls = xreallocarray(m->calls, (size_t)m->n_call + 1, sizeof *m->calls);
-        m->calls[m->n_call] = (struct qn_parsed_call){.name = xstrndup(event->text, event->n)};
-        qn_buf_init(&m->calls[m->n_call++].arguments, MAX_TEXT);
-        break;
-    case QN_PARSE_CALL_ARGS:
-        qn_buf_append(&m->calls[event->index].arguments, event->text, event->n);
-        break;
-    case QN_PARSE_CALL_END:
-        m->calls[event->index].is_complete = true;
-        break;
-    case QN_PARSE_FINISH:
-        snprintf(m->finish_reason, sizeof m->finish_reason, "%s", event->text);
-        break;
-    }
 }

@@ -22,6 +22,7 @@ static void cpu_close(struct qn_device *d)
     struct qn_cpu *c = d->cpu;
     if (c) {
         qn_cpu_weights_free(d);
+        qn_slab_free(c->slab);
         qn_pool_free(c->pool);
         for (int i = 0; c->conv && i < d->c.n_gdn; i++) free(c->conv[i]);
         free(c->conv);
@@ -61,6 +62,7 @@ static int cpu_open(struct qn_device **out, const struct qn_device_options *o, s
     struct qn_cpu *c = d->cpu = xcalloc(1, sizeof *c);
     c->k = qn_kern_get(qn_cpu_isa());
     c->pool = qn_pool_create(o->n_thread);
+    c->slab = qn_slab_create();
     size_t rows = (size_t)o->max_rows, places = rows * (size_t)QN_MAX(cfg->top_k, 1);
     size_t threads = (size_t)qn_pool_n_thread(c->pool), hd_pad = QN_ROUND_UP((size_t)cfg->head_dim, 16);
     c->act_bytes = qn_packed_act_bytes(most_in(d), (int)rows, o->act);

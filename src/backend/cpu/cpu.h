@@ -13,7 +13,8 @@
 struct qn_cpu {
     struct qn_pool *pool;
     const struct qn_kern *k;
-    unsigned char *act; /* prepared input rows; a second block for experts behind the first */
+    struct qn_slab *slab; /* packed weights */
+    unsigned char *act;   /* prepared input rows; a second block for experts behind the first */
     size_t act_bytes;
     float **conv; /* [n_gdn] taps as [taps][CD], made at first use */
     float *score; /* [n_thread][QN_ATTN_QUERIES][QN_SPLIT] */

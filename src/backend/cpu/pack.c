@@ -411,15 +411,15 @@ void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_ti
 }
 
 int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
-                   struct qn_err *e)
+                   struct qn_slab *slab, struct qn_err *e)
 {
-    int rc = qn_packed_begin(out, l, act, isa, e);
+    int rc = qn_packed_begin(out, l, act, isa, slab, e);
     if (!rc) qn_packed_fill(*out, l, 0, qn_packed_n_tile(*out));
     return rc;
 }
 
 int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
-                    struct qn_err *e)
+                    struct qn_slab *slab, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_packed *p = xcalloc(1, sizeof *p);
@@ -443,13 +443,16 @@ int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_a
     size_t zero_bytes = has_zeros ? groups * QN_TILE : 0, out_bytes = is_channel ? tiles * QN_TILE * 4 : 0;
     p->bytes =
         QN_ROUND_UP(code_bytes, 64) + QN_ROUND_UP(group_bytes, 64) + QN_ROUND_UP(zero_bytes, 64) + out_bytes;
-    bool is_large = p->bytes >= (size_t)1 << 20;
-    p->region_bytes = is_large ? p->bytes : 0;
-    p->region =
-        is_large ? qn_region_alloc(p->bytes) : aligned_alloc(64, QN_ROUND_UP(QN_MAX(p->bytes, 64), 64));
-    QN_FAIL_IF(!p->region, e, QN_NOMEM, "%s: no memory for %zu bytes of packed weights", l->name, p->bytes);
-    if (!is_large) memset(p->region, 0, QN_ROUND_UP(QN_MAX(p->bytes, 64), 64));
-    p->codes = p->region;
+    unsigned char *block;
+    if (slab) {
+        block = qn_slab_alloc(slab, p->bytes);
+    } else {
+        size_t own_bytes = QN_ROUND_UP(QN_MAX(p->bytes, 64), 64);
+        block = p->own = aligned_alloc(64, own_bytes);
+        if (block) memset(block, 0, own_bytes);
+    }
+    QN_FAIL_IF(!block, e, QN_NOMEM, "%s: no memory for %zu bytes of packed weights", l->name, p->bytes);
+    p->codes = block;
     p->scales = p->codes + QN_ROUND_UP(code_bytes, 64);
     p->zeros = has_zeros ? (signed char *)p->scales + QN_ROUND_UP(group_bytes, 64) : NULL;
     p->out_scale =
@@ -466,10 +469,7 @@ out:
 void qn_packed_free(struct qn_packed *p)
 {
     if (!p) return;
-    if (p->region_bytes)
-        qn_region_free(p->region, p->region_bytes);
-    else
-        free(p->region);
+    free(p->own);
     free(p->order);
     free(p);
 }

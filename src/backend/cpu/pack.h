@@ -19,18 +19,20 @@
 
 #include "backend/backend.h"
 #include "base/cpu.h"
+#include "base/slab.h"
 
 #define QN_TILE 16 /* outputs in a tile */
 
 struct qn_packed;
 
-/* Repacks a checkpoint view. Errors: QN_UNSUPPORTED (a group size or shape no kernel serves), QN_FORMAT (a
- * scale that is not finite; names it), QN_NOMEM. */
+/* Repacks a checkpoint view. The weights lie in `slab`, whose owner frees it after them; NULL: in memory of
+ * their own. Errors: QN_UNSUPPORTED (a group size or shape no kernel serves), QN_FORMAT (a scale that is not
+ * finite; names it), QN_NOMEM. */
 int qn_packed_make(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
-                   struct qn_err *e);
+                   struct qn_slab *slab, struct qn_err *e);
 /* The same in two parts: everything but the weights' codes, then the codes of tile ranges, by any thread. */
 int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_act act, enum qn_isa isa,
-                    struct qn_err *e);
+                    struct qn_slab *slab, struct qn_err *e);
 void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_tile, int end_tile);
 void qn_packed_free(struct qn_packed *p); /* NULL is allowed */
 size_t qn_packed_bytes(const struct qn_packed *p);

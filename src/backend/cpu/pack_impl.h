@@ -51,8 +51,8 @@ struct qn_packed {
     float scale2;
     uint16_t table[32]; /* NIB4: BF16 of each code, twice */
     int32_t *order;     /* [K] act-order: the k of the file at each place, groups together; or NULL */
-    void *region;       /* holds everything above */
-    size_t region_bytes, bytes;
+    size_t bytes;       /* of everything above but the order, in one block */
+    void *own;          /* the block, when no slab has it */
 };
 
 /* Activation row: BF16 pairs (avx512bf16 with BF16 activations) or floats, padded with zeros to a multiple of

@@ -35,7 +35,7 @@ int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, str
         *w->table = *l;
     } else {
         struct qn_packed *p;
-        QN_TRY(qn_packed_begin(&p, l, d->o.act, d->cpu->k->isa, e));
+        QN_TRY(qn_packed_begin(&p, l, d->o.act, d->cpu->k->isa, d->cpu->slab, e));
         struct fill f = {p, l};
         qn_pool_run(d->cpu->pool, QN_CEIL_DIV(qn_packed_n_tile(p), FILL_TILES), fill_tiles, &f);
         w->packed = p;

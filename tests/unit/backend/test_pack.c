@@ -152,7 +152,7 @@ static void check(enum qn_format format, int n_out, int n_in, enum qn_isa isa, e
     if (has_order) l.g_idx = shuffled_groups(n_in, l.group);
     struct qn_packed *p;
     struct qn_err e = {0};
-    assert_int_equal(qn_packed_make(&p, &l, act, isa, &e), QN_OK);
+    assert_int_equal(qn_packed_make(&p, &l, act, isa, NULL, &e), QN_OK);
     size_t n = (size_t)n_out, k = (size_t)n_in, act_bytes = qn_packed_act_bytes(n_in, 1, act);
     float *x = xmalloc(MOST_ROWS * k * 4), *w = xmalloc(n * k * 4), *row = xmalloc(k * 4);
     float *one = xmalloc(MOST_ROWS * n * 4), *many = xmalloc(MOST_ROWS * n * 4);
@@ -261,14 +261,14 @@ static void test_refusals(void **state)
     struct qn_linear l = make(QN_FMT_FP8_CHANNEL, 16, 64);
     float nan = NAN;
     memcpy((void *)((const float *)l.scale.data + 3), &nan, 4);
-    assert_int_equal(qn_packed_make(&p, &l, QN_ACT_BF16, QN_ISA_SCALAR, &e), QN_FORMAT);
+    assert_int_equal(qn_packed_make(&p, &l, QN_ACT_BF16, QN_ISA_SCALAR, NULL, &e), QN_FORMAT);
     assert_non_null(strstr(e.text, "layer: scale 3"));
     drop(&l);
     l = make(QN_FMT_INT4_GPTQ, 16, 256);
     l.g_idx = tensor(QN_I32, 256);
     l.g_idx.n_dim = 1;
     for (int k = 0; k < 256; k++) ((int32_t *)l.g_idx.data)[k] = k > 126;
-    assert_int_equal(qn_packed_make(&p, &l, QN_ACT_BF16, QN_ISA_SCALAR, &e), QN_UNSUPPORTED);
+    assert_int_equal(qn_packed_make(&p, &l, QN_ACT_BF16, QN_ISA_SCALAR, NULL, &e), QN_UNSUPPORTED);
     assert_non_null(strstr(e.text, "entry 255 is 1"));
     free((void *)l.g_idx.data);
     drop(&l);

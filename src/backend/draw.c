@@ -10,9 +10,12 @@
 static float plain_max(const float *x, int n)
 {
     float max = -INFINITY;
-    for (int i = 0; i < n; i++)
+    bool bad = false;
+    for (int i = 0; i < n; i++) {
+        bad |= isnan(x[i]);
         if (x[i] > max) max = x[i];
-    return max;
+    }
+    return bad ? NAN : max;
 }
 
 static int plain_above(const float *x, int from, int n, float than)
@@ -172,12 +175,14 @@ void qn_draw(const struct qn_scan *scan, const float *x, int n, const struct qn_
              struct qn_step_token *out)
 {
     float max = scan->max(x, n);
-    int first = max > -INFINITY ? scan->above(x, 0, n, nextafterf(max, -INFINITY)) : 0;
-    out->tok = first;
-    if (p->temperature > 0 && max > -INFINITY && max < INFINITY)
-        out->tok = draw_kept(scan, x, n, p, position, max);
     out->logprob = NAN;
     out->n_top = 0;
+    out->tok = -1;
+    if (!isfinite(max)) return;
+    if (p->temperature > 0)
+        out->tok = draw_kept(scan, x, n, p, position, max);
+    else
+        out->tok = scan->above(x, 0, n, nextafterf(max, -INFINITY));
     if (p->n_top < 0) return;
     float norm = max + (float)log(scan->sum_exp(x, n, max, 1));
     out->logprob = x[out->tok] - norm;

@@ -13,7 +13,7 @@
 /* Passes over a row; a back end may bring faster ones that give the same answers (sum_exp: up to rounding).
  */
 struct qn_scan {
-    float (*max)(const float *x, int n);
+    float (*max)(const float *x, int n); /* NaN when one of them is (or both infinities are among them) */
     int (*above)(const float *x, int from, int n, float than); /* first i >= from with x[i] > than, or n */
     double (*sum_exp)(const float *x, int n, float max, float scale); /* sum of exp((x - max) * scale) */
 };
@@ -23,7 +23,8 @@ extern const struct qn_scan qn_scan_plain;
 #define QN_GUMBEL_MAX 17.0f
 float qn_gumbel(uint64_t seed, int position, int tok);
 
-/* x [n]. position is that of the token to be drawn. Fills out->tok and, when p->n_top >= 0, the rest. */
+/* x [n]. position is that of the token to be drawn. Fills out->tok and, when p->n_top >= 0, the rest. A row
+ * with a NaN in it, or whose largest is an infinity, gives no token: -1. */
 void qn_draw(const struct qn_scan *scan, const float *x, int n, const struct qn_sample *p, int position,
              struct qn_step_token *out);
 

@@ -95,7 +95,7 @@ struct qn_step {
 
 /* What comes back. Arrays are owned by the step's buffers and valid until that buffer is built again. */
 struct qn_step_token {
-    int32_t tok;
+    int32_t tok;   /* -1: the row has a NaN, or nothing finite to choose from */
     float logprob; /* of tok, from the adjusted logits at temperature 1; NaN when not wanted */
     int n_top;
     int32_t top_tok[QN_MAX_TOP]; /* most likely first */
@@ -106,7 +106,7 @@ struct qn_step_result {
     struct qn_step_token *token; /* [n_logit] the target's pick of each wanted row */
     int32_t *n_accepted; /* [n_seq] drafts that equal the target's pick, from the first on; 0 in prefill */
     int32_t *draft;      /* [n_seq][QN_MAX_DRAFT] drafts for the next step */
-    int32_t *n_drafted;  /* [n_seq] */
+    int32_t *n_drafted;  /* [n_seq] fewer than asked for where the draft layer's logits are not finite */
     const float
         *logits; /* [n_logit, V] raw, when all_logits; else NULL. Device memory, until the next step */
     int fault;   /* QN_OK, or QN_DEVICE with the text below */

@@ -121,12 +121,21 @@ static void publish_stats(struct qn_engine *g)
     pthread_mutex_unlock(&g->stats_lock);
 }
 
+/* Is what was computed for it worth keeping, at an end for this reason? */
+static bool is_sound(const struct qn_err *error)
+{
+    return !error || (error->code != QN_DEVICE && error->code != QN_INTERNAL);
+}
+
 /* Ends a sequence that is in a queue of the scheduler. */
 static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish, int32_t stop_tok,
                    const struct qn_err *error)
 {
     qn_sched_remove(&g->sched, q);
-    qn_seq_suspend(q, &g->cache, finish != QN_FINISH_ERROR || (error && error->code != QN_DEVICE));
+    if (is_sound(error) || q->is_proved || q->slot < 0)
+        qn_seq_suspend(q, &g->cache, is_sound(error));
+    else
+        qn_seq_retract(q, &g->cache); /* not one row of it was seen to be right */
     if (q->job) {
         struct qn_job *job = q->job;
         job->is_ended = true;
@@ -179,10 +188,28 @@ static void expire(struct qn_engine *g, struct qn_seq **list, const int *n)
 
 /* --- applying results --- */
 
+/* Ends the request alone: the others of the step have rows of their own. */
+static void end_unsound(struct qn_engine *g, struct qn_seq *q, int pos)
+{
+    struct qn_err e = {0};
+    qn_err_set(
+        &e, QN_INTERNAL, __FILE__, __LINE__,
+        "the model produced no finite logits at position %d (NaN or infinity in the forward pass: damaged "
+        "weights, or activations too large for their format)",
+        pos);
+    qn_log(QN_LOG_ERROR, "engine", "request %s: %s", q->params->id, e.text);
+    finish(g, q, QN_FINISH_ERROR, -1, &e);
+}
+
 /* One token of the answer. Returns whether the sequence goes on. */
 static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_step_token *token,
                        bool is_stuck)
 {
+    if (token->tok < 0 && !is_stuck) {
+        end_unsound(g, q, q->n_tok);
+        return false;
+    }
+    q->is_proved = true;
     if (!q->first_us) {
         q->first_us = qn_now_us();
         q->stats.queue_us = q->admit_us - q->request->submit_us;
@@ -268,7 +295,8 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
     qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
-static void send_prompt_scores(struct qn_seq *q, const float *logits, int vocab, int first, int n_row)
+/* Returns the position whose row has no finite logits, or -1. */
+static int send_prompt_scores(struct qn_seq *q, const float *logits, int vocab, int first, int n_row)
 {
     struct qn_step_token token;
     if (q->n_prompt_scored == 0) {
@@ -279,10 +307,13 @@ static void send_prompt_scores(struct qn_seq *q, const float *logits, int vocab,
     for (int i = 0; i < n_row; i++) { /* the row of position p tells of p + 1 */
         int pos = first + i + 1;
         if (pos != q->n_prompt_scored || pos >= q->n_prompt) continue;
-        qn_pick_score(logits + (size_t)i * (size_t)vocab, vocab, q->tok[pos], q->params->prompt_top, &token);
+        if (!qn_pick_score(logits + (size_t)i * (size_t)vocab, vocab, q->tok[pos], q->params->prompt_top,
+                           &token))
+            return pos;
         qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
         q->n_prompt_scored++;
     }
+    return -1;
 }
 
 static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
@@ -312,7 +343,13 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
         return;
     }
     qn_request_set_progress(q->request, QN_MIN(q->n_done, q->n_prompt));
-    if (b->step.all_logits) send_prompt_scores(q, b->logits, b->vocab, first, part->n_row);
+    if (b->step.all_logits) {
+        int bad = send_prompt_scores(q, b->logits, b->vocab, first, part->n_row);
+        if (bad >= 0) {
+            end_unsound(g, q, bad);
+            return;
+        }
+    }
     if (q->n_mark && q->mark[0] <= q->n_done) qn_seq_snapshot(q, &g->cache);
     if (!part->wants_token) {
         qn_seq_publish(q, &g->cache);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/forward.h"
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/load.h"
 
@@ -26,6 +27,7 @@ struct qn_forward {
     float *x, *y, *hidden, *mtp_hidden; /* [rows, H] */
     float *logits;                      /* [max_logits, V] */
     struct sub sub;
+    bool has_told_draft; /* that a draft had no finite logits: once is enough */
 };
 
 static void sub_alloc(struct sub *m, int n_row, int n_seq)
@@ -234,7 +236,7 @@ static void add_row(struct sub *m, const struct qn_step *s, int32_t tok, int pos
 }
 
 /* The rows gathered since first_row become a sequence of the sub-step. */
-static void add_seq(struct sub *m, const struct qn_step *s, int from, int first_row)
+static void add_seq(struct sub *m, const struct qn_step *s, int from, int first_row, bool can_draft)
 {
     int n = m->s.n_row - first_row;
     if (!n) return;
@@ -244,6 +246,7 @@ static void add_seq(struct sub *m, const struct qn_step *s, int from, int first_
     q->n_row = n;
     q->pos0 = m->pos[first_row];
     q->sample.n_top = -1;
+    q->wants_token &= can_draft;
     m->from[m->s.n_seq++] = from;
 }
 
@@ -344,10 +347,10 @@ static void gather_rows(struct qn_forward *f, const struct qn_step *s, const str
                 add_row(m, s, s->tok[q->first_row + j], q->pos0 + j, q->first_row + j - 1,
                         q->first_row + j - 1, 0);
         }
-        if (with_last && q->wants_token)
-            add_row(m, s, result->token[q->first_logit + result->n_accepted[i]].tok, q->pos0 + last + 1,
-                    q->first_row + last, q->first_row + last, 0);
-        add_seq(m, s, i, first);
+        int32_t next = -1; /* also when the model had no finite logits: nothing to draft from */
+        if (with_last && q->wants_token) next = result->token[q->first_logit + result->n_accepted[i]].tok;
+        if (next >= 0) add_row(m, s, next, q->pos0 + last + 1, q->first_row + last, q->first_row + last, 0);
+        add_seq(m, s, i, first, next >= 0);
     }
 }
 
@@ -369,7 +372,7 @@ static int want_drafts(struct qn_forward *f, const struct qn_step *s, const stru
     return m->s.n_logit;
 }
 
-/* Samples the wanted rows and notes the drafts. */
+/* Samples the wanted rows and notes the drafts. Where the layer has no finite logits drafting ends. */
 static void note_drafts(struct qn_forward *f, struct qn_step_result *result, float *logits)
 {
     struct sub *m = &f->sub;
@@ -377,7 +380,15 @@ static void note_drafts(struct qn_forward *f, struct qn_step_result *result, flo
     pick(f, &m->s, logits, &drawn);
     for (int i = 0; i < m->s.n_logit; i++) {
         int from = m->from[m->logit_seq[i]];
-        result->draft[from * QN_MAX_DRAFT + result->n_drafted[from]++] = m->token[i].tok;
+        if (m->token[i].tok >= 0) {
+            result->draft[from * QN_MAX_DRAFT + result->n_drafted[from]++] = m->token[i].tok;
+            continue;
+        }
+        m->seq[m->logit_seq[i]].n_draft_next = 0;
+        if (!f->has_told_draft)
+            qn_log(QN_LOG_WARN, "engine",
+                   "the draft layer produced no finite logits; nothing is drafted there");
+        f->has_told_draft = true;
     }
 }
 
@@ -404,7 +415,7 @@ static int chain_rows(struct qn_forward *f, const struct qn_step *s, const struc
         for (int axis = 0; s->rope_pos && axis < 3; axis++)
             m->rope[n * 3 + axis] = rope[axis * n_row + row] + 1;
         m->s.n_row++;
-        add_seq(m, s, from, n++);
+        add_seq(m, s, from, n++, true);
     }
     free(rope);
     return n;

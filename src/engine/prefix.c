@@ -377,6 +377,7 @@ static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const
                           .n_tok = n_tok,
                           .tail_page = n_tail ? tail_page : -1,
                           .mtp_from = mtp_from,
+                          .born = c->clock,
                           .last_use = c->clock};
     if (n_tail) {
         memcpy(s->tail, tail, (size_t)n_tail * sizeof *tail);
@@ -423,6 +424,29 @@ void qn_cache_give_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok
     }
     qn_slots_turn(&c->slots, slot, QN_SLOT_SNAPSHOT);
     hang(c, root, parent, n_tok, tail, tail_page, slot, mtp_from);
+}
+
+void qn_cache_forget(struct qn_cache *c, uint64_t root, const int32_t *tok, int last, int n_keep_page,
+                     int64_t since)
+{
+    bool is_end = true; /* of the path: its nodes can go */
+    for (int page = last;;) {
+        int n_page = page >= 0 ? c->node[page].depth + 1 : 0, parent = page >= 0 ? c->node[page].parent : -1;
+        for (int s = *first_snap(c, page), next; s >= 0; s = next) {
+            struct qn_snap *snap = &c->snap[s];
+            int tail = snap->n_tok - n_page * QN_PAGE;
+            next = snap->next;
+            if (snap->root != root || snap->n_pin || snap->born < since) continue;
+            if (common(snap->tail, tok + (size_t)n_page * QN_PAGE, tail) < tail) continue;
+            snap->is_stored = true; /* worth no copy */
+            qn_cache_evict_snap(c, s);
+        }
+        if (page < 0) return;
+        is_end = is_end && n_page > n_keep_page && !c->n_user[page] && c->node[page].first_child < 0 &&
+                 !has_pinned_snap(c, page);
+        if (is_end) qn_cache_evict_node(c, page);
+        page = parent;
+    }
 }
 
 void qn_cache_clear(struct qn_cache *c)

@@ -48,7 +48,7 @@ struct qn_snap {
     int mtp_from; /* position from which its tail has all of the draft layer's KV, and it has the carry; above
                      n_tok: nothing of it */
     int n_pin, n_hit;
-    int64_t last_use;
+    int64_t born, last_use;
 };
 
 struct qn_cache_stats {
@@ -132,6 +132,11 @@ void qn_cache_give_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok
 void qn_cache_evict_snap(struct qn_cache *c, int slot);
 void qn_cache_evict_node(struct qn_cache *c, int page); /* a leaf without users */
 
+/* Takes back what a sequence put on the path that ends in node `last`, where nobody uses it and nobody's path
+ * goes on: nodes behind the first n_keep_page, snapshots made since `since` (of the cache's clock). Nothing
+ * of it goes to the tiers. */
+void qn_cache_forget(struct qn_cache *c, uint64_t root, const int32_t *tok, int last, int n_keep_page,
+                     int64_t since);
 /* Everything without users goes. */
 void qn_cache_clear(struct qn_cache *c);
 /* Stops the process when a list, a count or a holder is wrong. n_used: [n_page] holders that are sequences,

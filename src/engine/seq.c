@@ -137,7 +137,7 @@ static void place_marks(struct qn_seq *s, const struct qn_match *m, const int *s
 static void drop_pages(struct qn_seq *s, struct qn_cache *c)
 {
     for (int i = s->n_page; i--;) qn_cache_drop_page(c, s->pages[i]);
-    s->n_page = s->n_node = 0;
+    s->n_page = s->n_node = s->n_others = 0;
 }
 
 const struct qn_match *qn_seq_match(struct qn_seq *s, struct qn_cache *c)
@@ -174,7 +174,7 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
         s->page_capacity = QN_MAX(s->page_capacity, n_shared + 16);
         s->pages = xreallocarray(s->pages, (size_t)s->page_capacity, sizeof *s->pages);
         qn_cache_path(c, m.last, s->pages);
-        s->n_page = s->n_node = n_shared;
+        s->n_page = s->n_node = s->n_others = n_shared;
         for (int i = 0; i < n_shared; i++) qn_cache_use_page(c, s->pages[i]);
     }
     if (m.slot >= 0) qn_cache_pin(c, m.slot, 1);
@@ -188,7 +188,7 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
         return false;
     }
     s->lane = qn_slots_acquire_lane(&c->slots);
-    c->clock++;
+    s->since = ++c->clock;
     if (m.slot >= 0) {
         qn_chores_add(c->chores,
                       (struct qn_chore){.kind = QN_CHORE_STATE_COPY, .from = m.slot, .to = s->slot});
@@ -235,6 +235,7 @@ void qn_seq_publish(struct qn_seq *s, struct qn_cache *c)
             s->pages[s->n_node] = node;
             if (c->node[node].mtp_from > mtp_from) /* with less of the MTP layer's KV */
                 s->mtp_from = QN_MAX(s->mtp_from, begin + c->node[node].mtp_from);
+            s->n_others = s->n_node + 1;
         }
         s->n_node++;
     }
@@ -281,8 +282,16 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
     s->lane = -1;
     s->n_cached = s->n_done = s->n_commit = s->n_draft = 0;
     s->state = QN_SEQ_WAITING;
+    s->is_proved = false;
     s->n_promote = 0;
     s->match_version = s->tier_version = 0;
+}
+
+void qn_seq_retract(struct qn_seq *s, struct qn_cache *c)
+{
+    int last = s->n_node ? s->pages[s->n_node - 1] : -1, n_others = s->n_others;
+    qn_seq_suspend(s, c, false);
+    qn_cache_forget(c, s->root, s->tok, last, n_others, s->since);
 }
 
 void qn_seq_check(const struct qn_seq *s)

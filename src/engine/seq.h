@@ -48,10 +48,13 @@ struct qn_seq {
     uint64_t root;
     int32_t *pages; /* [n_page] */
     int n_page, page_capacity;
-    int n_node; /* leading pages that are nodes of the prefix tree */
+    int n_node;    /* leading pages that are nodes of the prefix tree */
+    int n_others;  /* of those, up to the last one that others put there */
+    int64_t since; /* the cache's clock at admission */
     bool is_off_tree;
     int slot, lane; /* -1 while waiting */
     bool is_fresh;  /* the slot holds nothing yet */
+    bool is_proved; /* in this admission a row of it had finite logits: so is what lies before that */
 
     int mark[QN_SEQ_MAX_MARKS]; /* prefill stops here for a snapshot; ascending */
     int n_mark;
@@ -107,8 +110,11 @@ void qn_seq_publish(struct qn_seq *s, struct qn_cache *c);
 /* A copy of the state at n_done (n_commit is 0). */
 void qn_seq_snapshot(struct qn_seq *s, struct qn_cache *c);
 /* Folds what is pending, leaves state and pages to the cache and holds nothing any more. with_state: false
- * when the state cannot be trusted (a fault). */
+ * when the state cannot be trusted (a fault, no finite logits). */
 void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state);
+/* What it put into the cache in this admission goes again, where nobody else uses it; it holds nothing any
+ * more. For a prompt whose rows cannot be trusted. */
+void qn_seq_retract(struct qn_seq *s, struct qn_cache *c);
 void qn_seq_check(const struct qn_seq *s);
 
 #endif

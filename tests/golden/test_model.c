@@ -2,7 +2,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include <unistd.h>
+
 #include "base/cpu.h"
+#include "model/safetensors.h"
 #include "support/rig.h"
 #include "support/test.h"
 
@@ -169,12 +172,95 @@ static void test_cpu_bf16(void **state)
                  .backend = "cpu", .act = QN_ACT_BF16, .kv = QN_KV_BF16, .n_thread = 2, .poison = true});
 }
 
+/* A copy of a golden checkpoint in which one tensor is NaN throughout. */
+static void spoil_copy(const char *folder, const char *tensor, const char *to)
+{
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    char from[700], path[700];
+    struct qn_err e = {0};
+    struct qn_safetensors *st;
+    for (size_t i = 0; i < QN_COUNT(files); i++) {
+        snprintf(from, sizeof from, "%s/%s", folder, files[i]);
+        snprintf(path, sizeof path, "%s/%s", to, files[i]);
+        FILE *in = fopen(from, "rb"), *out = fopen(path, "wb");
+        assert_true(in && out);
+        char block[4096];
+        for (size_t n; (n = fread(block, 1, sizeof block, in)) > 0;)
+            assert_int_equal(fwrite(block, 1, n, out), n);
+        fclose(in);
+        fclose(out);
+    }
+    if (qn_safetensors_open(&st, from, &e)) fail_msg("%s", e.text);
+    size_t n_header;
+    const unsigned char *data = (const unsigned char *)qn_safetensors_header(st, &n_header) + n_header;
+    const struct qn_tensor *t = NULL;
+    for (int i = 0; i < qn_safetensors_n_tensor(st); i++)
+        if (!strcmp(qn_safetensors_tensor(st, i)->name, tensor)) t = qn_safetensors_tensor(st, i);
+    assert_non_null(t);
+    FILE *f = fopen(path, "r+b");
+    fseek(f, (long)(8 + n_header + (size_t)((const unsigned char *)t->data - data)), SEEK_SET);
+    for (size_t i = 0; i < t->n_byte; i++) fputc(i % 2 ? 0x7f : 0xc0, f); /* as BF16 or F32 */
+    fclose(f);
+    qn_safetensors_close(st);
+}
+
+/* No finite logits: the row has no token, and its MTP rows and drafts are left out. */
+static void check_nan(const char *backend, const char *folder, const int32_t *prompt, int n_prompt,
+                      const int32_t *greedy)
+{
+    struct rig r;
+    struct rig_options o = {.backend = backend, .n_thread = 2};
+    int32_t out[16];
+    char to[] = "/tmp/quern-nan-XXXXXX", path[64];
+    assert_non_null(mkdtemp(to));
+    spoil_copy(folder, "mtp.norm.weight", to);
+    rig_open(&r, to, &o);
+    for (int depth = 0; depth <= 3; depth++) {
+        assert_int_equal(rig_greedy(&r, 2, prompt, n_prompt, depth, 16, out), 16); /* no draft, no gain */
+        assert_memory_equal(out, greedy, sizeof out);
+    }
+    rig_close(&r);
+    spoil_copy(folder, "model.language_model.norm.weight", to);
+    rig_open(&r, to, &o);
+    for (int is_decode = 0; is_decode < 2; is_decode++) {
+        struct rig_seq q = {.tok = prompt,
+                            .n_row = is_decode ? 1 : n_prompt,
+                            .pos0 = is_decode ? n_prompt : 0,
+                            .is_decode = is_decode,
+                            .is_fresh = !is_decode,
+                            .wants_token = true,
+                            .wants_mtp = true,
+                            .n_draft_next = 4,
+                            .sample = {.repetition = 1, .top_p = 1, .temperature = 1, .top_k = 20}};
+        rig_step(&r, &q, 1, NULL);
+        assert_int_equal(q.picked[0], -1);
+        assert_int_equal(q.n_drafted, 0);
+    }
+    rig_close(&r);
+    snprintf(path, sizeof path, "%s/config.json", to);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/model.safetensors", to);
+    unlink(path);
+    rmdir(to);
+}
+
+static void test_nan(void **state)
+{
+    (void)state;
+    struct rig_golden g;
+    rig_golden_read(&g, "dense-untied-mtp", 0);
+    check_nan("ref", g.folder, g.prompt, g.n_prompt, g.greedy);
+    check_nan("cpu", g.folder, g.prompt, g.n_prompt, g.greedy);
+    rig_golden_free(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ref),
         cmocka_unit_test(test_cpu_f32),
         cmocka_unit_test(test_cpu_bf16),
+        cmocka_unit_test(test_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -200,9 +200,16 @@ static float cut(struct run *r, const struct qn_sample *p, int n)
     return r->sorted[k - 1];
 }
 
+/* -1 as step.h has it. */
 static int choose(struct run *r, const struct qn_sample *p, int pos)
 {
-    int n = r->fake->options.vocab, best = 0;
+    int n = r->fake->options.vocab, best = -1;
+    float largest = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        if (isnan(r->logit[i])) return -1;
+        largest = fmaxf(largest, r->logit[i]);
+    }
+    if (!isfinite(largest)) return -1;
     float least = p->temperature > 0 ? cut(r, p, n) : -INFINITY, most = -INFINITY;
     for (int i = 0; i < n; i++) {
         float x = r->logit[i];
@@ -235,6 +242,11 @@ static const int32_t *history(struct run *r, const struct qn_step *s, const stru
 static void fill(struct run *r, uint64_t hidden)
 {
     for (int i = 0; i < r->fake->options.vocab; i++) r->logit[i] = raw_logit(hidden, i);
+}
+
+static void spoil(struct run *r)
+{
+    for (int i = 0; i < r->fake->options.vocab; i++) r->logit[i] = r->fake->options.bad_logit;
 }
 
 static bool is_allowed(const struct qn_step *s, int logit, int id)
@@ -277,7 +289,7 @@ static void report(struct run *r, const struct qn_sample *p, struct qn_step_toke
 {
     out->logprob = NAN;
     out->n_top = 0;
-    if (p->n_top < 0) return;
+    if (p->n_top < 0 || out->tok < 0) return;
     int n = r->fake->options.vocab;
     float most = -INFINITY;
     double sum = 0;
@@ -348,6 +360,7 @@ static int draft(struct run *r, const struct qn_step *s, const struct qn_step_se
             r->history[pos] = tok;
             pick = o->script(o->script_user, r->history, pos + 1);
         }
+        if (tok == o->bad_draft_tok && tok) return n;
         if (pick < 0) {
             fill(r, hidden);
             pick = choose(r, &q->sample, pos);
@@ -416,15 +429,19 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         if (!is_decode && q->wants_token && j == q->n_row - 1) logit = first_logit;
         if (s->all_logits) {
             fill(r, hidden);
+            if (tok == o->bad_tok && tok) spoil(r);
             memcpy(r->kept + (size_t)row * (size_t)o->vocab, r->logit, (size_t)o->vocab * sizeof(float));
         }
         if (logit < 0 || !q->wants_token) continue;
         if (s->logit_row[logit] != row || s->logit_seq[logit] != at) violated(r, "logit arrays", logit, row);
+        bool is_bad = tok == o->bad_tok && tok;
         fill(r, hidden);
+        if (is_bad) spoil(r);
         adjust(r, s, q, row, logit);
         struct qn_step_token *out = &result->token[logit];
         int32_t scripted = -1;
-        if (o->script && is_open) scripted = o->script(o->script_user, history(r, s, q, pos), pos + 1);
+        if (o->script && is_open && !is_bad)
+            scripted = o->script(o->script_user, history(r, s, q, pos), pos + 1);
         out->tok = scripted >= 0 && is_allowed(s, logit, scripted) ? scripted : choose(r, &q->sample, pos);
         report(r, &q->sample, out);
         if (!is_open) continue;
@@ -448,6 +465,7 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         state = states[n_accepted];
         sum = sums[n_accepted];
     }
+    if (last.tok < 0) return;
     mtp_row(r, s, q, end, last.tok, hidden);
     if (!q->n_draft_next) return;
     check_mtp(r, s, q, end - 1);

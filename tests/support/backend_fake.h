@@ -39,8 +39,11 @@ struct qn_fake_options {
     int load_us;
     int stop_tok; /* a stop token of the configuration; 0: vocab - 1 */
     enum qn_fake_fault fault;
-    int fail_at_step; /* the device faults at this step, counted from 1; 0: never */
-    int hang_at_step; /* the step never ends */
+    int fail_at_step;  /* the device faults at this step, counted from 1; 0: never */
+    int hang_at_step;  /* the step never ends */
+    int bad_tok;       /* rows of this token have logits of the one value below; 0: none */
+    float bad_logit;   /* NaN or an infinity */
+    int bad_draft_tok; /* behind this token the draft layer has no finite logits; 0: none */
     /* The answer after tok[n], or -1: a pick from the hash. Rank thread. */
     int32_t (*script)(void *user, const int32_t *tok, int n);
     void *script_user;

@@ -338,15 +338,20 @@ static void delta(const struct qn_kern_delta *p)
 static float scan_max(const float *x, int n)
 {
     v16 a = vset(-INFINITY), b = a;
+    unsigned bad = 0;
     int i = 0;
     for (; i + 32 <= n; i += 32) {
-        a = vmax(vload(x + i), a);
-        b = vmax(vload(x + i + 16), b);
+        v16 p = vload(x + i), q = vload(x + i + 16);
+        a = vmax(p, a);
+        b = vmax(q, b);
+        bad |= vnan(vadd(p, q)); /* or both infinities, which is as bad */
     }
     float max = vlargest(vmax(a, b));
-    for (; i < n; i++)
+    for (; i < n; i++) {
+        bad |= isnan(x[i]);
         if (x[i] > max) max = x[i];
-    return max;
+    }
+    return bad ? NAN : max;
 }
 
 static int scan_above(const float *x, int from, int n, float than)

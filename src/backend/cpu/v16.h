@@ -95,6 +95,10 @@ KERN unsigned vabove(v16 a, v16 b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
 }
+KERN unsigned vnan(v16 a) /* lanes that are NaN */
+{
+    return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+}
 /* 16 consecutive FP8 values, exactly: as F16 of the same exponent field, E4M3 2^8 too small. */
 #define V16_HAS_FP8
 KERN v16 ve5m2(const uint8_t *p)
@@ -212,6 +216,11 @@ KERN unsigned vabove(v16 x, v16 y)
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)) |
            (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)) << 8;
 }
+KERN unsigned vnan(v16 x)
+{
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q)) |
+           (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q)) << 8;
+}
 /* 16 consecutive FP8 values, exactly: as F16 of the same exponent field, E4M3 2^8 too small. */
 #define V16_HAS_FP8
 KERN v16 vf16(__m256i h)
@@ -322,6 +331,12 @@ KERN unsigned vabove(v16 a, v16 b)
 {
     unsigned m = 0;
     for (int i = 0; i < 16; i++) m |= (unsigned)(a.f[i] > b.f[i]) << i;
+    return m;
+}
+KERN unsigned vnan(v16 a)
+{
+    unsigned m = 0;
+    for (int i = 0; i < 16; i++) m |= (unsigned)isnan(a.f[i]) << i;
     return m;
 }
 

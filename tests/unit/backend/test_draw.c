@@ -2,7 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "backend/cpu/kern.h"
 #include "backend/draw.h"
+#include "base/cpu.h"
 #include "base/rng.h"
 #include "support/test.h"
 
@@ -136,6 +138,44 @@ static void test_adjust(void **unused)
     for (int i = 0; i < 8; i++) assert_true(y[i] == want[i]);
 }
 
+/* A NaN anywhere, or nothing finite, gives no token, whatever the sampler and the ISA. */
+static void test_rows_that_are_not_finite(void **unused)
+{
+    (void)unused;
+    static const struct {
+        float temperature, top_p, min_p;
+        int top_k;
+    } cases[] = {{0, 1, 0, 0}, {1, 1, 0, 0}, {1, 1, 0, 20}, {1, 0.9f, 0, 0}, {1, 1, 0.1f, 0}};
+    for (int isa = -1; isa <= (int)qn_cpu_isa(); isa++)
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+            const struct qn_scan *scan = isa < 0 ? &qn_scan_plain : &qn_kern_get((enum qn_isa)isa)->scan;
+            struct qn_sample p = {.temperature = cases[c].temperature,
+                                  .top_p = cases[c].top_p,
+                                  .min_p = cases[c].min_p,
+                                  .top_k = cases[c].top_k,
+                                  .repetition = 1,
+                                  .n_top = 5};
+            struct qn_step_token out;
+            for (int at = 0; at <= V; at += 37) {
+                fill(3, 20);
+                if (at < V) x[at] = NAN;
+                qn_draw(scan, x, V, &p, 1, &out);
+                assert_int_equal(out.tok == -1, at < V);
+            }
+            fill(3, 20);
+            x[V - 1] = INFINITY;
+            qn_draw(scan, x, V, &p, 1, &out);
+            assert_int_equal(out.tok, -1);
+            for (int i = 0; i < V; i++) x[i] = -INFINITY;
+            qn_draw(scan, x, V, &p, 1, &out);
+            assert_int_equal(out.tok, -1);
+            assert_int_equal(out.n_top, 0);
+            x[1234] = -5; /* all but one masked */
+            qn_draw(scan, x, V, &p, 1, &out);
+            assert_int_equal(out.tok, 1234);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -143,6 +183,7 @@ int main(void)
         cmocka_unit_test(test_greedy_and_logprobs),
         cmocka_unit_test(test_distribution),
         cmocka_unit_test(test_adjust),
+        cmocka_unit_test(test_rows_that_are_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -372,6 +372,141 @@ static void test_logits(void **state)
     close_fake(g);
 }
 
+static int32_t counts_up(void *user, const int32_t *tok, int n)
+{
+    (void)user;
+    return tok[0] == 1 ? tok[n - 1] + 1 : -1; /* others: a pick from the hash */
+}
+
+static int n_cached_things(struct qn_engine *g)
+{
+    struct qn_engine_stats s;
+    qn_engine_stats(g, &s);
+    return s.n_page_cached * 1000 + s.n_slot_snapshot;
+}
+
+/* A row of NaN ends its own request, at every depth behind the same tokens; neighbours have their answers. */
+static void bad_row_ends_one(float bad, float temperature)
+{
+    int32_t prompt[70];
+    for (int i = 0; i < 70; i++) prompt[i] = 1 + i;
+    struct ask_answer alone[3], with[3], a;
+    for (int depth = 0; depth <= QN_MAX_DRAFT; depth++) {
+        struct qn_fake_options fo = {
+            .script = counts_up, .accept_percent = depth % 2 ? 100 : 60, .bad_tok = 240, .bad_logit = bad};
+        struct qn_engine *g = open_fake(&fo, NULL);
+        struct qn_request *other[3], *r;
+        struct qn_err e = {0};
+        struct qn_request_params p = ask_params(prompt, 70);
+        p.sample.temperature = temperature;
+        p.sample.n_top = 2;
+        p.max_new = 200;
+        p.mtp = depth;
+        int32_t *texts[3];
+        const float never = -1e6f;
+        const int32_t bad_tok = 240;
+        for (int round = 0; round < 2; round++) {
+            if (round) assert_int_equal(qn_engine_submit(g, &p, &r, &e), QN_OK);
+            for (int i = 0; i < 3; i++) {
+                texts[i] = ask_prompt((uint64_t)(50 + i), 90, 200);
+                texts[i][0] = 2;
+                struct qn_request_params q = ask_params(texts[i], 90);
+                q.sample.temperature = temperature;
+                q.sample.seed = 5;
+                q.max_new = 250;
+                q.mtp = depth;
+                q.bias_tok = &bad_tok;
+                q.bias = &never;
+                q.n_bias = 1;
+                assert_int_equal(qn_engine_submit(g, &q, &other[i], &e), QN_OK);
+            }
+            if (round) ask_read(r, &a);
+            for (int i = 0; i < 3; i++) ask_read(other[i], round ? &with[i] : &alone[i]);
+            for (int i = 0; i < 3; i++) free(texts[i]);
+        }
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(with[i].finish, QN_FINISH_LENGTH);
+            assert_int_equal(with[i].n, 250);
+            assert_memory_equal(with[i].tok, alone[i].tok, 250 * sizeof *with[i].tok);
+            ask_free(&with[i]);
+            ask_free(&alone[i]);
+        }
+        assert_int_equal(a.finish, QN_FINISH_ERROR);
+        assert_int_equal(a.error.code, QN_INTERNAL);
+        assert_non_null(strstr(a.error.text, "the model produced no finite logits at position 240 "));
+        assert_int_equal(a.n, 170);
+        for (int i = 0; i < a.n; i++) assert_int_equal(a.tok[i], 71 + i);
+        ask_free(&a);
+        /* what was right of it stays known, its last state does not */
+        p.max_new = 20;
+        ask(g, &p, &a);
+        assert_int_equal(a.finish, QN_FINISH_LENGTH);
+        assert_int_equal(a.stats.n_cached, 69);
+        ask_free(&a);
+        close_fake(g);
+    }
+}
+
+static void test_bad_row_ends_one(void **state)
+{
+    (void)state;
+    bad_row_ends_one(NAN, 0);
+    bad_row_ends_one(NAN, 1);
+    bad_row_ends_one(-INFINITY, 0);
+    bad_row_ends_one(INFINITY, 1);
+}
+
+/* A prompt whose last row is bad leaves the cache as it was; so does one whose log-probabilities are. */
+static void test_bad_prompt(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.bad_tok = 240, .bad_logit = NAN};
+    struct qn_engine *g = open_fake(&fo, NULL);
+    int32_t *prompt = ask_prompt(9, 1000, 200);
+    struct ask_answer a, b;
+    struct qn_request_params p = ask_params(prompt, 300);
+    const float never = -1e6f;
+    const int32_t bad_tok = 240;
+    p.bias_tok = &bad_tok;
+    p.bias = &never;
+    p.n_bias = 1;
+    ask(g, &p, &a);
+    assert_int_equal(a.finish, QN_FINISH_LENGTH);
+    int before = n_cached_things(g);
+    prompt[999] = 240;
+    for (int n_tok = 1000; n_tok >= 400; n_tok -= 300) { /* with more chunks, and fewer */
+        prompt[n_tok - 1] = 240;
+        struct qn_request_params q = p;
+        q.n_tok = n_tok;
+        ask(g, &q, &b);
+        assert_int_equal(b.finish, QN_FINISH_ERROR);
+        assert_non_null(strstr(b.error.text, "no finite logits at position"));
+        assert_int_equal(b.n, 0);
+        assert_true(b.stats.n_cached > 250);
+        ask_free(&b);
+        assert_int_equal(n_cached_things(g), before);
+    }
+    prompt[350] = 240;
+    p.n_tok = 500;
+    p.prompt_top = 0;
+    ask(g, &p, &b);
+    assert_int_equal(b.finish, QN_FINISH_ERROR);
+    assert_non_null(strstr(b.error.text, "no finite logits at position 351 "));
+    assert_int_equal(b.n_prompt, 351);
+    ask_free(&b);
+    assert_int_equal(n_cached_things(g), before);
+    p.n_tok = 300;
+    p.prompt_top = -1;
+    ask(g, &p, &b);
+    assert_int_equal(b.n, a.n);
+    assert_memory_equal(b.tok, a.tok, (size_t)a.n * sizeof *a.tok);
+    assert_int_equal(b.stats.n_cached, 299);
+    ask_free(&a);
+    ask_free(&b);
+    free(prompt);
+    close_fake(g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +519,8 @@ int main(void)
         cmocka_unit_test(test_deadline_and_drain),
         cmocka_unit_test(test_device_fault),
         cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_bad_row_ends_one),
+        cmocka_unit_test(test_bad_prompt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

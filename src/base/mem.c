@@ -119,6 +119,8 @@ void qn_region_free(void *p, size_t n_byte)
     if (p) munmap(p, QN_ROUND_UP(n_byte ? n_byte : 1, (size_t)4096));
 }
 
+#define NO_LIMIT ((size_t)1 << 62) /* version 1 of control groups writes a number near 2^63 */
+
 /* One number from a file of one; SIZE_MAX: no such file, or "max". */
 static size_t read_number(const char *path)
 {
@@ -129,49 +131,98 @@ static size_t read_number(const char *path)
     return is_number ? (size_t)n : SIZE_MAX;
 }
 
-/* Bytes of file pages in a control group, which the kernel takes back when it needs them. */
-static size_t reclaimable(const char *path)
+struct group_stat {
+    size_t file_bytes;  /* file pages, which the kernel takes back when it needs them */
+    size_t limit_bytes; /* of version 1: the least of the groups above, also of those out of sight */
+};
+
+/* Version 1 tells twice: of the group, and ("total_") of the groups below it too, as its usage counts. */
+static struct group_stat read_stat(const char *path)
 {
     char line[128];
-    size_t total = 0, n = 0;
+    struct group_stat s = {.limit_bytes = SIZE_MAX};
+    size_t own = 0, total = 0, n = 0;
+    bool has_total = false;
     FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "active_file %zu", &n) == 1 || sscanf(line, "inactive_file %zu", &n) == 1)
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "active_file %zu", &n) == 1 || sscanf(line, "inactive_file %zu", &n) == 1) {
+            own += n;
+        } else if (sscanf(line, "total_active_file %zu", &n) == 1 ||
+                   sscanf(line, "total_inactive_file %zu", &n) == 1) {
             total += n;
+            has_total = true;
+        } else if (sscanf(line, "hierarchical_memory_limit %zu", &n) == 1) {
+            s.limit_bytes = n;
+        }
+    }
     if (f) fclose(f);
-    return total;
+    s.file_bytes = has_total ? total : own;
+    return s;
+}
+
+/* What one group leaves, itself. */
+static size_t group_left(const char *root, const char *group)
+{
+    static const char *const names[2][2] = {{"memory.max", "memory.current"},
+                                            {"memory.limit_in_bytes", "memory.usage_in_bytes"}};
+    char path[800];
+    for (int version = 0; version < 2; version++) {
+        snprintf(path, sizeof path, "%s%s/%s", root, group, names[version][1]);
+        size_t used = read_number(path);
+        if (used == SIZE_MAX) continue;
+        snprintf(path, sizeof path, "%s%s/%s", root, group, names[version][0]);
+        size_t max = read_number(path);
+        snprintf(path, sizeof path, "%s%s/memory.stat", root, group);
+        struct group_stat s = read_stat(path);
+        max = QN_MIN(max, s.limit_bytes);
+        if (max >= NO_LIMIT) return SIZE_MAX;
+        used -= QN_MIN(used, s.file_bytes);
+        return max > used ? max - used : 0;
+    }
+    return SIZE_MAX;
 }
 
 size_t qn_mem_group_available(const char *root, const char *group)
 {
-    char name[400], path[800];
+    char name[400];
     snprintf(name, sizeof name, "%s", group);
     size_t least = SIZE_MAX;
     for (;;) {
-        snprintf(path, sizeof path, "%s%s/memory.max", root, name);
-        size_t max = read_number(path);
-        snprintf(path, sizeof path, "%s%s/memory.current", root, name);
-        size_t used = max == SIZE_MAX ? SIZE_MAX : read_number(path);
-        if (used != SIZE_MAX) {
-            snprintf(path, sizeof path, "%s%s/memory.stat", root, name);
-            used -= QN_MIN(used, reclaimable(path));
-            least = QN_MIN(least, max > used ? max - used : 0);
-        }
+        least = QN_MIN(least, group_left(root, name));
         char *last = strrchr(name, '/');
         if (!last) return least;
         *last = 0;
     }
 }
 
-static size_t group_available(void)
+/* Is "memory" one of the names between commas? */
+static bool has_memory(const char *names, size_t n)
 {
-    char line[512], group[400] = "";
-    FILE *f = fopen("/proc/self/cgroup", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, "0::/", 4))
-            snprintf(group, sizeof group, "%.*s", (int)strcspn(line + 3, "\n"), line + 3);
+    for (size_t at = 0; at < n; at += strcspn(names + at, ",:") + 1)
+        if (!strncmp(names + at, "memory", 6) && (names[at + 6] == ',' || names[at + 6] == ':')) return true;
+    return false;
+}
+
+/* Lines are "number:controllers:/group"; version 2 is number 0 without controllers. Inside a container the
+ * group may not be there under its name: then what is mounted counts. */
+size_t qn_mem_groups_available(const char *root, const char *list)
+{
+    char line[512], where[500];
+    FILE *f = fopen(list, "r");
+    size_t least = qn_mem_group_available(root, "");
+    snprintf(where, sizeof where, "%s/memory", root);
+    least = QN_MIN(least, qn_mem_group_available(where, ""));
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *names = strchr(line, ':'), *group = names ? strchr(++names, ':') : NULL;
+        if (!group || group[1] != '/') continue;
+        if (group == names && !strncmp(line, "0:", 2))
+            least = QN_MIN(least, qn_mem_group_available(root, group + 1));
+        else if (has_memory(names, (size_t)(group - names)))
+            least = QN_MIN(least, qn_mem_group_available(where, group + 1));
+    }
     if (f) fclose(f);
-    return qn_mem_group_available("/sys/fs/cgroup", group);
+    return least;
 }
 
 /* Address space, not memory, that heaps and stacks of threads take. */
@@ -185,7 +236,7 @@ size_t qn_mem_available(void)
     while (f && fgets(line, sizeof line, f))
         if (sscanf(line, "MemAvailable: %zu", &kib) == 1) break;
     if (f) fclose(f);
-    least = QN_MIN(kib * 1024, group_available());
+    least = QN_MIN(kib * 1024, qn_mem_groups_available("/sys/fs/cgroup", "/proc/self/cgroup"));
     struct rlimit limit;
     if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return least;
     f = fopen("/proc/self/statm", "r");

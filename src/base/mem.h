@@ -32,9 +32,12 @@ void qn_region_free(void *p, size_t n_byte);
 
 /* What this process can still have: of the machine, of its control groups, of its address space. */
 size_t qn_mem_available(void);
-/* What a control group (version 2, "/a/b") and those above it leave, their file pages, which the kernel takes
- * back, not counted as used; SIZE_MAX: no limit. root: where they are mounted. */
+/* What a control group ("/a/b") and those above it leave, their file pages, which the kernel takes back, not
+ * counted as used; SIZE_MAX: no limit. root: where they are mounted (version 2, or version 1's folder of the
+ * memory controller). */
 size_t qn_mem_group_available(const char *root, const char *group);
+/* The same for the groups of a process, of either version. root: /sys/fs/cgroup; list: /proc/self/cgroup. */
+size_t qn_mem_groups_available(const char *root, const char *list);
 /* The largest region, up to `most` and to a MiB, that the kernel gives right now. */
 size_t qn_mem_largest(size_t most);
 

@@ -47,8 +47,50 @@ static void test_groups(void **state)
     assert_int_equal(system(path), 0);
 }
 
+/* Version 1: other names, no "max", file pages of the groups below told apart, limits above out of sight. */
+static void test_old_groups(void **state)
+{
+    (void)state;
+    static const char *const folders[] = {"memory", "memory/a", "memory/a/b", "cpu"};
+    char path[200], list[200];
+    strcpy(root, "/tmp/quern-mem-XXXXXX");
+    assert_non_null(mkdtemp(root));
+    for (size_t i = 0; i < QN_COUNT(folders); i++) {
+        snprintf(path, sizeof path, "%s/%s", root, folders[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    put("list", "11:cpu,cpuacct:/x\n9:hugetlb,memory:/a/b\n1:name=systemd:/y\n0::/z\n");
+    snprintf(list, sizeof list, "%s/list", root);
+    assert_true(qn_mem_groups_available(root, list) == SIZE_MAX);
+    put("memory/memory.limit_in_bytes", "9223372036854771712\n");
+    put("memory/memory.usage_in_bytes", "5000000000\n");
+    put("memory/a/b/memory.limit_in_bytes", "9223372036854771712\n");
+    put("memory/a/b/memory.usage_in_bytes", "650000\n");
+    assert_true(qn_mem_groups_available(root, list) == SIZE_MAX);
+    put("memory/a/memory.limit_in_bytes", "1000000\n");
+    put("memory/a/memory.usage_in_bytes", "700000\n");
+    assert_int_equal(qn_mem_groups_available(root, list), 300000);
+    put("memory/a/memory.stat", "cache 600000\ninactive_file 0\nactive_file 7\ntotal_inactive_file 400000\n"
+                                "total_active_file 150000\n");
+    assert_int_equal(qn_mem_groups_available(root, list), 850000);
+    put("memory/a/b/memory.stat", "inactive_file 10000\nactive_file 0\nhierarchical_memory_limit 800000\n");
+    assert_int_equal(qn_mem_groups_available(root, list), 160000);
+    put("memory/a/b/memory.limit_in_bytes", "700000\n");
+    assert_int_equal(qn_mem_groups_available(root, list), 60000);
+    /* in a container what is mounted is its own group, under another name */
+    put("list", "9:memory:/docker/0123\n");
+    assert_true(qn_mem_groups_available(root, list) == SIZE_MAX);
+    put("memory/memory.limit_in_bytes", "6000000000\n");
+    assert_int_equal(qn_mem_groups_available(root, list), 1000000000);
+    assert_int_equal(qn_mem_groups_available(root, "/nowhere"), 1000000000);
+    put("list", "9:memory_like:/a/b\n0::/\n");
+    assert_int_equal(qn_mem_groups_available(root, list), 1000000000);
+    snprintf(path, sizeof path, "rm -r %s", root);
+    assert_int_equal(system(path), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_groups)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_groups), cmocka_unit_test(test_old_groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

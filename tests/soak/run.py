@@ -37,16 +37,19 @@ N_KILL_QUESTION = 12
 
 
 class Server:
+    running = []  # for an end before theirs
+
     def __init__(self, args, *options):
         env = dict(os.environ, FAKE_STEP_US="300")
         command = [BUILD / args.binary, "serve", args.model, "--port", "0", "--log-level", "warn", *options]
         start = time.monotonic()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        Server.running = [s for s in Server.running if s.process.poll() is None] + [self]
         self.log = []
         threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
         line = self.process.stdout.readline()
         if not line.startswith("ready http://"):
-            self.process.wait(20)
+            self.kill()
             raise RuntimeError("the server did not start: " + line + "".join(self.log[-10:]))
         self.port = int(line.rsplit(":", 1)[1].strip().rstrip("/"))
         self.start_s = time.monotonic() - start
@@ -73,6 +76,12 @@ class Server:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+    @classmethod
+    def kill_all(cls):
+        for server in cls.running:
+            if server.process.poll() is None:
+                server.kill()
 
 
 class Soak:
@@ -320,9 +329,12 @@ def main(argv=None):
             made = tempfile.mkdtemp(prefix="quern-soak-")
             args.model = str(folder.make(pathlib.Path(made) / "fake"))
     print(f"soak: {args.binary}, seed {args.seed}", flush=True)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: terminated"))
     try:
         is_good = asyncio.run(kills(args) if args.kills else Soak(args).run())
     finally:
+        Server.kill_all()
+        signal.signal(signal.SIGTERM, before)
         if made:
             shutil.rmtree(made, ignore_errors=True)
     print("soak: " + ("held" if is_good else "BROKEN"))

@@ -50,7 +50,10 @@ static int make_prompt(int32_t *tok)
 
 static void leave(struct qn_cache *c, struct live *l, bool with_state)
 {
-    qn_seq_suspend(l->seq, c, with_state);
+    if (with_state || roll(2))
+        qn_seq_suspend(l->seq, c, with_state);
+    else
+        qn_seq_retract(l->seq, c);
     qn_seq_free(l->seq);
     free(l->tok);
     l->seq = NULL;

@@ -221,7 +221,7 @@ static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_st
         bool has_grammar = q->params->constraint;
         int code = has_grammar ? qn_grammar_failed(q->params->constraint) : QN_OK;
         qn_err_set(&e, code ? code : QN_UNSUPPORTED, __FILE__, __LINE__,
-                   code ? "the grammar of the request needs too many states; a simpler schema helps"
+                   code ? "the grammar of the request needs too many states or steps; a simpler one helps"
                    : q->params->allowed_bits
                        ? "allowed_token_ids leaves no token to go on with"
                        : "the grammar of the request allows no token of this model here");

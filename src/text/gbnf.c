@@ -17,8 +17,9 @@ struct rule {
 struct parser {
     struct qn_terms *t;
     const char *text, *s, *end;
-    struct rule *rules;
-    int n_rule, depth;
+    struct rule *rules; /* [n_rule], grows: no pointer into it outlives the next name */
+    int n_rule, cap_rule, depth;
+    int n_count; /* repetitions that count */
     struct qn_err *e;
 };
 
@@ -71,6 +72,9 @@ static int rule_of(struct parser *p, const char *name, size_t n, struct rule **o
     if (i == p->n_rule) {
         QN_FAIL_IF(p->n_rule == QN_GBNF_MAX_RULES, e, QN_TOOBIG, "grammar: more than %d rules",
                    QN_GBNF_MAX_RULES);
+        if (p->n_rule == p->cap_rule)
+            p->rules = xreallocarray(p->rules, (size_t)(p->cap_rule = QN_MAX(16, 2 * p->cap_rule)),
+                                     sizeof *p->rules);
         p->rules[p->n_rule++] = (struct rule){name, n, qn_term_rule_new(p->t), false};
     }
     *out = &p->rules[i];
@@ -121,9 +125,10 @@ static int element(struct parser *p, qn_term *out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
-    struct qn_charset set = {.n = 0};
+    struct qn_charset set;
     struct rule *rule;
     size_t n;
+    set.n = 0;
     if (*p->s == '"') {
         QN_TRY(literal(p, out));
     } else if (*p->s == '[') {
@@ -184,6 +189,7 @@ static int repeated(struct parser *p, qn_term *out)
                        QN_REGEX_MAX_REPEAT);
             p->s++;
         }
+        p->n_count += min > 1 || (max > 1 && max != QN_TERM_MANY);
         *out = qn_term_repeat(p->t, *out, min, max);
     }
 out:
@@ -228,37 +234,70 @@ out:
     return rc;
 }
 
+static int rules(struct parser *p, qn_term *out)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    qn_term root = QN_TERM_EMPTY;
+    bool has_root = false;
+    for (blanks(p); p->s < p->end; blanks(p)) {
+        QN_FAIL_IF(!at_head(p), e, QN_INVAL, "grammar line %d: a rule must begin with 'name ::='",
+                   line_of(p));
+        struct rule *rule;
+        size_t n_name = name_len(p);
+        qn_term body;
+        QN_TRY(rule_of(p, p->s, n_name, &rule));
+        qn_term term = rule->term;
+        QN_FAIL_IF(rule->is_defined, e, QN_INVAL, "grammar line %d: rule '%.*s' is defined twice", line_of(p),
+                   (int)n_name, p->s);
+        rule->is_defined = true;
+        if (n_name == 4 && !memcmp(p->s, "root", 4)) {
+            has_root = true;
+            root = term;
+        }
+        p->s += n_name;
+        blanks(p);
+        p->s += 3;
+        QN_TRY(alternatives(p, &body));
+        QN_FAIL_IF(p->s < p->end && *p->s == ')', e, QN_INVAL, "grammar line %d: a ')' without its '('",
+                   line_of(p));
+        qn_term_rule_set(p->t, term, body);
+    }
+    QN_FAIL_IF(!has_root, e, QN_INVAL, "grammar: there is no rule 'root'");
+    for (int i = 0; i < p->n_rule; i++)
+        QN_FAIL_IF(!p->rules[i].is_defined, e, QN_INVAL, "grammar: rule '%.*s' is used but not defined",
+                   (int)QN_MIN(p->rules[i].n, 64), p->rules[i].name);
+    *out = root;
+out:
+    return rc;
+}
+
+/* As for expressions (regex.c), the whole grammar at once: rules may nest where groups do not. */
+static int try_out(const char *text, size_t n, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct parser p = {
+        .t = qn_terms_create(QN_REGEX_TRY_TERMS), .text = text, .s = text, .end = text + n, .e = e};
+    qn_term start;
+    QN_TRY(rules(&p, &start));
+    QN_TRY(qn_terms_seal(p.t, e));
+    QN_FAIL_IF(
+        !qn_terms_try(p.t, start), e, QN_TOOBIG,
+        "grammar: too costly: its repetitions nest so that one text can be counted in thousands of ways; "
+        "write it with fewer {m,n} inside one another, or with * and +");
+out:
+    free(p.rules);
+    qn_terms_free(p.t);
+    return rc;
+}
+
 int qn_gbnf_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, struct qn_err *e)
 {
     int rc = QN_OK;
     struct parser p = {.t = t, .text = text, .s = text, .end = text + n, .e = e};
-    p.rules = xcalloc(QN_GBNF_MAX_RULES, sizeof *p.rules);
-    struct rule *root = NULL;
     QN_FAIL_IF(n > QN_GRAMMAR_MAX_TEXT, e, QN_TOOBIG, "grammar: longer than %u bytes", QN_GRAMMAR_MAX_TEXT);
-    for (blanks(&p); p.s < p.end; blanks(&p)) {
-        QN_FAIL_IF(!at_head(&p), e, QN_INVAL, "grammar line %d: a rule must begin with 'name ::='",
-                   line_of(&p));
-        struct rule *rule;
-        size_t n_name = name_len(&p);
-        qn_term body;
-        QN_TRY(rule_of(&p, p.s, n_name, &rule));
-        QN_FAIL_IF(rule->is_defined, e, QN_INVAL, "grammar line %d: rule '%.*s' is defined twice",
-                   line_of(&p), (int)n_name, p.s);
-        rule->is_defined = true;
-        if (n_name == 4 && !memcmp(p.s, "root", 4)) root = rule;
-        p.s += n_name;
-        blanks(&p);
-        p.s += 3;
-        QN_TRY(alternatives(&p, &body));
-        QN_FAIL_IF(p.s < p.end && *p.s == ')', e, QN_INVAL, "grammar line %d: a ')' without its '('",
-                   line_of(&p));
-        qn_term_rule_set(t, rule->term, body);
-    }
-    QN_FAIL_IF(!root, e, QN_INVAL, "grammar: there is no rule 'root'");
-    for (int i = 0; i < p.n_rule; i++)
-        QN_FAIL_IF(!p.rules[i].is_defined, e, QN_INVAL, "grammar: rule '%.*s' is used but not defined",
-                   (int)QN_MIN(p.rules[i].n, 64), p.rules[i].name);
-    *out = root->term;
+    QN_TRY(rules(&p, out));
+    if (p.n_count > 1) QN_TRY(try_out(text, n, e));
 out:
     free(p.rules);
     return rc;

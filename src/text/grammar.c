@@ -8,6 +8,7 @@
 #include "text/term.h"
 
 #define WORN_TERMS (1u << 16)
+#define WORN_WORK  (QN_GRAMMAR_MAX_TERMS * QN_TERMS_WORK_A_TERM / 4)
 
 struct qn_grammar {
     atomic_int n_ref;
@@ -57,7 +58,9 @@ qn_gstate qn_grammar_advance(struct qn_grammar *g, qn_gstate state, const char *
 {
     for (size_t i = 0; i < n && state != QN_GSTATE_DEAD; i++)
         state = qn_term_next(g->terms, state, (unsigned char)bytes[i]);
-    if (qn_terms_count(g->terms) > WORN_TERMS || qn_terms_failed(g->terms)) atomic_store(&g->is_worn, true);
+    if (qn_terms_count(g->terms) > WORN_TERMS || qn_terms_work(g->terms) > WORN_WORK ||
+        qn_terms_failed(g->terms))
+        atomic_store(&g->is_worn, true);
     return state;
 }
 

@@ -281,7 +281,8 @@ struct parser {
     struct qn_terms *t;
     const char *s, *end, *what;
     bool is_json, whole;
-    int depth;
+    int depth, n_count; /* repetitions that count, so far */
+    bool is_nested;     /* one inside another */
     struct qn_err *e;
 };
 
@@ -322,8 +323,9 @@ static int atom(struct parser *p, qn_term *out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
-    struct qn_charset set = {.n = 0};
+    struct qn_charset set;
     char c = *p->s;
+    set.n = 0;
     QN_FAIL_IF(strchr("*+?", c), e, QN_INVAL, "%s: nothing to repeat before '%c'", p->what, c);
     QN_FAIL_IF(c == '^' || c == '$', e, QN_UNSUPPORTED, "%s: '%c' is supported at the ends only", p->what, c);
     if (c == '(') {
@@ -381,6 +383,7 @@ static int repeated(struct parser *p, qn_term *out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
+    int n_before = p->n_count;
     QN_TRY(atom(p, out));
     while (p->s < p->end) {
         uint32_t min, max;
@@ -396,6 +399,10 @@ static int repeated(struct parser *p, qn_term *out)
         QN_FAIL_IF(min > QN_REGEX_MAX_REPEAT || (max != QN_TERM_MANY && max > QN_REGEX_MAX_REPEAT), e,
                    QN_TOOBIG, "%s: a repetition counts over %d", p->what, QN_REGEX_MAX_REPEAT);
         QN_FAIL_IF(min > max, e, QN_INVAL, "%s: a repetition is the wrong way round", p->what);
+        if (min > 1 || (max > 1 && max != QN_TERM_MANY)) {
+            p->is_nested |= p->n_count > n_before;
+            p->n_count++;
+        }
         *out = qn_term_repeat(p->t, *out, min, max);
         if (p->s < p->end && *p->s == '?') p->s++; /* lazy: the same language */
     }
@@ -453,6 +460,29 @@ out:
     return rc;
 }
 
+/* Repetitions that count, one inside another, can leave thousands of ways to have counted what was read:
+ * tried out in terms of its own, so that the answer names the expression and not the grammar it is part of.
+ */
+static int try_out(const struct parser *like, const char *text)
+{
+    int rc = QN_OK;
+    struct qn_err *e = like->e;
+    struct parser p = *like;
+    qn_term start;
+    p.t = qn_terms_create(QN_REGEX_TRY_TERMS);
+    p.s = text;
+    QN_TRY(alternatives(&p, &start));
+    QN_TRY(qn_terms_seal(p.t, e));
+    QN_FAIL_IF(
+        !qn_terms_try(p.t, start), e, QN_TOOBIG,
+        "%s: '%.100s' is too costly: its repetitions nest so that one text can be counted in thousands of "
+        "ways; write it with fewer {m,n} inside one another, or with * and +",
+        p.what, text);
+out:
+    qn_terms_free(p.t);
+    return rc;
+}
+
 int qn_regex_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, bool whole, bool is_json,
                   const char *what, struct qn_err *e)
 {
@@ -463,6 +493,8 @@ int qn_regex_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, 
     QN_TRY(alternatives(&p, out));
     QN_FAIL_IF(p.s < p.end, e, QN_INVAL, "%s: a ')' without its '('", what);
     QN_FAIL_IF(qn_terms_failed(t), e, QN_TOOBIG, "%s: needs too many terms", what);
+    p.n_count = 0;
+    if (p.is_nested) QN_TRY(try_out(&p, text));
 out:
     return rc;
 }

@@ -11,6 +11,7 @@
 
 #define QN_REGEX_MAX_RANGES 512
 #define QN_REGEX_MAX_REPEAT 100000
+#define QN_REGEX_TRY_TERMS  (1u << 16) /* terms spent on finding out whether an expression is cheap */
 
 /* A set of code points, as ranges in any order; overlaps are allowed. */
 struct qn_charset {
@@ -32,7 +33,8 @@ int qn_charset_escape(struct qn_charset *set, const char **s, const char *end, c
 int64_t qn_charset_next(const char **s, const char *end);
 
 /* whole: the text is the whole string (^ and $ are implied); else a match anywhere in it, as `pattern` of
- * JSON Schema has it. `what` names the expression in messages. */
+ * JSON Schema has it. `what` names the expression in messages. QN_TOOBIG: among
+ * others, repetitions that count nest so that a state would have too many alternatives. */
 int qn_regex_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, bool whole, bool is_json,
                   const char *what, struct qn_err *e);
 

@@ -8,7 +8,7 @@
 
 #define MAX_ROWS      8192       /* remembered rows of derivatives, 1 KiB each; then they are dropped */
 #define MAX_ALIVE     4096       /* states looked at to see whether an intersection is empty */
-#define MAX_SEARCH    (1u << 21) /* derivatives spent on that, one grammar; then every state counts as alive */
+#define MAX_SEARCH    (1u << 23) /* steps spent on that, one grammar; then every state counts as alive */
 #define MAX_STRAIGHT  2048       /* bytes gone straight on before that */
 #define MAX_POOL      (1u << 24) /* bytes of literals */
 #define MAX_LISTS     (1u << 24) /* alternatives, all together */
@@ -18,6 +18,9 @@
 #define MAX_FIRST     256  /* parts looked at for the bytes a term can start with; then every byte counts */
 #define MANY_FIRST    16   /* a part that starts with more bytes gets a row of its own */
 #define N_MEMO        8192 /* derivatives of parts remembered */
+#define TRY_STEPS     32   /* states looked at to see whether a language is cheap */
+#define TRY_WORK      (1u << 17) /* steps that may take */
+#define TRY_WIDTH     1024       /* alternatives a state may have there, more than it starts with */
 #define UNKNOWN       UINT32_MAX
 
 enum kind {
@@ -103,7 +106,7 @@ struct qn_terms {
     struct row **rows; /* [cap_terms] */
     struct memo *memo; /* [N_MEMO], made when first needed */
     uint32_t n_row;
-    uint32_t n_search;
+    uint64_t n_search, n_work;
     uint32_t max_terms;
     int depth;
     int failed;
@@ -252,6 +255,11 @@ size_t qn_terms_count(const struct qn_terms *t)
     return t->n_terms;
 }
 
+uint64_t qn_terms_work(const struct qn_terms *t)
+{
+    return t->n_work;
+}
+
 /* --- makers --- */
 
 static bool has_bit(const uint64_t set[4], unsigned char b)
@@ -306,6 +314,7 @@ qn_term qn_term_seq(struct qn_terms *t, qn_term a, qn_term b)
     size_t n = 0;
     for (qn_term rest = a; t->terms[rest].kind == SEQ; rest = t->terms[rest].b) n++;
     qn_term small[32], *heads = n <= QN_COUNT(small) ? small : xmalloc(n * sizeof *heads);
+    t->n_work += n;
     for (size_t i = 0; i < n; i++, a = t->terms[a].b) heads[i] = t->terms[a].a;
     qn_term out = make(t, SEQ, a, b, 0);
     while (n > 0) out = make(t, SEQ, heads[--n], out, 0);
@@ -330,6 +339,7 @@ qn_term qn_term_alts(struct qn_terms *t, const qn_term *list, size_t n)
     size_t total = 0, at = 0;
     for (size_t i = 0; i < n; i++) total += t->terms[list[i]].kind == ALT ? t->terms[list[i]].b : 1;
     qn_term small[32], *flat = total <= QN_COUNT(small) ? small : xmalloc(total * sizeof *flat);
+    t->n_work += total;
     for (size_t i = 0; i < n; i++) {
         const struct term *x = &t->terms[list[i]];
         if (x->kind == ALT)
@@ -373,6 +383,13 @@ qn_term qn_term_repeat(struct qn_terms *t, qn_term a, uint32_t min, uint32_t max
     if (a == QN_TERM_EMPTY) return min ? QN_TERM_EMPTY : QN_TERM_EPS;
     if (min == 1 && max == 1) return a;
     if (min > max) return QN_TERM_EMPTY;
+    const struct term *x = &t->terms[a];
+    if (x->kind == REPEAT && x->b <= 1) { /* (a{0,3}){2,5} is a{0,15}: without a gap, one count does */
+        bool is_many = max == QN_TERM_MANY || x->c == QN_TERM_MANY;
+        uint64_t most = is_many ? QN_TERM_MANY : (uint64_t)x->c * max;
+        return make(t, REPEAT, x->a, x->b * min,
+                    (uint32_t)QN_MIN(most, QN_TERM_MANY)); /* no text is as long */
+    }
     return make(t, REPEAT, a, min, max);
 }
 
@@ -853,6 +870,7 @@ static qn_term derive_trigger(struct qn_terms *t, qn_term a, unsigned char b)
 static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
 {
     struct term x = t->terms[a];
+    if (t->n_work > (uint64_t)t->max_terms * QN_TERMS_WORK_A_TERM) t->failed = QN_TOOBIG;
     if (t->failed) return QN_TERM_EMPTY;
     if (t->rows[a] && t->rows[a]->next[b] != UNKNOWN) return t->rows[a]->next[b];
     const uint64_t key = 1 + ((uint64_t)a << 8 | b);
@@ -867,6 +885,7 @@ static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
         return QN_TERM_EMPTY;
     }
     t->depth++;
+    t->n_work++;
     qn_term out = QN_TERM_EMPTY;
     switch ((enum kind)x.kind) {
     case EMPTY:
@@ -1012,6 +1031,80 @@ static void add_first(struct qn_terms *t, qn_term a, uint64_t out[4], int *budge
     for (int w = 0; w < 4; w++) out[w] |= more[w];
 }
 
+/* Bytes that no leading set of a term tells apart lead to the same place: they have the same sign. */
+struct signs {
+    uint64_t of[256]; /* a bit a set */
+    int n_set, budget;
+};
+
+static bool add_set(struct signs *s, const uint64_t set[4])
+{
+    if (s->n_set++ == 64) return false;
+    for (int b = 0; b < 256; b++) s->of[b] = s->of[b] << 1 | (set[b >> 6] >> (b & 63) & 1);
+    return true;
+}
+
+/* False: too many sets, or a part whose derivative looks at the byte itself. */
+static bool add_signs(struct qn_terms *t, qn_term a, struct signs *s)
+{
+    const struct term *x = &t->terms[a];
+    uint64_t set[4] = {0};
+    if (--s->budget < 0) return false;
+    switch ((enum kind)x->kind) {
+    case EMPTY:
+    case EPS:
+    case ANY:
+        return true;
+    case CLASS:
+        return add_set(s, t->sets[x->a].bits);
+    case LIT:
+        set[(unsigned char)t->pool[x->a] >> 6] = (uint64_t)1 << (t->pool[x->a] & 63);
+        return add_set(s, set);
+    case SEQ: {
+        qn_term rest = x->b;
+        bool is_nullable = qn_term_nullable(t, x->a);
+        return add_signs(t, t->terms[a].a, s) && (!is_nullable || add_signs(t, rest, s));
+    }
+    case ALT:
+        for (uint32_t i = 0, from = x->a, n = x->b; i < n; i++)
+            if (!add_signs(t, t->lists[from + i], s)) return false;
+        return true;
+    case REPEAT:
+    case NOT:
+        return add_signs(t, x->a, s);
+    case RULE:
+        return add_signs(t, t->rules[x->a], s);
+    case AND: {
+        qn_term other = x->b;
+        return add_signs(t, x->a, s) && add_signs(t, other, s);
+    }
+    case OBJECT:
+        return add_signs(t, expand(t, a), s);
+    case TEXT:
+    case TRIGGER:
+        break;
+    }
+    return false;
+}
+
+/* In byte order, the first byte of each sign among `first`; same[b]: that byte, for each b of `first`. 0: the
+ * term's signs are not known. */
+static int groups_of(struct qn_terms *t, qn_term a, const uint64_t first[4], uint8_t same[256],
+                     uint8_t leads[256])
+{
+    struct signs s = {.budget = MAX_FIRST};
+    int n = 0;
+    if (!add_signs(t, a, &s)) return 0;
+    for (int b = 0; b < 256; b++) {
+        if (!has_bit(first, (unsigned char)b)) continue;
+        int k = 0;
+        while (k < n && s.of[leads[k]] != s.of[b]) k++;
+        if (k == n) leads[n++] = (uint8_t)b;
+        same[b] = leads[k];
+    }
+    return n;
+}
+
 static struct row *full_row(struct qn_terms *t, qn_term a);
 
 /* Parts that start with many bytes get rows: those are shared by all that holds the part. */
@@ -1026,6 +1119,24 @@ static void ready_part(struct qn_terms *t, qn_term a)
     t->depth++;
     full_row(t, a);
     t->depth--;
+}
+
+/* A derivative for each group of bytes. */
+static bool fill_by_groups(struct qn_terms *t, qn_term a)
+{
+    uint8_t same[256], leads[256];
+    uint64_t first[4];
+    memcpy(first, row_of(t, a)->first, sizeof first);
+    int n = groups_of(t, a, first, same, leads);
+    if (!n) return false;
+    for (int i = 0; i < n; i++) {
+        qn_term out = derive(t, a, leads[i]);
+        row_of(t, a)->next[leads[i]] = out;
+    }
+    struct row *row = row_of(t, a);
+    for (int b = 0; b < 256; b++)
+        if (has_bit(first, (unsigned char)b)) row->next[b] = row->next[same[b]];
+    return true;
 }
 
 /* A sequence or an intersection from the rows of its parts: bytes that lead its parts to the same places lead
@@ -1065,7 +1176,7 @@ static struct row *full_row(struct qn_terms *t, qn_term a)
     add_first(t, a, first, &budget);
     row = row_of(t, a);
     memcpy(row->first, first, sizeof first);
-    if (!fill_by_parts(t, a)) {
+    if (!fill_by_groups(t, a) && !fill_by_parts(t, a)) {
         const struct term *x = &t->terms[a];
         for (uint32_t i = 0; x->kind == ALT && i < x->b; i++) {
             ready_part(t, t->lists[x->a + i]);
@@ -1152,7 +1263,8 @@ static bool is_alive(struct qn_terms *t, qn_term checked)
 {
     qn_term first = make(t, AND, t->terms[checked].a, t->terms[checked].b, 0);
     if (t->terms[first].alive) return t->terms[first].alive == 2;
-    if (ends_soon(t, first)) return true;
+    const uint64_t work_before = t->n_work;
+    if (t->n_search >= MAX_SEARCH || ends_soon(t, first)) return true;
     uint32_t n_seen = 0, at = 0, cap = 64, found = UNKNOWN;
     struct {
         qn_term term;
@@ -1165,14 +1277,16 @@ static bool is_alive(struct qn_terms *t, qn_term checked)
     for (; at < n_seen && found == UNKNOWN && !t->failed; at++) {
         qn_term x = seen[at].term;
         if (qn_term_nullable(t, x) || t->terms[x].alive == 2 || n_seen >= MAX_ALIVE ||
-            t->n_search >= MAX_SEARCH) {
+            t->n_search + (t->n_work - work_before) >= MAX_SEARCH) {
             found = at;
             break;
         }
         if (t->terms[x].alive == 1) continue;
-        t->n_search += 256;
-        for (int b = 0; b < 256; b++) {
-            qn_term next = derive(t, x, (unsigned char)b);
+        static const uint64_t every[4] = {~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0};
+        uint8_t same[256], leads[256];
+        int n_lead = groups_of(t, x, every, same, leads);
+        for (int b = 0; b < (n_lead ? n_lead : 256); b++) {
+            qn_term next = derive(t, x, n_lead ? leads[b] : (unsigned char)b);
             if (next == QN_TERM_EMPTY || qn_map_get(&map, (uint64_t)next + 1, NULL)) continue;
             qn_map_put(&map, (uint64_t)next + 1, 1);
             if (n_seen == cap) seen = xreallocarray(seen, cap *= 2, sizeof *seen);
@@ -1183,7 +1297,35 @@ static bool is_alive(struct qn_terms *t, qn_term checked)
     for (uint32_t i = found; i != UNKNOWN; i = seen[i].parent) t->terms[seen[i].term].alive = 2;
     if (found == UNKNOWN && !t->failed)
         for (uint32_t i = 0; i < n_seen; i++) t->terms[seen[i].term].alive = 1;
+    t->n_search += t->n_work - work_before;
     qn_map_free(&map);
     free(seen);
     return found != UNKNOWN;
+}
+
+/* --- is a language cheap? --- */
+
+static uint32_t width_of(const struct qn_terms *t, qn_term a)
+{
+    return t->terms[a].kind == ALT ? t->terms[a].b : 1;
+}
+
+bool qn_terms_try(struct qn_terms *t, qn_term start)
+{
+    const uint64_t until = t->n_work + TRY_WORK;
+    uint32_t least = width_of(t, start), widest = 0;
+    qn_term at = start;
+    for (int i = 0; i < TRY_STEPS && at != QN_TERM_EMPTY; i++) {
+        const qn_term *row = qn_term_row(t, at);
+        widest = 0;
+        at = QN_TERM_EMPTY;
+        for (int b = 0; b < 256 && !t->failed; b++) {
+            if (row[b] == QN_TERM_EMPTY || width_of(t, row[b]) <= widest) continue;
+            widest = width_of(t, row[b]);
+            at = row[b];
+        }
+        if (t->failed || t->n_work > until || widest > least + TRY_WIDTH) return false;
+        if (!i) least = QN_MAX(least, widest); /* a list of words is as wide as it is long */
+    }
+    return true;
 }

@@ -23,9 +23,16 @@ struct qn_terms;
 
 struct qn_terms *qn_terms_create(uint32_t max_terms);
 void qn_terms_free(struct qn_terms *t);
-/* QN_TOOBIG once a cap was reached; makers then return EMPTY. */
+/* QN_TOOBIG once a cap was reached (terms, steps, ...); makers then return EMPTY. */
 int qn_terms_failed(const struct qn_terms *t);
 size_t qn_terms_count(const struct qn_terms *t);
+/* Steps spent so far: derivatives made, alternatives sorted, sequences copied; some 20 to 40 ns each. With
+ * more than so many for each of max_terms the terms have failed. */
+#define QN_TERMS_WORK_A_TERM 64
+uint64_t qn_terms_work(const struct qn_terms *t);
+/* Is the sealed language cheap, going where its states are widest? False also where the terms failed. For
+ * terms of its own: what is learnt stays in them. */
+bool qn_terms_try(struct qn_terms *t, qn_term start);
 
 qn_term qn_term_class(struct qn_terms *t, const uint64_t set[4]);
 qn_term qn_term_range(struct qn_terms *t, unsigned char lo, unsigned char hi);

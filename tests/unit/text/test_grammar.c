@@ -6,6 +6,7 @@
 
 #include "text/constrain.h"
 #include "text/mask.h"
+#include "text/regex.h"
 
 static struct qn_arena *arena;
 
@@ -565,14 +566,108 @@ static void test_costly_grammars(void **state)
     qn_grammar_release(g);
     qn_buf_free(&b);
 
-    /* a state of this would have as many alternatives as ways to count: dead rather than slow */
+    /* a state of this would have as many alternatives as ways to count */
     char *bomb = repeated("((((((((a", "{1,9}b?)", 8, "");
     c = (struct qn_constrain){.form = QN_CONTENT_REGEX, .text = bomb};
-    g = compile(&c);
-    check(g, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 'n');
-    assert_int_equal(qn_grammar_failed(g), QN_TOOBIG);
-    qn_grammar_release(g);
+    struct qn_err e = {0};
+    assert_int_equal(qn_constrain_compile(&g, &c, NULL, &e), QN_TOOBIG);
+    assert_non_null(strstr(e.text, "regex: '((((((((a{1,9}b?)"));
+    assert_non_null(strstr(e.text, "{m,n}"));
+    c.form = QN_CONTENT_GRAMMAR;
+    c.text = "root ::= r1{1,9}\nr1 ::= (r2 \"b\"?){1,9}\nr2 ::= (r3 \"b\"?){1,9}\nr3 ::= (r4 \"b\"?){1,9}\n"
+             "r4 ::= (\"a\"{1,9} \"b\"?){1,9}";
+    assert_int_equal(qn_constrain_compile(&g, &c, NULL, &e), QN_TOOBIG);
+    assert_non_null(strstr(e.text, "grammar: too costly"));
     free(bomb);
+}
+
+/* Steps that a walk of n bytes over the widest states takes, or -1: the expression is refused, which takes
+ * few. */
+static int64_t steps_of(const char *regex, int n, uint32_t max_terms, int *failed)
+{
+    struct qn_terms *t = qn_terms_create(max_terms);
+    struct qn_err e = {0};
+    qn_term at;
+    int rc = qn_regex_term(&at, t, regex, strlen(regex), true, false, "regex", &e);
+    if (rc) {
+        assert_int_equal(rc, QN_TOOBIG);
+        assert_non_null(strstr(e.text, "too costly"));
+        assert_true(qn_terms_work(t) < 20000); /* the trial has terms of its own */
+    } else {
+        assert_int_equal(qn_terms_seal(t, &e), QN_OK);
+        for (int i = 0; i < n && at != QN_TERM_EMPTY; i++) {
+            const qn_term *row = qn_term_row(t, at);
+            int widest = -1;
+            at = QN_TERM_EMPTY;
+            for (int b = 0; b < 256; b++) {
+                struct qn_term_part parts[4096];
+                if (row[b] == QN_TERM_EMPTY) continue;
+                int width = qn_term_parts(t, row[b], parts, QN_COUNT(parts));
+                if (width < 0) width = QN_COUNT(parts);
+                if (width > widest) widest = width, at = row[b];
+            }
+        }
+    }
+    int64_t work = rc ? -1 : (int64_t)qn_terms_work(t);
+    *failed = qn_terms_failed(t);
+    qn_terms_free(t);
+    return work;
+}
+
+/* Deep nesting costs a bounded number of steps or is refused; what people write is not refused. */
+static void test_nested_expressions(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *open, *core, *close;
+        bool is_refused; /* at 100 levels */
+    } shapes[] = {
+        {"(", "a", ")*", false},
+        {"(", "a", "b?)*", false},
+        {"(a|", "b", ")*", false},
+        {"(a?", "b", ")?", false},
+        {"(a*", "b", "a*)*", false},
+        {"(a", "b", ")+", false},
+        {"(.*", "b", ".*)*", false},
+        {"(", "a", "){2}", false},
+        {"(", "a?", "){0,1}", false},
+        {"(", "a", "){1,2}", false},
+        {"(", "a?b?", "){1,9}", false},
+        {"([ab]?", "b", "[ab]?){1,3}", true},
+        {"(a{1,2}", "b", "a?){2,3}", false},
+        {"(", "a", "b?){0,2}", true},
+    };
+    int failed;
+    for (size_t i = 0; i < QN_COUNT(shapes); i++)
+        for (int n = 4; n <= 100; n += 96) {
+            char *before = repeated("", shapes[i].open, n, shapes[i].core),
+                 *all = repeated(before, shapes[i].close, n, "");
+            int64_t work = steps_of(all, 64, QN_GRAMMAR_MAX_TERMS, &failed);
+            if (work > 10000000 || (n == 100 && (work < 0) != shapes[i].is_refused) || failed)
+                fail_msg("%.60s... %d deep: %lld steps, failed %d", all, n, (long long)work, failed);
+            free(before);
+            free(all);
+        }
+    static const char *const plain[] = {
+        "([0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}|([0-9a-fA-F]{1,4}:){1,7}:|([0-9a-fA-F]{1,4}:){1,5}(:[0-9a-fA-"
+        "F]{1,4}){1,2}",
+        "((25[0-5]|(2[0-4]|1\\d|[1-9]|)\\d)\\.?){4}",
+        "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
+        "([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.){1,8}[a-z]{2,6}",
+        "[^,]{1,100}(,[^,]{1,100}){0,50}",
+        "(([A-Z][a-z]{1,20} ){1,12}[a-z]{2,9}\\. ?){1,40}",
+        "\\+?[0-9]{1,3}([ -]?[0-9]{2,4}){2,4}",
+        "(\\{(\\[([0-9]{1,3},){0,9}\\],){0,9}\\},){0,9}",
+    };
+    for (size_t i = 0; i < QN_COUNT(plain); i++) {
+        int64_t work = steps_of(plain[i], 64, QN_GRAMMAR_MAX_TERMS, &failed);
+        if (work < 0 || work > 200000 || failed) fail_msg("%s: %lld steps", plain[i], (long long)work);
+    }
+    /* what no trial sees in a few bytes runs into the cap on steps */
+    const uint32_t max_terms = 1 << 12;
+    int64_t work = steps_of("(a|b)*a(a|b){60000}", 4000, max_terms, &failed);
+    assert_int_equal(failed, QN_TOOBIG);
+    assert_in_range(work, (int64_t)max_terms, (int64_t)max_terms * (QN_TERMS_WORK_A_TERM + 8));
 }
 
 /* A small vocabulary: every byte, some words, markers, an end token, a control token. */
@@ -646,11 +741,17 @@ static void test_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_schemas),       cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_calls),         cmocka_unit_test(test_required_parameters),
-        cmocka_unit_test(test_tags),          cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_long_grammars), cmocka_unit_test(test_costly_grammars),
-        cmocka_unit_test(test_masks),         cmocka_unit_test(test_equal_requests_share),
+        cmocka_unit_test(test_schemas),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_required_parameters),
+        cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_long_grammars),
+        cmocka_unit_test(test_costly_grammars),
+        cmocka_unit_test(test_nested_expressions),
+        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_equal_requests_share),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -661,7 +661,9 @@ static int merge_kwargs(struct qn_ask *a, struct qn_exchange *x, struct qn_err *
         qn_json_set(a->arena, all, a->chat.kwargs->keys[i].text, a->chat.kwargs->items[i]);
     for (size_t i = 0; i < more->n; i++) {
         const char *key = more->keys[i].text;
-        bool is_said = !strcmp(key, "enable_thinking") && (a->chat.enable_thinking >= 0 || a->chat.effort);
+        bool is_said =
+            (!strcmp(key, "enable_thinking") && (a->chat.enable_thinking >= 0 || a->chat.effort)) ||
+            (!strcmp(key, "preserve_thinking") && a->chat.preserve_thinking >= 0);
         if (!is_said && !qn_json_get(all, key)) qn_json_set(a->arena, all, key, more->items[i]);
     }
     a->chat.kwargs = all;

@@ -14,6 +14,7 @@ void qn_chat_init(struct qn_chat *c, struct qn_arena *arena)
 {
     *c = (struct qn_chat){.arena = arena,
                           .enable_thinking = -1,
+                          .preserve_thinking = -1,
                           .thinking_budget = QN_CHAT_NO_BUDGET,
                           .add_generation_prompt = true};
 }
@@ -67,6 +68,7 @@ int qn_chat_read_thinking(struct qn_chat *c, const struct qn_json *body, struct 
     struct qn_json *reasoning = NULL;
     const struct qn_json *thinking = qn_json_get(body, "thinking"), *type = qn_json_get(thinking, "type");
     QN_TRY(read_switch(body, "enable_thinking", &c->enable_thinking, e));
+    QN_TRY(read_switch(body, "preserve_thinking", &c->preserve_thinking, e));
     if (qn_json_is(thinking, QN_JSON_BOOL)) {
         if (c->enable_thinking < 0) c->enable_thinking = thinking->truth;
     } else if (!qn_json_is_null(thinking)) {
@@ -238,6 +240,10 @@ static int set_thinking(struct render *r, struct qn_json *vars)
     if (thinking < 0 && c->effort) thinking = strcmp(c->effort, "none") != 0;
     if (thinking >= 0)
         QN_NEED(qn_json_set(r->arena, vars, "enable_thinking", qn_json_new_bool(r->arena, thinking)), r->e);
+    if (c->preserve_thinking >= 0)
+        QN_NEED(qn_json_set(r->arena, vars, "preserve_thinking",
+                            qn_json_new_bool(r->arena, c->preserve_thinking)),
+                r->e);
     r->budget = c->thinking_budget;
     if (!c->effort || !strcmp(c->effort, "none")) goto out;
     if (qn_jinja_mentions(r->template, "reasoning_effort")) {

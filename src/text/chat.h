@@ -38,6 +38,7 @@ struct qn_chat {
     /* --- how it is rendered --- */
     struct qn_json *kwargs;     /* object: chat_template_kwargs, variables of the template; or NULL */
     int enable_thinking;        /* -1 not said, 0, 1; kwargs.enable_thinking wins */
+    int preserve_thinking;      /* the same, for the thoughts of earlier turns */
     const char *effort;         /* reasoning effort as the client spells it, or NULL */
     int64_t thinking_budget;    /* tokens, or QN_CHAT_NO_BUDGET */
     bool add_generation_prompt; /* default true */
@@ -54,7 +55,7 @@ void qn_chat_init(struct qn_chat *c, struct qn_arena *arena);
 
 /* Reads messages, tools (and the old functions), documents, chat_template_kwargs, enable_thinking,
  * reasoning_effort, reasoning{effort, max_tokens, enabled}, thinking_token_budget, thinking_budget,
- * reasoning_budget, thinking{type, budget_tokens},
+ * reasoning_budget, preserve_thinking, thinking{type, budget_tokens},
  * add_generation_prompt, continue_final_message, chat_template of an OpenAI chat request. Members the body
  * lacks are also looked for in an `extra_body` object (several clients nest wrongly). Wrong types are
  * QN_INVAL naming the member. */

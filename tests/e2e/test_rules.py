@@ -196,6 +196,48 @@ def test_tags_of_thinking_in_other_dialects(server):
         assert [i["type"] for i in answer["output"]] == ["message"], body
 
 
+def test_preserve_thinking(tmp_path):
+    """At the top of a request as in chat_template_kwargs, in every dialect: the thought of an earlier turn is in the prompt or is not."""
+    path, thought = folder.make(tmp_path / "model"), "a thought of an earlier turn"
+    template = path / "chat_template.jinja"
+    old = template.read_text()
+    template.write_text(old.replace("if loop.index0 > ns.last ", "if loop.index0 > ns.last or preserve_thinking is defined and preserve_thinking is true "))
+    assert template.read_text() != old
+    chat = {"messages": [*user("q"), {"role": "assistant", "content": "a", "reasoning_content": thought}, *user("plain")]}
+    blocks = {"messages": [*user("q"), {"role": "assistant", "content": [
+        {"type": "thinking", "thinking": thought, "signature": ""}, {"type": "text", "text": "a"}]}, *user("plain")]}
+    items = {"input": [{"role": "user", "content": "q"},
+                       {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": thought}]},
+                       {"role": "assistant", "content": "a"}, {"role": "user", "content": "plain"}]}
+    sizes = {
+        "template": lambda s, more: len(s.post("/apply-template", {**chat, **more})[1]["prompt"]),
+        "chat": lambda s, more: s.post("/v1/chat/completions", {**chat, **more})[1]["usage"]["prompt_tokens"],
+        "count": lambda s, more: s.post("/v1/messages/count_tokens", {**blocks, **more})[1]["input_tokens"],
+        "messages": lambda s, more: s.post("/v1/messages", {**blocks, "max_tokens": 300, **more})[1]["usage"]["input_tokens"],
+        "responses": lambda s, more: s.post("/v1/responses", {**items, **more})[1]["usage"]["input_tokens"],
+    }
+
+    def check(server, silent):
+        for name, size in sizes.items():
+            # one salt a request where the cache would change the count
+            got = [size(server, {**more, "cache_salt": name + str(i)}) for i, more in enumerate((
+                {}, {"preserve_thinking": False}, {"preserve_thinking": True}, {"preserve_thinking": "true"}, {"preserve_thinking": None},
+                {"extra_body": {"preserve_thinking": True}}, {"chat_template_kwargs": {"preserve_thinking": True}},
+                {"chat_template_kwargs": {"preserve_thinking": False}, "preserve_thinking": True}))]
+            off, on = got[1], got[2]
+            assert on - off >= len(thought), (name, got)
+            assert got == [on if silent else off, off, on, on, on if silent else off, on, on, off], (name, got)
+        status, answer = server.post("/v1/chat/completions", {**chat, "preserve_thinking": 3})
+        assert status == 400 and "preserve_thinking" in answer["error"]["message"]
+
+    servers = [Server("quern-fake", path), Server("quern-fake", path, "--template-kwargs", '{"preserve_thinking": true}')]
+    try:
+        for i, server in enumerate(servers):
+            check(server, silent=i == 1)
+    finally:
+        assert [s.stop() for s in servers] == [0, 0]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_log_probabilities_of_responses(server, stream):
     body = {"input": say("thought</think>\n\nHello world"), "reasoning": {"effort": "low"}, "top_logprobs": 2,

@@ -560,7 +560,7 @@ static void *engine_main(void *arg)
         if (g->in_flight) continue;
         publish_stats(g);
         if (!g->sched.n_running && !g->sched.n_waiting) {
-            qn_sched_check(&g->sched); /* idle: every page and slot is accounted for */
+            qn_sched_check(&g->sched, g->options.checks_pools); /* every page and slot is accounted for */
             if (g->is_quitting && !(g->tier && qn_tier_is_copying(g->tier))) return NULL;
         }
     }

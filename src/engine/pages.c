@@ -28,6 +28,7 @@ int qn_pages_acquire(struct qn_pages *p)
     p->n_free--;
     QN_CHECK(p->n_holder[page] == 0);
     p->n_holder[page] = 1;
+    p->n_hold++;
     return page;
 }
 
@@ -35,11 +36,13 @@ void qn_pages_hold(struct qn_pages *p, int page)
 {
     QN_CHECK(page >= 0 && page < p->n && p->n_holder[page] > 0);
     p->n_holder[page]++;
+    p->n_hold++;
 }
 
 void qn_pages_release(struct qn_pages *p, int page)
 {
     QN_CHECK(page >= 0 && page < p->n && p->n_holder[page] > 0);
+    p->n_hold--;
     if (--p->n_holder[page]) return;
     p->free[(p->first_free + p->n_free) % p->n] = page;
     p->n_free++;
@@ -48,6 +51,7 @@ void qn_pages_release(struct qn_pages *p, int page)
 void qn_pages_check(const struct qn_pages *p, const int32_t *n_holder)
 {
     unsigned char *is_free = xcalloc((size_t)p->n, 1);
+    int64_t n_hold = 0;
     for (int i = 0; i < p->n_free; i++) {
         int page = p->free[(p->first_free + i) % p->n];
         QN_CHECK(!is_free[page]);
@@ -55,7 +59,9 @@ void qn_pages_check(const struct qn_pages *p, const int32_t *n_holder)
     }
     for (int i = 0; i < p->n; i++) {
         QN_CHECK(p->n_holder[i] == n_holder[i]);
+        n_hold += n_holder[i];
         QN_CHECK(is_free[i] == (p->n_holder[i] == 0));
     }
+    QN_CHECK(n_hold == p->n_hold);
     free(is_free);
 }

@@ -12,6 +12,7 @@ struct qn_pages {
     int first_free;    /* place of the oldest in the ring of free pages */
     int32_t *free;     /* [n] */
     int32_t *n_holder; /* [n] */
+    int64_t n_hold;    /* their sum */
 };
 
 void qn_pages_init(struct qn_pages *p, int n);

@@ -50,12 +50,14 @@ static void unhold(struct qn_cache *c, int page)
 void qn_cache_use_page(struct qn_cache *c, int page)
 {
     qn_pages_hold(&c->pages, page);
+    c->n_use++;
     if (c->n_user[page]++ == 0) c->n_idle--;
 }
 
 void qn_cache_drop_page(struct qn_cache *c, int page)
 {
     QN_CHECK(c->n_user[page] > 0);
+    c->n_use--;
     if (--c->n_user[page] == 0) c->n_idle++;
     unhold(c, page);
 }
@@ -114,7 +116,10 @@ void qn_cache_evict_snap(struct qn_cache *c, int slot)
         *first_snap(c, s->parent) = s->next;
     if (s->next >= 0) c->snap[s->next].prev = s->prev;
     if (s->parent >= 0) c->node[s->parent].lost_snap = true;
-    if (s->tail_page >= 0) unhold(c, s->tail_page);
+    if (s->tail_page >= 0) {
+        c->n_tail--;
+        unhold(c, s->tail_page);
+    }
     s->is_used = false;
     qn_slots_release(&c->slots, slot);
     c->version++;
@@ -136,6 +141,7 @@ void qn_cache_evict_node(struct qn_cache *c, int page)
     if (c->lost.n >= MAX_LOST) qn_map_free(&c->lost);
     qn_map_put(&c->lost, n->key, 1);
     n->key = 0;
+    c->n_node--;
     c->version++;
     c->stats.n_node_evicted++;
     unhold(c, page);
@@ -200,6 +206,7 @@ int qn_cache_take_page(struct qn_cache *c)
     if (!evict_page(c)) return -1;
     int page = qn_pages_acquire(&c->pages);
     c->n_user[page] = 1;
+    c->n_use++;
     return page;
 }
 
@@ -348,6 +355,7 @@ int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t
     qn_pages_hold(&c->pages, page);
     list_newest(c, page);
     qn_cache_touch(c, parent, -1);
+    c->n_node++;
     c->version++;
     return page;
 }
@@ -382,6 +390,7 @@ static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const
     if (n_tail) {
         memcpy(s->tail, tail, (size_t)n_tail * sizeof *tail);
         qn_pages_hold(&c->pages, tail_page);
+        c->n_tail++;
     }
     uint64_t key =
         qn_hash_bytes(parent >= 0 ? c->node[parent].key : root, tail, (size_t)n_tail * sizeof *tail);
@@ -465,15 +474,30 @@ void qn_cache_clear(struct qn_cache *c)
 
 /* --- invariants --- */
 
+void qn_cache_check_sums(const struct qn_cache *c, int n_live, int64_t n_use)
+{
+    const struct qn_pages *p = &c->pages;
+    const struct qn_slots *s = &c->slots;
+    QN_CHECK(c->n_use == n_use);
+    QN_CHECK(p->n_hold == n_use + c->n_node + c->n_tail);
+    QN_CHECK(p->n_free >= 0 && c->n_idle >= 0 && p->n_free + c->n_idle <= p->n);
+    QN_CHECK(n_use || p->n_free + c->n_idle == p->n);
+    QN_CHECK((size_t)c->n_node == c->by_key.n && c->n_tail <= s->n_snapshot);
+    QN_CHECK(s->n_live == n_live && s->n_free + s->n_live + s->n_snapshot == s->n);
+    QN_CHECK(s->n_lane - s->n_free_lane == n_live);
+}
+
 void qn_cache_check(const struct qn_cache *c, const int32_t *n_used)
 {
-    int n_page = c->pages.n, n_idle = 0, n_listed = 0, n_node = 0, n_snap = 0;
+    int n_page = c->pages.n, n_idle = 0, n_listed = 0, n_node = 0, n_snap = 0, n_tail = 0;
+    int64_t n_use = 0;
     int32_t *n_holder = xcalloc((size_t)n_page, sizeof *n_holder);
     for (int i = 0; i < n_page; i++) {
         const struct qn_node *n = &c->node[i];
         int used = n_used ? n_used[i] : 0;
         QN_CHECK(c->n_user[i] == used);
         n_holder[i] += used;
+        n_use += used;
         if (!n->key) continue;
         n_node++;
         n_holder[i]++;
@@ -494,12 +518,14 @@ void qn_cache_check(const struct qn_cache *c, const int32_t *n_used)
         n_snap++;
         QN_CHECK(s->parent < 0 || c->node[s->parent].key);
         QN_CHECK((s->tail_page >= 0) == (s->n_tok % QN_PAGE != 0));
-        if (s->tail_page >= 0) n_holder[s->tail_page]++;
+        if (s->tail_page < 0) continue;
+        n_holder[s->tail_page]++;
+        n_tail++;
     }
     for (int page = c->oldest; page >= 0; page = c->node[page].newer) n_listed++;
     QN_CHECK(n_listed == n_node && (size_t)n_node == c->by_key.n && n_snap == c->slots.n_snapshot);
     for (int i = 0; i < n_page; i++) n_idle += n_holder[i] > 0 && c->n_user[i] == 0;
-    QN_CHECK(n_idle == c->n_idle);
+    QN_CHECK(n_idle == c->n_idle && n_node == c->n_node && n_tail == c->n_tail && n_use == c->n_use);
     qn_pages_check(&c->pages, n_holder);
     qn_slots_check(&c->slots);
     free(n_holder);

@@ -63,6 +63,8 @@ struct qn_cache {
     bool is_off;
     uint64_t fingerprint;
     int n_idle;           /* pages with holders and without users */
+    int n_node, n_tail;   /* nodes; snapshots with a tail page */
+    int64_t n_use;        /* sum of the users of all pages */
     int32_t *n_user;      /* [n_page] sequences that use it */
     struct qn_node *node; /* [n_page] */
     int32_t *tok;         /* [n_page, QN_PAGE] tokens of nodes */
@@ -139,8 +141,12 @@ void qn_cache_forget(struct qn_cache *c, uint64_t root, const int32_t *tok, int 
                      int64_t since);
 /* Everything without users goes. */
 void qn_cache_clear(struct qn_cache *c);
-/* Stops the process when a list, a count or a holder is wrong. n_used: [n_page] holders that are sequences,
- * or NULL when there are none. */
+/* Stops the process when what the counters say of pages, slots and lanes does not add up with n_live running
+ * sequences that use n_use pages: a page or slot leaked or given back twice. Costs the same for any number of
+ * pages. */
+void qn_cache_check_sums(const struct qn_cache *c, int n_live, int64_t n_use);
+/* Stops the process when a list, a count or a holder is wrong: walks all of it, for tests. n_used: [n_page]
+ * holders that are sequences, or NULL when there are none. */
 void qn_cache_check(const struct qn_cache *c, const int32_t *n_used);
 
 #endif

@@ -351,16 +351,19 @@ void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_u
     for (int i = 0; i < b->step.n_seq; i++) s->client[b->part[i].seq->client].served += b->part[i].n_row;
 }
 
-void qn_sched_check(const struct qn_sched *s)
+void qn_sched_check(const struct qn_sched *s, bool is_thorough)
 {
-    int32_t *n_used = xcalloc((size_t)s->cache->pages.n, sizeof *n_used);
+    int64_t n_use = 0;
     for (int i = 0; i < s->n_running; i++) {
         qn_seq_check(s->running[i]);
-        for (int k = 0; k < s->running[i]->n_page; k++) n_used[s->running[i]->pages[k]]++;
+        n_use += s->running[i]->n_page;
     }
     for (int i = 0; i < s->n_waiting; i++) QN_CHECK(!s->waiting[i]->n_page && s->waiting[i]->slot < 0);
-    QN_CHECK(s->cache->slots.n_live == s->n_running);
-    QN_CHECK(s->cache->slots.n_lane - s->cache->slots.n_free_lane == s->n_running);
+    qn_cache_check_sums(s->cache, s->n_running, n_use);
+    if (!is_thorough) return;
+    int32_t *n_used = xcalloc((size_t)s->cache->pages.n, sizeof *n_used);
+    for (int i = 0; i < s->n_running; i++)
+        for (int k = 0; k < s->running[i]->n_page; k++) n_used[s->running[i]->pages[k]]++;
     qn_cache_check(s->cache, n_used);
     free(n_used);
 }

@@ -53,6 +53,8 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b);
 int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q);
 /* Learns from a finished step. */
 void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us);
-void qn_sched_check(const struct qn_sched *s);
+/* Stops the process when pages, slots and lanes do not add up with what the sequences hold. is_thorough:
+ * walks every page, which takes a while when there are many. */
+void qn_sched_check(const struct qn_sched *s, bool is_thorough);
 
 #endif

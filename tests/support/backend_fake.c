@@ -79,6 +79,7 @@ void qn_fake_engine_options(struct qn_fake *f, struct qn_engine_options *out)
         .n_slot = 24,
         .mtp = -1,
         .ram_tier_bytes = -1,
+        .checks_pools = true,
     };
 }
 

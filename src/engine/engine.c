@@ -714,23 +714,24 @@ int qn_engine_plan(struct qn_engine_info *out, const struct qn_engine_options *o
 /* After the pools could not be had: what can be, as options. All that was taken is given back by now. */
 static void name_nearest(const struct qn_engine *g, struct qn_err *e)
 {
-    struct qn_engine_options o = g->options;
-    struct qn_engine_info info;
+    struct qn_engine trial = {.options = g->options, .config = g->config};
+    struct qn_engine_options *o = &trial.options;
+    struct qn_forward_options fo = {.with_mtp = g->info.has_mtp};
     char why[120], memory[24], had[24];
     size_t most = qn_mem_largest(g->info.weight_bytes + g->info.kv_bytes + g->info.state_bytes +
                                  g->info.workspace_bytes);
     /* the rest is for stacks and small allocations */
-    o.memory_bytes = (int64_t)(most / 8 * 7) & ~(((int64_t)1 << 20) - 1);
-    o.n_page = o.n_slot = 0;
-    o.max_context = g->info.max_context;
-    int rc = QN_NOMEM, users = g->info.max_seqs;
-    for (o.max_seqs = users; rc && o.max_seqs >= 1; o.max_seqs -= rc != 0)
-        rc = qn_engine_plan(&info, &o, NULL);
-    if (rc) { /* not one of that length */
-        o.max_context = 0;
-        o.max_seqs = 1;
-        rc = qn_engine_plan(&info, &o, NULL);
+    o->memory_bytes = (int64_t)(most / 8 * 7) & ~(((int64_t)1 << 20) - 1);
+    o->n_page = o->n_slot = 0;
+    o->max_context = g->info.max_context;
+    int fit = 0, over = g->info.max_seqs + 1; /* more sequences need more, never less */
+    while (fit + 1 < over) {
+        o->max_seqs = fit + (over - fit) / 2;
+        *(plan(&trial, &fo, g->info.weight_bytes, NULL) ? &over : &fit) = o->max_seqs;
     }
+    o->max_seqs = QN_MAX(fit, 1);
+    if (!fit) o->max_context = 0; /* not one of that length */
+    int rc = plan(&trial, &fo, g->info.weight_bytes, NULL);
     snprintf(why, sizeof why, "%.119s", e->text);
     qn_bytes_text(most, had);
     qn_bytes_text(g->info.weight_bytes, memory);
@@ -740,7 +741,7 @@ static void name_nearest(const struct qn_engine *g, struct qn_err *e)
     else
         qn_err_set(e, QN_NOMEM, __FILE__, __LINE__,
                    "%s. %s can be had; what fits: --max-seqs %d --context %d --memory %lldM", why, had,
-                   info.max_seqs, info.max_context, (long long)(o.memory_bytes >> 20));
+                   trial.info.max_seqs, trial.info.max_context, (long long)(o->memory_bytes >> 20));
 }
 
 /* Files are good for the same weights, the same back end (its roundings are part of the bytes) and layout. */

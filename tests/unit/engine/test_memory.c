@@ -13,6 +13,7 @@
 #include "model/synth.h"
 #include "backend/backend.h"
 #include "support/ask.h"
+#include "support/backend_fake.h"
 
 #define MIB ((size_t)1 << 20)
 
@@ -166,6 +167,61 @@ static void test_nearest_fits(void **state)
     assert_int_equal(in_child(shrink, 300), 0);
 }
 
+static int n_sizes;
+
+static void large_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+{
+    (void)user;
+    n_sizes++;
+    *out = (struct qn_device_sizes){16 * MIB, 16 * MIB, 64, 4096 * (size_t)o->max_rows};
+}
+
+static int refuse_open(void *user, void **out, const struct qn_model *model,
+                       const struct qn_forward_options *o, struct qn_err *e)
+{
+    (void)user, (void)out, (void)model, (void)o;
+    return qn_err_set(e, QN_NOMEM, __FILE__, __LINE__, "no room");
+}
+
+/* Of a thousand sequences, the most that fit, without trying every number. */
+static int search(int limit_mib)
+{
+    struct qn_fake fake;
+    struct qn_runner large = qn_runner_fake;
+    struct qn_engine_options o;
+    struct qn_engine *g;
+    struct qn_engine_info info;
+    struct qn_err e = {0};
+    struct rlimit limit = {address_space() + (size_t)limit_mib * MIB, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_AS, &limit)) return 3;
+    qn_fake_init(&fake, &(struct qn_fake_options){.max_context = 128});
+    qn_fake_engine_options(&fake, &o);
+    large.sizes = large_sizes;
+    large.open = refuse_open;
+    o.runner = &large;
+    o.max_seqs = 1000;
+    o.n_page = o.n_slot = 0;
+    o.memory_bytes = (int64_t)1 << 40;
+    if (qn_engine_open(&g, &o, &e) != QN_NOMEM) return 4;
+    printf("%s (asked for sizes %d times)\n", e.text, n_sizes);
+    if (n_sizes > 40) return 5;
+    int context, memory;
+    const char *flags = strstr(e.text, "--max-seqs");
+    if (!flags ||
+        sscanf(flags, "--max-seqs %d --context %d --memory %dM", &o.max_seqs, &context, &memory) != 3)
+        return 6;
+    o.memory_bytes = (int64_t)memory << 20;
+    if (context != 128 || o.max_seqs < 2 || qn_engine_plan(&info, &o, &e)) return 7;
+    o.max_seqs++; /* and not one more */
+    return qn_engine_plan(&info, &o, &e) ? 0 : 8;
+}
+
+static void test_nearest_is_searched(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(search, 2000), 0);
+}
+
 /* Without being told, what the limit leaves is what is planned with. */
 static int fit(int limit_mib)
 {
@@ -202,8 +258,8 @@ static void test_limit_is_seen(void **state)
 int main(void)
 {
     qn_log_set_level(QN_LOG_ERROR);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plan_is_what_is_taken),
-                                       cmocka_unit_test(test_nearest_fits),
-                                       cmocka_unit_test(test_limit_is_seen)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plan_is_what_is_taken), cmocka_unit_test(test_nearest_fits),
+        cmocka_unit_test(test_nearest_is_searched), cmocka_unit_test(test_limit_is_seen)};
     return cmocka_run_group_tests(tests, make_model, drop_model);
 }

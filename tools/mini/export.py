@@ -80,6 +80,7 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--state", required=True, help="state.pt of the training run")
     ap.add_argument("--out", default="models/mini", help="folder that already holds tokenizer.json")
+    ap.add_argument("--last", action="store_true", help="the weights of the last step, not their average")
     ap.add_argument("--mix", metavar="FOLDER", help="average the weights with those of this checkpoint")
     ap.add_argument("--share", type=float, default=0.5, help="of the new weights in the average")
     a = ap.parse_args()
@@ -87,6 +88,10 @@ def main():
     m = M.Mini()
     z = torch.load(a.state, weights_only=False)
     m.load_state_dict(z["model"])
+    if not a.last:
+        with torch.no_grad():
+            for k, p in m.named_parameters():
+                p.copy_(z["average"][k])
     if a.mix:
         old = M.Mini()
         load(old, a.mix)

@@ -51,12 +51,35 @@ def shard(job):
     return len(ids)
 
 
-class Data:
-    """Batches of dialogues of similar length, at most `tokens` tokens with the padding."""
+def rare(paths, tok, share=0.02):
+    """Pieces of made-up words: lower case letters, in few of the dialogues, and no words that have another piece with a space or a capital."""
+    text = {tok.decode([i], skip_special_tokens=False): i for i in range(tok.get_vocab_size())}
+    seen, n = np.zeros(max(text.values()) + 1, np.int64), 0
+    for path in paths:
+        z = np.load(path)
+        ids, ends = z["ids"], z["ends"]
+        for i in range(min(3000, len(ends) - 1)):
+            seen[np.unique(ids[ends[i]:ends[i + 1]])] += 1
+            n += 1
+    return np.array(sorted(i for t, i in text.items() if t.isascii() and t.isalpha() and t.islower() and len(t) > 1 and seen[i] < share * n
+                           and not any(x in text for x in (" " + t, t.capitalize(), " " + t.capitalize()))))
 
-    def __init__(self, paths, tokens, seed):
+
+class Data:
+    """Batches of dialogues of similar length, at most `tokens` tokens with the padding. In a share `swap` of the dialogues the pieces
+    in `swapped` change places, each for the same other one everywhere, so that no name is seen twice."""
+
+    def __init__(self, paths, tokens, seed, swap=0.0, swapped=()):
         self.paths, self.tokens, self.rng = paths, tokens, np.random.default_rng(seed)
+        self.swap, self.swapped = swap, np.array(swapped, np.int64)
         self.batches = []
+
+    def names(self, ids):
+        if self.rng.random() >= self.swap:
+            return ids
+        table = np.arange(4096)
+        table[self.swapped] = self.rng.permutation(self.swapped)
+        return table[ids]
 
     def fill(self):
         path = self.paths[self.rng.integers(len(self.paths))]
@@ -81,7 +104,7 @@ class Data:
             a, w = np.zeros((len(group), t), np.int64), np.full((len(group), t), -1, np.int8)
             for r, i in enumerate(group):
                 s = ids[ends[i]:ends[i + 1]]
-                a[r, :len(s)], w[r, :len(s)] = s, weight[ends[i]:ends[i + 1]]
+                a[r, :len(s)], w[r, :len(s)] = self.names(s), weight[ends[i]:ends[i + 1]]
             self.batches.append((torch.from_numpy(a), torch.from_numpy(w)))
 
     def next(self):
@@ -183,8 +206,23 @@ def losses(m, ids, weight, rng, a, drafted=True):
     return out
 
 
-def save(path, m, opt, info):
-    torch.save({"model": m.state_dict(), "state": opt.state, "step": opt.step_count, "info": info}, path + ".tmp")
+class Average:
+    """Exponential average of the weights, over a tenth of the steps so far and at most `horizon` of them."""
+
+    def __init__(self, model, horizon):
+        self.weights = {k: v.detach().clone() for k, v in model.named_parameters()}
+        self.horizon, self.steps = horizon, 0
+
+    def step(self, model):
+        self.steps += 1
+        share = 1 / min(self.horizon, 1 + self.steps / 10)
+        for k, v in model.named_parameters():
+            self.weights[k].lerp_(v.detach(), share)
+
+
+def save(path, m, opt, average, info):
+    torch.save({"model": m.state_dict(), "average": average.weights, "average_steps": average.steps, "state": opt.state, "step": opt.step_count,
+                "info": info}, path + ".tmp")
     os.replace(path + ".tmp", path)
 
 
@@ -204,10 +242,18 @@ def run(a):
     elif a.start:
         from export import load
         load(m, a.start)
+    average = Average(m, a.horizon)
+    if os.path.exists(ck) and "average" in z:
+        average.weights, average.steps = z["average"], z["average_steps"]
     m.train()
     files = sorted(f for f in os.listdir(a.work) if f.endswith(".npz"))
     easy, main, drill = ([os.path.join(a.work, f) for f in files if f.startswith(kind)] for kind in KINDS)
-    d_easy, d_main, d_drill = (Data(p or main, a.tokens, a.seed + i + opt.step_count) for i, p in enumerate((easy, main, drill)))
+    swapped = ()
+    if a.swap:
+        from tokenizers import Tokenizer
+        swapped = rare([p[0] for p in (main, drill) if p], Tokenizer.from_file(a.tokenizer))
+        print("pieces that change places:", len(swapped), flush=True)
+    d_easy, d_main, d_drill = (Data(p or main, a.tokens, a.seed + i + opt.step_count, a.swap, swapped) for i, p in enumerate((easy, main, drill)))
     rng = torch.Generator().manual_seed(a.seed + opt.step_count)
     pick = np.random.default_rng(a.seed + opt.step_count)
     stop = []
@@ -241,6 +287,7 @@ def run(a):
         balance = sum(x.mlp.balance for x in list(m.model.layers) + list(m.mtp.layers if drafted else []))
         (total + 0.003 * balance).backward()
         opt.step(a.lr * lr, a.lr_adam * lr)
+        average.step(m)
         tokens += ids.numel()
         seen += ids.numel()
         if echoed:
@@ -255,9 +302,9 @@ def run(a):
                 opt.step_count, tokens / 1e6, done, *r, balance.item() / (8 + bool(drafted)), np.mean(echoes or [0]), seen / (time.time() - t_log)), flush=True)
             log, echoes, seen, t_log = [], [], 0, time.time()
         if time.time() - t_save > a.save:
-            save(ck, m, opt, {"spent": spent, "tokens": tokens})
+            save(ck, m, opt, average, {"spent": spent, "tokens": tokens})
             t_save = time.time()
-    save(ck, m, opt, {"spent": spent, "tokens": tokens})
+    save(ck, m, opt, average, {"spent": spent, "tokens": tokens})
     print("saved at step", opt.step_count, flush=True)
 
 
@@ -286,6 +333,9 @@ def main():
     r.add_argument("--lr-adam", dest="lr_adam", type=float, default=0.003)
     r.add_argument("--flat", type=float, default=0.35, help="share of the run before the rate falls")
     r.add_argument("--easy", type=float, default=0.15, help="share of the run over which easy dialogues fade out")
+    r.add_argument("--swap", type=float, default=0.0, help="share of dialogues whose rare pieces change places")
+    r.add_argument("--tokenizer", default="models/mini/tokenizer.json", help="for --swap")
+    r.add_argument("--horizon", type=float, default=600, help="steps the average of the weights reaches back")
     r.add_argument("--echo", type=float, default=0.0, help="share of batches that are random pieces to copy")
     r.add_argument("--drill", type=float, default=0.6, help="share of batches from the dense dialogues")
     r.add_argument("--mtp", type=int, default=1)

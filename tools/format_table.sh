@@ -31,3 +31,16 @@ row nvfp4 experts
 row nvfp4 linear --nearest
 row gptq linear $calibrated --act-order
 row awq linear $calibrated --compensate off
+
+echo
+echo "| Format | f32 | bf16 | int8 | Top-1 agreement: f32 | bf16 | int8 |"
+echo "| --- | --- | --- | --- | --- | --- | --- |"
+for format in int8 nvfp4 awq int4-ct; do # the same weights with each type of activations
+    rm -rf "$work/q"
+    $quern quantize "$model" "$work/q" --format $format --recipe linear -q
+    for act in f32 bf16 int8; do
+        $quern eval kld "$work/q" --reference "$model" "$work/held.txt" --activations $act --reference-activations f32 --reference-kv f32 \
+            --max-tokens "$tokens" --json 2>/dev/null
+    done | python3 -c 'import json, sys; x = [json.loads(line) for line in sys.stdin]; print("| %s | %s | %s |" % (sys.argv[1],
+        " | ".join("%.4f +- %.4f" % (y["mean_kld"], y["mean_kld_error"]) for y in x), " | ".join("%.3f" % y["top1"] for y in x)))' $format
+done

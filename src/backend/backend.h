@@ -11,6 +11,7 @@
  *
  * Activations. QN_ACT_F32: every value is float. QN_ACT_BF16: the input rows of a linear layer are rounded
  * to BF16 (nearest even), products accumulate in float; residual stream, norms, state, softmax stay float.
+ * QN_ACT_INT8: as BF16, and from there to 8 bits a block of 32 (act.h) before layers in NVFP4, int4 or int8.
  *
  * Rows are independent: an output row is reduced in an order fixed by shapes alone, whatever the number
  * of rows, the batch, the threads. Prefill uses the step recurrence on ref and cpu, so any split of a prompt
@@ -18,11 +19,11 @@
 #ifndef QN_BACKEND_H
 #define QN_BACKEND_H
 
+#include "backend/act.h"
 #include "backend/step.h"
 #include "backend/weights.h"
 #include "base/err.h"
 
-enum qn_act { QN_ACT_F32, QN_ACT_BF16 };
 /* E4M3 and E5M2 values are x over the scale of the layer's K or V in the checkpoint, 1 when it has none;
  * E4M3D's over a power of two of each token's and head's own, kept beside them in the page. */
 enum qn_kv { QN_KV_F32, QN_KV_BF16, QN_KV_E4M3, QN_KV_E5M2, QN_KV_E4M3D, QN_N_KV };

@@ -22,14 +22,19 @@ static size_t row_floats(const struct qn_config *c)
 }
 
 /* Beside that on cpu: prepared rows of linear layers, places of experts, split partials of attention. */
-static size_t cpu_bytes(const struct qn_config *c, size_t rows)
+static size_t cpu_bytes(const struct qn_config *c, size_t rows, enum qn_act act)
 {
     size_t width = (size_t)QN_MAX(2 * c->hidden, QN_MAX(c->n_head * c->head_dim, qn_config_value_dim(c)));
     width = QN_MAX(width, (size_t)QN_MAX(c->ffn, QN_MAX(c->shared_ffn, c->expert_ffn)));
-    size_t floats = rows * (width + width / 32 + 32) + ((size_t)2 << 20), places = rows * (size_t)c->top_k;
+    size_t expert = (size_t)QN_MAX(c->hidden, c->expert_ffn), places = rows * (size_t)c->top_k;
+    if (act == QN_ACT_INT8) { /* prepared rows end with the same values in 8 bits, and their scales */
+        width += width / 16 * 7 + 32;
+        expert += expert / 16 * 7 + 32;
+    }
+    size_t floats = rows * (width + width / 32 + 32) + ((size_t)2 << 20);
     if (c->is_moe)
-        floats += (rows + places) * (size_t)QN_MAX(c->hidden, c->expert_ffn) +
-                  places * (2 * (size_t)c->expert_ffn + (size_t)c->hidden) + rows * (size_t)c->hidden;
+        floats += (rows + places) * expert + places * (2 * (size_t)c->expert_ffn + (size_t)c->hidden) +
+                  rows * (size_t)c->hidden;
     return floats * sizeof(float);
 }
 
@@ -55,7 +60,7 @@ void qn_device_sizes(const struct qn_device_options *o, struct qn_device_sizes *
     /* the operations' scratch, and the forward pass's x, y, hidden and logits */
     out->workspace_bytes = (row_floats(c) + 4 * (size_t)c->hidden) * (size_t)o->max_rows * 4 +
                            (size_t)o->max_logits * (size_t)c->vocab * 4 + N_PIECES * 64 +
-                           cpu_bytes(c, (size_t)o->max_rows);
+                           cpu_bytes(c, (size_t)o->max_rows, o->act);
 }
 
 static float *take(float **at, size_t n)

@@ -19,6 +19,7 @@ struct qn_weight {
     int n_out, n_in;
     float *dense;             /* [N, K] */
     struct qn_packed *packed; /* cpu */
+    bool is_int8;             /* ref, of QN_ACT_INT8: its input is rounded to 8 bits */
     struct qn_linear *table;  /* cpu: rows of the checkpoint's own data */
     struct qn_weight *next;
 };

@@ -89,14 +89,14 @@ struct wish {
 
 static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
 {
-    int rc = QN_OK, kv = -1, most = 1 << 24;
+    int rc = QN_OK, kv = -1, act = QN_ACT_BF16, most = 1 << 24;
     char *end = NULL;
     long depth = !strcmp(w->mtp, "auto") ? -1 : !strcmp(w->mtp, "off") ? 0 : strtol(w->mtp, &end, 10);
     bool is_number = end && w->mtp[0] >= '0' && w->mtp[0] <= '9' && !*end;
     QN_FAIL_IF(strcmp(w->mtp, "auto") && strcmp(w->mtp, "off") && (!is_number || depth > QN_MAX_DRAFT), e,
                QN_INVAL, "--mtp: '%.20s' is neither auto, off nor 0 to %d", w->mtp, QN_MAX_DRAFT);
-    QN_FAIL_IF(w->activations[0] && strcmp(w->activations, "f32") && strcmp(w->activations, "bf16"), e,
-               QN_INVAL, "--activations: '%.20s' is neither f32 nor bf16", w->activations);
+    if (w->activations[0]) act = qn_act_find(w->activations);
+    QN_FAIL_IF(act < 0, e, QN_INVAL, "--activations: '%.20s' is none of " QN_ACT_NAMES, w->activations);
     if (w->kv[0]) kv = qn_kv_find(w->kv, false);
     QN_FAIL_IF(w->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, w->kv);
     const struct qn_backend *backend = qn_backend_get(w->device);
@@ -107,7 +107,7 @@ static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
     b->base = (struct qn_engine_options){.model = b->model,
                                          .backend = backend,
                                          .n_thread = (int)w->n_thread,
-                                         .f32_activations = !strcmp(w->activations, "f32"),
+                                         .act = (enum qn_act)act,
                                          .kv = kv,
                                          .memory_bytes = w->memory,
                                          .step_tokens = (int)w->step_tokens,
@@ -219,7 +219,7 @@ static int run(int argc, char **argv)
         {"device", 0, QN_OPT_STR, &w.device, "NAME", "cpu or ref"},
         {"memory", 'm', QN_OPT_BYTES, &w.memory, "BYTES", "for weights and caches (of the machine)"},
         {"kv", 0, QN_OPT_STR, &w.kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)"},
-        {"activations", 0, QN_OPT_STR, &w.activations, "TYPE", "f32 or bf16 (bf16)"},
+        {"activations", 0, QN_OPT_STR, &w.activations, "TYPE", QN_ACT_NAMES " (bf16)"},
         {"step-tokens", 0, QN_OPT_INT, &w.step_tokens, "N", "prefill tokens in a step (decided)", .min = 0,
          .max = 65536},
         {"seed", 0, QN_OPT_INT, &w.seed, "N", "of the random prompts"},

@@ -81,7 +81,7 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         STR("mtp", mtp, "DEPTH", "draft depth: auto, off, 1 to 8", .env = "QUERN_MTP"),
         INT("threads", threads, "N", "CPU workers; 0: one a physical core", .env = "QUERN_THREADS",
             .letter = 't', .min = 0, .max = 1024),
-        STR("activations", activations, "TYPE", "bf16 or f32, into dot products"),
+        STR("activations", activations, "TYPE", QN_ACT_NAMES ", into dot products"),
         INT("context", context, "TOKENS", "longest context", .env = "QUERN_CONTEXT",
             .alias = "max-model-len,context-length,ctx-size,max-context", .min = -1, .max = INT32_MAX),
         INT("max-seqs", max_seqs, "N", "requests running at once", .env = "QUERN_MAX_SEQS",
@@ -546,9 +546,8 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         QN_FAIL_IF(!qn_json_is(kwargs, QN_JSON_OBJECT), &e, QN_INVAL,
                    "--template-kwargs must be a JSON object");
     }
-    bool is_f32 = !strcmp(w.activations, "f32");
-    QN_FAIL_IF(!is_f32 && strcmp(w.activations, "bf16") != 0, &e, QN_INVAL,
-               "--activations %s: must be bf16 or f32", w.activations);
+    int act = qn_act_find(w.activations);
+    QN_FAIL_IF(act < 0, &e, QN_INVAL, "--activations %.40s: must be " QN_ACT_NAMES, w.activations);
     QN_FAIL_IF(!isnan(w.memory_part) && !(w.memory_part > 0 && w.memory_part <= 1), &e, QN_INVAL,
                "--memory-part %g: must be over 0 and at most 1", w.memory_part);
     QN_FAIL_IF(!(w.request_timeout >= 0 && w.request_timeout <= 1e6), &e, QN_INVAL,
@@ -611,7 +610,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     QN_TRY(qn_server_open(&server, &o, &e));
 
     g.n_thread = (int)w.threads;
-    g.f32_activations = is_f32;
+    g.act = (enum qn_act)act;
     QN_TRY(read_kv(w.kv, model, &kv, &e)); /* what fp8 is depends on the checkpoint */
     if (kv >= 0) g.kv = kv;
     if (w.context > 0) g.max_context = (int)w.context;

@@ -50,14 +50,18 @@ static const char *main_format(const struct qn_model *m)
     return qn_model_linear(m, role, c->n_layer / 2, 0, &l, NULL) ? "?" : qn_format_name(l.format);
 }
 
+static const char *activations_of(const struct manner *m)
+{
+    return m->activations[0] ? m->activations : strcmp(m->device, "ref") ? "bf16" : "f32";
+}
+
 static int open_side(struct side *s, const char *folder, const struct options *o, const struct manner *m,
                      struct qn_err *e)
 {
-    int rc = QN_OK, kv;
+    int rc = QN_OK, kv, act = qn_act_find(activations_of(m));
     const struct qn_backend *backend = qn_backend_get(m->device);
     QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", m->device);
-    QN_FAIL_IF(m->activations[0] && strcmp(m->activations, "f32") && strcmp(m->activations, "bf16"), e,
-               QN_INVAL, "--activations: '%s' is neither f32 nor bf16", m->activations);
+    QN_FAIL_IF(act < 0, e, QN_INVAL, "--activations: '%s' is none of " QN_ACT_NAMES, m->activations);
     QN_TRY(qn_model_open(&s->model, folder, e));
     kv = m->kv[0] ? qn_kv_find(m->kv, qn_model_has_kv_scales(s->model)) : -1;
     QN_FAIL_IF(m->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, m->kv);
@@ -65,7 +69,7 @@ static int open_side(struct side *s, const char *folder, const struct options *o
         .model = s->model,
         .backend = backend,
         .n_thread = (int)o->n_thread,
-        .f32_activations = !strcmp(m->activations, "f32"),
+        .act = (enum qn_act)act,
         .kv = kv,
         .max_context = (int)o->context + 1,
         .max_seqs = 1,
@@ -202,7 +206,7 @@ static const struct qn_opt *option_table(enum task task, struct options *o, size
                                  .max = 4096};
     table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->tested.device, "NAME", "cpu or ref (cpu)"};
     table[k++] = (struct qn_opt){"activations",          0,      QN_OPT_STR,
-                                 &o->tested.activations, "TYPE", "f32 or bf16 (bf16; ref: f32)"};
+                                 &o->tested.activations, "TYPE", QN_ACT_NAMES " (bf16; ref: f32)"};
     table[k++] = (struct qn_opt){.name = "kv",
                                  .type = QN_OPT_STR,
                                  .out = &o->tested.kv,
@@ -238,14 +242,9 @@ static void print_number(struct qn_buf *b, const char *key, double x)
         qn_buf_printf(b, "\"%s\": null, ", key);
 }
 
-static const char *activations_of(const struct manner *m)
-{
-    return m->activations[0] ? m->activations : strcmp(m->device, "ref") ? "bf16" : "f32";
-}
-
 static const char *kv_of(const struct manner *m)
 {
-    return m->kv[0] ? m->kv : activations_of(m);
+    return m->kv[0] ? m->kv : strcmp(activations_of(m), "f32") ? "bf16" : "f32";
 }
 
 struct receipt {

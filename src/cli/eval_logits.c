@@ -105,10 +105,10 @@ static int run_model(const struct job *j, const char *folder, struct qn_err *e)
     struct qn_model *model = NULL;
     struct qn_forward *f = NULL;
     FILE *out = NULL;
-    bool is_f32 = !strcmp(j->activations, "f32"), is_bf16 = !strcmp(j->activations, "bf16");
-    QN_FAIL_IF(*j->activations && !is_f32 && !is_bf16, e, QN_INVAL, "--activations is f32 or bf16, not '%s'",
-               j->activations);
-    if (!*j->activations) is_f32 = !strcmp(j->device, "ref");
+    int act = *j->activations            ? qn_act_find(j->activations)
+              : strcmp(j->device, "ref") ? QN_ACT_BF16
+                                         : QN_ACT_F32;
+    QN_FAIL_IF(act < 0, e, QN_INVAL, "--activations: '%s' is none of " QN_ACT_NAMES, j->activations);
     QN_TRY(qn_model_open(&model, folder, e));
     const struct qn_config *c = qn_model_config(model);
     for (int i = 0; i < j->n_tok; i++)
@@ -119,8 +119,8 @@ static int run_model(const struct job *j, const char *folder, struct qn_err *e)
     int chunk = (int)QN_MIN(j->chunk, j->n_tok);
     struct qn_forward_options o = {.backend = qn_backend_get(j->device), .with_mtp = j->is_mtp};
     QN_FAIL_IF(!o.backend, e, QN_INVAL, "--device is ref or cpu, not '%s'", j->device);
-    o.device.act = is_f32 ? QN_ACT_F32 : QN_ACT_BF16;
-    o.device.kv = is_f32 ? QN_KV_F32 : QN_KV_BF16;
+    o.device.act = (enum qn_act)act;
+    o.device.kv = act == QN_ACT_F32 ? QN_KV_F32 : QN_KV_BF16;
     if (*j->kv) {
         int kv = qn_kv_find(j->kv, qn_model_has_kv_scales(model));
         QN_FAIL_IF(kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, j->kv);
@@ -160,8 +160,8 @@ int qn_eval_logits(int argc, char **argv)
         {.name = "activations",
          .type = QN_OPT_STR,
          .out = &j.activations,
-         .arg = "f32|bf16",
-         .help = "inputs of linear layers; default bf16 on cpu, f32 on ref"},
+         .arg = "TYPE",
+         .help = "inputs of linear layers: " QN_ACT_NAMES "; default bf16 on cpu, f32 on ref"},
         {.name = "kv",
          .type = QN_OPT_STR,
          .out = &j.kv,

@@ -600,8 +600,8 @@ static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weigh
     if (o->max_context && o->max_context < max_context) max_context = o->max_context;
     d->config = &g->config;
     d->n_thread = o->n_thread;
-    d->act = o->f32_activations ? QN_ACT_F32 : QN_ACT_BF16;
-    d->kv = o->kv >= 0 ? (enum qn_kv)o->kv : o->f32_activations ? QN_KV_F32 : QN_KV_BF16;
+    d->act = o->act;
+    d->kv = o->kv >= 0 ? (enum qn_kv)o->kv : o->act == QN_ACT_F32 ? QN_KV_F32 : QN_KV_BF16;
     set_rows(d, max_seqs, step_tokens, o->mtp != 0);
     d->max_context = max_context;
     d->has_mtp = fo->with_mtp;

@@ -6,6 +6,7 @@
 #ifndef QN_ENGINE_H
 #define QN_ENGINE_H
 
+#include "backend/act.h"
 #include "engine/request.h"
 
 struct qn_engine;
@@ -22,9 +23,9 @@ struct qn_engine_options {
     const struct qn_runner *runner;
     void *runner_user;
     const struct qn_config *config;
-    int n_thread; /* CPU workers; 0: one per physical core */
-    bool f32_activations;
-    int kv;               /* enum qn_kv, or -1: follows the activations */
+    int n_thread;         /* CPU workers; 0: one per physical core */
+    enum qn_act act;      /* of the inputs of dot products */
+    int kv;               /* enum qn_kv, or -1: F32 with F32 activations, else BF16 */
     int max_context;      /* 0: what the model and memory allow */
     int max_seqs;         /* running at once; 0: from memory */
     int max_queue;        /* waiting; 0: default */

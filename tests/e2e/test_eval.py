@@ -101,6 +101,27 @@ def test_kld_between_any_two_ways_to_run(tmp_path):
         assert want.mean() > 0 and (got["device"], got["kv"], got["reference_device"], got["reference_kv"]) == (td, tk, rd, rk)
 
 
+def test_int8_activations(tmp_path):
+    """Rounded on cpu as on ref, and only before layers of small integers."""
+    import numpy as np
+    run("quantize", MINI, tmp_path / "q", "--format", "int4-ct", "--recipe", "linear", "-q")
+    (tmp_path / "ids.json").write_text(json.dumps([17, 300, 42, 512, 900, 77, 1024, 5, 33, 60, 901, 14]))
+
+    def logits(model, device, act):
+        run("eval", "logits", model, "--ids", tmp_path / "ids.json", "--out", tmp_path / "x.npy", "--device", device, "--activations", act,
+            "--kv", "F32")
+        return np.load(tmp_path / "x.npy").astype(np.float64)
+
+    cpu, ref, plain = (logits(tmp_path / "q", *way) for way in (("cpu", "int8"), ("ref", "int8"), ("cpu", "bf16")))
+    assert 0 < np.abs(cpu - ref).mean() < np.abs(cpu - plain).mean() / 2
+    assert (logits(MINI, "cpu", "int8") == logits(MINI, "cpu", "bf16")).all()
+    got = json.loads(run("eval", "kld", tmp_path / "q", tmp_path / "ids.json", "--reference", MINI, "--activations", "int8",
+                         "--reference-activations", "f32", "--json").stdout)
+    assert (got["activations"], got["kv"], got["reference_activations"], got["reference_kv"]) == ("int8", "bf16", "f32", "f32")
+    assert "none of bf16, f32 or int8" in run("eval", "kld", tmp_path / "q", tmp_path / "ids.json", "--reference", MINI, "--activations",
+                                              "int4", ok=False).stderr
+
+
 def test_eval_errors_name_the_object(tmp_path):
     (tmp_path / "short.json").write_text("[1]")
     assert "too few" in run("eval", "ppl", MINI, tmp_path / "short.json", ok=False).stderr

@@ -103,7 +103,7 @@ static void test_ref(void **state)
 {
     (void)state;
     for (size_t i = 0; i < QN_COUNT(cases); i++)
-        check_exact(cases[i], &(struct rig_options){.backend = "ref", .poison = true});
+        check_exact(cases[i], &(struct rig_options){.backend = "ref", .act = QN_ACT_F32, .poison = true});
 }
 
 /* Every instruction set this machine has, one after the other. */
@@ -113,7 +113,7 @@ static void each_isa(void (*check)(const char *name, const struct rig_options *o
     unsetenv("QUERN_CPU");
     for (int isa = 0, best = (int)qn_cpu_isa(); isa <= best; isa++) {
         setenv("QUERN_CPU", qn_isa_name((enum qn_isa)isa), 1);
-        print_message("  %s, %s\n", qn_isa_name((enum qn_isa)isa), o->act == QN_ACT_F32 ? "f32" : "bf16");
+        print_message("  %s, %s\n", qn_isa_name((enum qn_isa)isa), qn_act_name(o->act));
         for (size_t i = 0; i < QN_COUNT(cases); i++) check(cases[i], o);
     }
     unsetenv("QUERN_CPU");
@@ -122,7 +122,8 @@ static void each_isa(void (*check)(const char *name, const struct rig_options *o
 static void test_cpu_f32(void **state)
 {
     (void)state;
-    each_isa(check_exact, &(struct rig_options){.backend = "cpu", .n_thread = 2, .poison = true});
+    each_isa(check_exact,
+             &(struct rig_options){.backend = "cpu", .act = QN_ACT_F32, .n_thread = 2, .poison = true});
 }
 
 static double kl_row(const float *p, const float *q, size_t n)

@@ -133,7 +133,7 @@ static struct qn_grammar *make_grammar(int which)
 struct subject {
     const struct qn_model *model; /* NULL: the scripted backend */
     const char *backend;
-    bool f32_activations;
+    enum qn_act act;
     int kv;                         /* enum qn_kv, or -1 */
     struct qn_text *text;           /* a real vocabulary, or NULL */
     struct qn_ids prose;            /* what prompts are cut from, when there is text */
@@ -311,7 +311,7 @@ static void use_model(const struct bench *b, struct qn_engine_options *o, int n_
     o->runner = NULL;
     o->model = b->s->model;
     o->backend = qn_backend_get(b->s->backend);
-    o->f32_activations = b->s->f32_activations;
+    o->act = b->s->act;
     o->kv = b->s->kv;
     if (b->s->text) o->n_tok = qn_tokenizer_n_vocab(b->s->text->tokenizer);
 }
@@ -592,10 +592,11 @@ static int keep_last(void *user, int first, int n_row, const float *logits)
 }
 
 /* Logits of every position, of the model and of its draft head, beside the answer they lead to. */
-static void check_logits(const struct qn_model *m, const char *backend)
+static void check_logits(const struct qn_model *m, const char *backend, enum qn_act act)
 {
     struct qn_engine_options o = {.model = m,
                                   .backend = qn_backend_get(backend),
+                                  .act = act,
                                   .kv = -1,
                                   .max_seqs = 2,
                                   .max_context = 600,
@@ -631,32 +632,45 @@ static void check_logits(const struct qn_model *m, const char *backend)
 static void test_one_answer_model(void **state)
 {
     (void)state;
-    static const char *const shapes[] = {"tiny:layers=4,mtp=1", "tiny-moe:layers=4,mtp=1"};
+    static const struct {
+        const char *shape, *store;
+        enum qn_act act;
+    } cases[] = {{"tiny:layers=4,mtp=1", "bf16", QN_ACT_BF16},
+                 {"tiny-moe:layers=4,mtp=1", "bf16", QN_ACT_BF16},
+                 {"tiny:layers=4,mtp=1", "awq", QN_ACT_INT8},
+                 {"tiny-moe:layers=4,mtp=1", "nvfp4", QN_ACT_INT8}};
     static const char *const backends[] = {"ref", "cpu"};
     char folder[] = "/tmp/quern-answer-XXXXXX", path[80], line[120];
     assert_non_null(mkdtemp(folder));
-    for (size_t i = 0; i < QN_COUNT(shapes); i++) {
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
         struct qn_shape shape;
         struct qn_err e = {0};
         struct qn_model *m;
         snprintf(path, sizeof path, "%s/%zu", folder, i);
-        if (qn_shape_find(&shape, shapes[i], &e)) fail_msg("%s", e.text);
-        struct qn_synth synth = {
-            .shape = &shape, .store = qn_store_find("bf16"), .seed = 5, .n_thread = 1, .is_quiet = true};
+        if (qn_shape_find(&shape, cases[i].shape, &e)) fail_msg("%s", e.text);
+        struct qn_synth synth = {.shape = &shape,
+                                 .store = qn_store_find(cases[i].store),
+                                 .seed = 5,
+                                 .n_thread = 1,
+                                 .is_quiet = true};
         if (qn_synth_write(&synth, path, &e) || qn_model_open(&m, path, &e)) fail_msg("%s", e.text);
         for (size_t k = 0; k < QN_COUNT(backends); k++) {
             if (!qn_backend_get(backends[k])) {
                 print_message("%s: not built\n", backends[k]);
                 continue;
             }
-            const struct subject s = {
-                .model = m, .backend = backends[k], .kv = -1, .n_plain = 250, .end_tok = 255};
+            const struct subject s = {.model = m,
+                                      .backend = backends[k],
+                                      .act = cases[i].act,
+                                      .kv = -1,
+                                      .n_plain = 250,
+                                      .end_tok = 255};
             static struct bench b;
-            print_message("%s on %s\n", shapes[i], backends[k]);
+            print_message("%s as %s on %s\n", cases[i].shape, cases[i].store, backends[k]);
             bench_open(&b, start_seed() + i * 2 + k, &s);
             compare(&b, wanted(100));
             bench_close(&b);
-            check_logits(m, backends[k]);
+            check_logits(m, backends[k], cases[i].act);
         }
         qn_model_close(m);
     }
@@ -699,13 +713,13 @@ static void test_one_answer_mini(void **state)
     (void)state;
     static const struct {
         const char *name;
-        bool f32;
+        enum qn_act act;
         int kv, share;
-    } ways[] = {{"bf16", false, -1, 300},
-                {"f32", true, -1, 100},
-                {"bf16, KV e4m3", false, QN_KV_E4M3, 100},
-                {"bf16, KV e5m2", false, QN_KV_E5M2, 60},
-                {"bf16, KV e4m3 with scales of its own", false, QN_KV_E4M3D, 100}};
+    } ways[] = {{"bf16", QN_ACT_BF16, -1, 300},
+                {"f32", QN_ACT_F32, -1, 100},
+                {"bf16, KV e4m3", QN_ACT_BF16, QN_KV_E4M3, 100},
+                {"bf16, KV e5m2", QN_ACT_BF16, QN_KV_E5M2, 60},
+                {"bf16, KV e4m3 with scales of its own", QN_ACT_BF16, QN_KV_E4M3D, 100}};
     struct subject s = {.backend = "cpu", .prose = QN_IDS_INIT(1 << 20)};
     struct qn_model *m;
     struct qn_err e = {0};
@@ -725,7 +739,7 @@ static void test_one_answer_mini(void **state)
     for (size_t i = 0; i < QN_COUNT(ways); i++) {
         static struct bench b;
         print_message("quern-mini, %s\n", ways[i].name);
-        s.f32_activations = ways[i].f32;
+        s.act = ways[i].act;
         s.kv = ways[i].kv;
         bench_open(&b, start_seed() + 100 + i, &s);
         compare(&b, wanted(ways[i].share));

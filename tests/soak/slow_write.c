@@ -1,5 +1,5 @@
-/* Preloaded by run.py --kills: a .tmp file is written in four pieces with pauses, so that kills meet it half written.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Preloaded by run.py --kills: a .tmp file is written in four pieces with pauses, so that kills meet it half
+ * written. SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

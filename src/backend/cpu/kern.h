@@ -50,9 +50,8 @@ struct qn_kern {
     void (*silu_mul)(float *gate, const float *up, size_t n);   /* gate = silu(gate) * up */
     void (*sigmoid_mul)(float *x, const float *gate, size_t n); /* x *= sigmoid(gate) */
     void (*axpy)(float *y, const float *x, float a, size_t n);  /* y += a x */
-    /* one row of activations as the packed layers read it (pack_impl.h): BF16 pairs, or floats, rounded or
-     * not */
-    void (*act)(void *to, const float *x, int n, bool is_pairs, bool is_rounded);
+    /* one row of activations as the packed layers read it (pack_impl.h) */
+    void (*act)(void *to, const float *x, int n, enum qn_act act, bool is_pairs);
     /* out[c] = silu(sum_j tap[j][c] * row[j][c]) for channels [0, n) */
     void (*conv)(float *out, const float *const *row, const float *const *tap, int n_tap, int n);
     void (*qk[QN_N_KV])(const struct qn_kern_attn *a, float scale); /* by enum qn_kv */

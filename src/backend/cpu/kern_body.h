@@ -93,11 +93,12 @@ static void axpy(float *y, const float *x, float a, size_t n)
     }
 }
 
-static void act(void *to, const float *x, int n, bool is_pairs, bool is_rounded)
+static void act(void *to, const float *x, int n, enum qn_act type, bool is_pairs)
 {
     size_t n_pad = pack_act_values(n);
     float *full = to, *sums = full + n_pad;
     uint16_t *half = to, t[16];
+    struct pack_int8_row small = pack_int8_row(to, n);
     for (int i = 0, j = 0; i < n; i += 32, j++) { /* sums of 32 values */
         v16 part[2];
         for (int h = 0; h < 2; h++) {
@@ -107,7 +108,7 @@ static void act(void *to, const float *x, int n, bool is_pairs, bool is_rounded)
                 continue;
             }
             v16 v = load_some(x + at, left);
-            if (is_rounded) {
+            if (type != QN_ACT_F32) {
                 vto_bf16(t, v);
                 v = vbf16(t);
             }
@@ -118,6 +119,12 @@ static void act(void *to, const float *x, int n, bool is_pairs, bool is_rounded)
                 store_some(full + at, v, left);
         }
         sums[j] = vsum(vadd(part[0], part[1]));
+        if (type == QN_ACT_INT8) {
+            float block[QN_ACT_BLOCK];
+            vstore(block, part[0]);
+            vstore(block + 16, part[1]);
+            pack_int8_block(&small, j, block);
+        }
     }
     if (is_pairs)
         memset(half + n, 0, (n_pad - (size_t)n) * sizeof *half);

@@ -34,10 +34,10 @@ static void prepare_rows(void *ctx, int first, int n, int thread)
     (void)thread;
     struct prepare *p = ctx;
     const struct qn_kern *k = p->d->cpu->k;
-    bool is_rounded = p->d->o.act == QN_ACT_BF16, is_pairs = is_rounded && k->isa == QN_ISA_AVX512BF16;
+    enum qn_act act = p->d->o.act;
     for (int r = first; r < first + n; r++)
-        k->act(p->to + (size_t)r * p->row_bytes, p->x + (size_t)r * p->n_in, (int)p->n_in, is_pairs,
-               is_rounded);
+        k->act(p->to + (size_t)r * p->row_bytes, p->x + (size_t)r * p->n_in, (int)p->n_in, act,
+               act != QN_ACT_F32 && k->isa == QN_ISA_AVX512BF16);
 }
 
 void qn_cpu_prepare(struct qn_device *d, const float *x, int n_row, int n_in, unsigned char *to)

@@ -51,6 +51,8 @@ const uint8_t pack_int8_low[128] = {
 static const uint16_t e2m1_table[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                         0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
+const uint8_t pack_e2m1_int8[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
+
 static uint32_t word_at(const struct qn_tensor *t, size_t i)
 {
     uint32_t w;
@@ -140,6 +142,12 @@ static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err 
         QN_FAIL(e, QN_UNSUPPORTED, "%s: format %s is not served by cpu", l->name, qn_format_name(l->format));
     }
     if (p->group) p->n_group = (int)QN_CEIL_DIV(l->n_in, p->group);
+    p->is_int8 = p->act == QN_ACT_INT8 && qn_act_is_int8(l);
+    if (p->is_int8 && p->kind == PACK_INT8) {
+        p->unit_pairs = 4;
+        p->unit_bytes = 128;
+    }
+    if (p->is_int8 && p->scale == PACK_E4M3) p->scale2 *= 0.5f; /* codes stand for twice the value */
 out:
     return rc;
 }
@@ -258,6 +266,8 @@ static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsig
             if (p->kind == PACK_NIB4) {
                 /* nibble `pair` of word `word` */
                 to[word * 2 + pair / 2] ^= (unsigned char)(code << 4 * (pair & 1));
+            } else if (p->is_int8) {
+                to[i % 4 / 2 * 64 + lane * 4 + i % 2 * 2 + i / 4] = code ^ 0x80;
             } else if (interleaved) {
                 if (p->kind == PACK_INT8 && code > 0x80) code = (unsigned char)(0x80 | (256 - code));
                 to[word / 8 * 16 + pair * 8 + word % 8] = code;
@@ -311,6 +321,19 @@ static bool has_whole_words(const struct qn_packed *p)
     return !p->order && p->n_in % (p->unit_pairs * 2) == 0;
 }
 
+/* int8 for 8-bit activations: eight k of each output, in two halves. */
+static void unit_int8(const struct qn_linear *l, size_t first, int n_lane, size_t u, unsigned char *to)
+{
+    uint32_t half[2][QN_TILE] = {0};
+    for (size_t i = 0; i < (size_t)n_lane; i++) {
+        size_t at = ((first + i) * (size_t)l->n_in + u * 8) / 4;
+        uint32_t a = word_at(&l->weight, at) ^ 0x80808080, b = word_at(&l->weight, at + 1) ^ 0x80808080;
+        for (int h = 0; h < 2; h++, a >>= 16, b >>= 16)
+            half[h][i] = (a & 0xff) | (b & 0xff) << 8 | (a & 0xff00) << 8 | (b & 0xff00) << 16;
+    }
+    memcpy(to, half, sizeof half);
+}
+
 /* Codes, a tile at a time: a unit is a word of each of 16 rows. */
 static void pack_tile_words(struct qn_packed *p, const struct qn_linear *l, int tile)
 {
@@ -322,6 +345,10 @@ static void pack_tile_words(struct qn_packed *p, const struct qn_linear *l, int 
     unsigned char *to = unit_at(p, tile, 0);
     for (size_t u = 0; u < n_unit; u++, to += step) {
         uint32_t line[QN_TILE];
+        if (p->is_int8 && p->kind == PACK_INT8) {
+            unit_int8(l, first, n_lane, u, to);
+            continue;
+        }
         for (int i = 0; i < QN_TILE; i++) line[i] = has_eights ? 0x88888888 : 0;
         if (l->format == QN_FMT_INT4_AWQ)
             turn_awq(l, tile, (int)u, n_lane, line);
@@ -520,11 +547,15 @@ static float weight_at(const struct qn_packed *p, int n, int k)
         x = qn_bf16_to_f32(p->table[half >> 4 * pair & 15]);
     } else {
         bool interleaved = pack_is_interleaved(p);
-        unsigned char code = from[interleaved ? word / 8 * 16 + pair * 8 + word % 8 : pair * 32 + word];
+        if (p->is_int8) from += i % 4 / 2 * 64 + lane * 4 + i % 2 * 2 + i / 4;
+        unsigned char code = p->is_int8
+                                 ? *from ^ 0x80
+                                 : from[interleaved ? word / 8 * 16 + pair * 8 + word % 8 : pair * 32 + word];
         if (interleaved && p->kind == PACK_INT8 && code > 0x80) code = (unsigned char)(256 - (code & 0x7f));
         x = p->kind == PACK_FP8 ? qn_e4m3_to_f32(code) : (float)(signed char)code;
     }
     float factor = p->out_scale ? p->out_scale[n] : p->scale2;
+    if (p->is_int8 && p->scale == PACK_E4M3) factor *= 2;
     if (p->group) {
         size_t at = pack_group_index(p, tile, k / p->group) * QN_TILE + (size_t)lane;
         float scale;
@@ -549,33 +580,35 @@ void qn_packed_row(const struct qn_packed *p, int row, float *out)
 
 size_t qn_packed_act_bytes(int n_in, int n_row, enum qn_act act)
 {
-    (void)act;
-    return pack_act_row_bytes(n_in) * (size_t)n_row;
+    return pack_act_row_bytes(n_in, act) * (size_t)n_row;
 }
 
 void qn_packed_act(enum qn_isa isa, enum qn_act act, const float *x, int n_in, int n_row, void *to)
 {
-    bool is_pairs = isa == QN_ISA_AVX512BF16 && act == QN_ACT_BF16;
+    bool is_pairs = isa == QN_ISA_AVX512BF16 && act != QN_ACT_F32;
     size_t n = pack_act_values(n_in);
     for (int r = 0; r < n_row; r++, x += n_in) {
-        unsigned char *row = (unsigned char *)to + (size_t)r * pack_act_row_bytes(n_in);
+        unsigned char *row = (unsigned char *)to + (size_t)r * pack_act_row_bytes(n_in, act);
         float *sums = (float *)(row + n * 4);
         uint16_t *half = (uint16_t *)row;
         float *full = (float *)row;
+        struct pack_int8_row small = pack_int8_row(row, n_in);
         for (int k = 0; k < n_in; k += 32) {
-            float sum = 0;
+            float sum = 0, block[QN_ACT_BLOCK] = {0};
             int end = QN_MIN(k + 32, n_in);
             for (int i = k; i < end; i++) {
                 float v = x[i];
-                if (act == QN_ACT_BF16) {
+                if (act != QN_ACT_F32) {
                     uint16_t b = qn_f32_to_bf16(v);
                     v = qn_bf16_to_f32(b);
                     if (is_pairs) half[i] = b;
                 }
                 if (!is_pairs) full[i] = v;
+                block[i - k] = v;
                 sum += v;
             }
             sums[k / 32] = sum;
+            if (act == QN_ACT_INT8) pack_int8_block(&small, k / 32, block);
         }
         for (size_t i = (size_t)n_in; i < n; i++) {
             if (is_pairs)
@@ -593,8 +626,8 @@ bool qn_packed_has_order(const struct qn_packed *p)
 
 void qn_packed_reorder(const struct qn_packed *p, const void *act, int n_row, void *to)
 {
-    bool is_pairs = p->isa == QN_ISA_AVX512BF16 && p->act == QN_ACT_BF16;
-    size_t row_bytes = pack_act_row_bytes(p->n_in), n = pack_act_values(p->n_in);
+    bool is_pairs = p->isa == QN_ISA_AVX512BF16 && p->act != QN_ACT_F32;
+    size_t row_bytes = pack_act_row_bytes(p->n_in, p->act), n = pack_act_values(p->n_in);
     for (int r = 0; r < n_row; r++) {
         const unsigned char *from = (const unsigned char *)act + (size_t)r * row_bytes;
         unsigned char *row = (unsigned char *)to + (size_t)r * row_bytes;
@@ -615,9 +648,10 @@ void qn_packed_reorder(const struct qn_packed *p, const void *act, int n_row, vo
 }
 
 /* BF16 pairs as floats, for float weights beside BF16 ones. */
-static void *expand_rows(const unsigned char *act, int n_in, int n_row)
+static void *expand_rows(const struct qn_packed *p, const unsigned char *act, int n_row)
 {
-    size_t row_bytes = pack_act_row_bytes(n_in), n = pack_act_values(n_in);
+    int n_in = p->n_in;
+    size_t row_bytes = pack_act_row_bytes(n_in, p->act), n = pack_act_values(n_in);
     unsigned char *out = aligned_alloc(64, row_bytes * (size_t)n_row);
     QN_CHECK(out);
     for (int r = 0; r < n_row; r++) {
@@ -642,7 +676,7 @@ void qn_packed_run(const struct qn_packed *p, const void *act, int n_row, float 
     struct pack_job j = {.p = p, .act = act, .n_row = n_row, .ldy = ldy, .y = y};
     QN_CHECK(run[p->isa]);
     void *expanded = NULL;
-    if (p->expands) j.act = expanded = expand_rows(act, p->n_in, n_row);
+    if (p->expands) j.act = expanded = expand_rows(p, act, n_row);
     int end = QN_MIN(end_tile * 2, p->n_tile);
     for (j.tile = first_tile * 2; j.tile < end; j.tile += j.n_tile) {
         j.n_tile = QN_MIN(p->block_tiles - j.tile % p->block_tiles, end - j.tile);

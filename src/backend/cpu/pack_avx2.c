@@ -143,6 +143,52 @@ INLINE vacc zero_load(const signed char *p)
 {
     return (vacc){eight_int8(p), eight_int8(p + 8)};
 }
+typedef struct {
+    __m256i a, b;
+} vint;
+typedef vint vbytes;
+INLINE vint vint_set1(int32_t x)
+{
+    return (vint){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+INLINE vacc vacc_of(vint v)
+{
+    return (vacc){_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
+}
+INLINE vbytes bytes_load(const unsigned char *p)
+{
+    return (vbytes){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+INLINE vbytes bytes_low(vbytes v)
+{
+    const __m256i mask = _mm256_set1_epi8(15);
+    return (vbytes){_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask)};
+}
+INLINE vbytes bytes_high(vbytes v)
+{
+    return bytes_low((vbytes){_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)});
+}
+INLINE vbytes bytes_e2m1(vbytes code)
+{
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)pack_e2m1_int8));
+    return (vbytes){_mm256_shuffle_epi8(table, code.a), _mm256_shuffle_epi8(table, code.b)};
+}
+INLINE __m256i eight_dot(__m256i acc, __m256i w, __m256i x, bool is_small)
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    if (is_small) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), one));
+    /* two products of a byte can exceed 16 bits: its highest bit on its own */
+    __m256i top = _mm256_and_si256(w, _mm256_set1_epi8((char)0x80));
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(w, top), x), one));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(top, x), one));
+}
+INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
+{
+    int32_t bits;
+    memcpy(&bits, x, 4);
+    __m256i all = _mm256_set1_epi32(bits);
+    return (vint){eight_dot(acc.a, w.a, all, is_small), eight_dot(acc.b, w.b, all, is_small)};
+}
 #undef INLINE
 
 #define DIRECT_TILES 4

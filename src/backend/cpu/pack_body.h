@@ -9,9 +9,11 @@
  *   pair_f32, pair_bf16, pair_fp8, pair_int8 (codes, pair in unit), pair_nib4(codes, pair, table)
  *   table_type, table_load   the E2M1 / int4 table
  *   scale_e4m3, scale_f16, scale_bf16    16 scales -> vacc
- *   RUN                name of the function
- *   DIRECT_TILES       tiles that one row takes straight from the codes at once
- *   DIRECT_ROWS        most rows at once, two tiles each, straight from the codes
+ *   vint, vbytes       16 lanes of int32, 64 bytes; vint_set1, vint_dot(acc, w, x, is_small): for each lane
+ * acc + the products of 4 unsigned w and 4 signed x, the same x in all lanes; is_small: w < 32;
+ *                      vacc_of(vint), bytes_load, bytes_low, bytes_high (nibbles), bytes_e2m1 (16 + twice the
+ * value) RUN                name of the function DIRECT_TILES       tiles that one row takes straight from
+ * the codes at once DIRECT_ROWS        most rows at once, two tiles each, straight from the codes
  *   DECODED_ROWS       and from decoded weights
  *
  * Every row takes the same operations in the same order whatever the row count: one accumulator a lane, or,
@@ -134,7 +136,7 @@ INLINE void direct(const struct pack_job *j, int row, int tile, const int n_row,
                    const int kind, const int scale)
 {
     const struct qn_packed *p = j->p;
-    const size_t act_bytes = pack_act_row_bytes(p->n_in);
+    const size_t act_bytes = pack_act_row_bytes(p->n_in, p->act);
     const unsigned char *x = j->act + (size_t)row * act_bytes;
     const table_type table = table_load(p->table);
     const size_t unit_bytes = kind == PACK_F32 ? 128 : 64;
@@ -235,7 +237,7 @@ INLINE void decoded_rows(const struct pack_job *j, const struct decoded *d, int 
                          const bool has_groups, const bool has_zeros, const bool is_16, float *keep)
 {
     const struct qn_packed *p = j->p;
-    const size_t act_bytes = pack_act_row_bytes(p->n_in);
+    const size_t act_bytes = pack_act_row_bytes(p->n_in, p->act);
     const unsigned char *x = j->act + (size_t)row * act_bytes;
     struct span s = {.decoded = d->pairs, .first_pair = d->first_pair, .n_pair = d->n_pair};
     const table_type none = table_load(p->table);
@@ -397,9 +399,15 @@ INLINE void run_kind(const struct pack_job *j, const int kind, const int scale)
         direct(j, r, j->tile + done, 1, 1, kind, scale);
 }
 
+#include "backend/cpu/pack_int8_body.h"
+
 void RUN(const struct pack_job *j)
 {
     const struct qn_packed *p = j->p;
+    if (p->is_int8) {
+        run_int8(j);
+        return;
+    }
     switch (p->kind) {
 #if HAS_F32
     case PACK_F32:

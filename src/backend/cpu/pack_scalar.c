@@ -136,6 +136,52 @@ static inline vacc zero_load(const signed char *p)
     return v;
 }
 
+typedef struct {
+    int32_t at[16];
+} vint;
+typedef struct {
+    uint8_t at[64];
+} vbytes;
+static inline vint vint_set1(int32_t x)
+{
+    vint v;
+    for (int i = 0; i < 16; i++) v.at[i] = x;
+    return v;
+}
+static inline vacc vacc_of(vint v)
+{
+    vacc out;
+    for (int i = 0; i < 16; i++) out.at[i] = (float)v.at[i];
+    return out;
+}
+static inline vbytes bytes_load(const unsigned char *p)
+{
+    vbytes v;
+    memcpy(v.at, p, sizeof v.at);
+    return v;
+}
+static inline vbytes bytes_low(vbytes v)
+{
+    for (int i = 0; i < 64; i++) v.at[i] &= 15;
+    return v;
+}
+static inline vbytes bytes_high(vbytes v)
+{
+    for (int i = 0; i < 64; i++) v.at[i] >>= 4;
+    return v;
+}
+static inline vbytes bytes_e2m1(vbytes code)
+{
+    for (int i = 0; i < 64; i++) code.at[i] = pack_e2m1_int8[code.at[i]];
+    return code;
+}
+static inline vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
+{
+    (void)is_small;
+    for (int i = 0; i < 64; i++) acc.at[i / 4] += w.at[i] * x[i % 4];
+    return acc;
+}
+
 #define DIRECT_TILES 2
 #define DIRECT_ROWS  2
 #define DECODED_ROWS 2

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "backend/act.h"
 #include "base/mem.h"
 
 int qn_ref_weight(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
@@ -15,6 +16,7 @@ int qn_ref_weight(struct qn_device *d, const struct qn_linear *l, bool rows, str
     struct qn_weight *w = xcalloc(1, sizeof *w);
     w->n_out = l->n_out;
     w->n_in = l->n_in;
+    w->is_int8 = d->o.act == QN_ACT_INT8 && qn_act_is_int8(l);
     QN_FAIL_IF(!qn_mul_size((size_t)l->n_out, (size_t)l->n_in, &n), e, QN_TOOBIG, "%s: too large", l->name);
     w->dense = try_malloc(n, sizeof *w->dense);
     QN_FAIL_IF(!w->dense, e, QN_NOMEM, "%s: no memory for %zu floats", l->name, n);
@@ -40,6 +42,18 @@ void qn_ref_weights_free(struct qn_device *d)
     d->weights = NULL;
 }
 
+static void round_int8(float *x, int n)
+{
+    for (int k = 0; k < n; k += QN_ACT_BLOCK) {
+        float block[QN_ACT_BLOCK] = {0};
+        int8_t code[QN_ACT_BLOCK];
+        int left = QN_MIN(QN_ACT_BLOCK, n - k);
+        memcpy(block, x + k, (size_t)left * sizeof *x);
+        float scale = qn_act_int8(block, code);
+        for (int i = 0; i < left; i++) x[k + i] = scale * code[i];
+    }
+}
+
 /* 16 partial sums by k mod 16, added in order: an order fixed by n alone. */
 float qn_ref_dot(const float *a, const float *b, int n)
 {
@@ -62,10 +76,11 @@ void qn_ref_linear(struct qn_device *d, const float *x, int n_row, const struct 
         float *rounded = xmalloc((size_t)w->n_in * sizeof *rounded);
         for (int r = 0; r < n_row; r++) {
             const float *row = x + (size_t)r * w->n_in;
-            if (d->o.act == QN_ACT_BF16) {
+            if (d->o.act != QN_ACT_F32) {
                 for (int k = 0; k < w->n_in; k++) rounded[k] = qn_bf16_to_f32(qn_f32_to_bf16(row[k]));
                 row = rounded;
             }
+            if (w->is_int8) round_int8(rounded, w->n_in);
             for (int n = 0; n < w->n_out; n++)
                 jobs[j].y[(size_t)r * w->n_out + n] =
                     qn_ref_dot(row, w->dense + (size_t)n * w->n_in, w->n_in);

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "backend/act.h"
 #include "backend/cpu/pack.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -178,19 +179,32 @@ static void check(enum qn_format format, int n_out, int n_in, enum qn_isa isa, e
         for (int t = 0; t < qn_packed_n_tile(p); t++)
             qn_packed_run(p, prepared + (size_t)r * act_bytes, 1, one + (size_t)r * n, n_out, t, t + 1);
     for (int r = 0; r < MOST_ROWS; r += 7) {
+        float *in = xmalloc(QN_ROUND_UP(k, QN_ACT_BLOCK) * 4);
+        memset(in, 0, QN_ROUND_UP(k, QN_ACT_BLOCK) * 4);
+        for (size_t i = 0; i < k; i++) {
+            float v = x[(size_t)r * k + i];
+            in[i] = act == QN_ACT_F32 ? v : qn_bf16_to_f32(qn_f32_to_bf16(v));
+        }
+        for (size_t i = 0; act == QN_ACT_INT8 && qn_act_is_int8(&l) && i < k; i += QN_ACT_BLOCK) {
+            int8_t code[QN_ACT_BLOCK];
+            float scale = qn_act_int8(in + i, code);
+            for (int c = 0; c < QN_ACT_BLOCK; c++) {
+                assert_true(fabsf(in[i + (size_t)c] - scale * code[c]) <= scale * 0.5001f);
+                in[i + (size_t)c] = scale * code[c];
+            }
+        }
         for (size_t o = 0; o < n; o++) {
             double sum = 0, size = 0;
             for (size_t i = 0; i < k; i++) {
-                float v = x[(size_t)r * k + i];
-                if (act == QN_ACT_BF16) v = qn_bf16_to_f32(qn_f32_to_bf16(v));
-                sum += (double)v * w[o * k + i];
-                size += fabs((double)v * w[o * k + i]);
+                sum += (double)in[i] * w[o * k + i];
+                size += fabs((double)in[i] * w[o * k + i]);
             }
             double error = fabs(sum - one[(size_t)r * n + o]);
             if (error > 2e-6 * size + 1e-9)
                 fail_msg("%s isa %d act %d [%d, %d] row %d out %zu: %g, expected %g", qn_format_name(format),
                          isa, act, n_out, n_in, r, o, one[(size_t)r * n + o], sum);
         }
+        free(in);
     }
     /* many rows: the same bits */
     static const int counts[] = {2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 23, MOST_ROWS};
@@ -212,15 +226,16 @@ static void check_format(enum qn_format format)
             print_message("skipped: instruction set %d is not on this machine\n", isa);
             continue;
         }
-        for (int act = 0; act < 2; act++) {
+        for (int act = 0; act < QN_N_ACT; act++) {
             check(format, 48, 128, isa, act, false);
             check(format, 24, 640, isa, act, false);
             if (format == QN_FMT_INT4_GPTQ || format == QN_FMT_INT4_CT)
                 check(format, 24, 640, isa, act, true);
             if (format != QN_FMT_INT4_AWQ && format != QN_FMT_INT4_GPTQ)
                 check(format, 1, 64, isa, act, false);
+            if (format == QN_FMT_NVFP4) check(format, 40, 48, isa, act, false);
             if (format == QN_FMT_BF16 || format == QN_FMT_F32 || format == QN_FMT_FP8_TENSOR ||
-                format == QN_FMT_FP8_BLOCK) {
+                format == QN_FMT_FP8_BLOCK || format == QN_FMT_INT8_CHANNEL) {
                 check(format, 37, 131, isa, act, false);
             }
         }

@@ -34,7 +34,7 @@ static struct qn_engine *open_engine(const char *disk, int64_t ram, int n_slot, 
     o.ram_tier_bytes = ram;
     o.disk_write_bytes = write_bytes;
     o.snapshot_gap = 16;
-    o.f32_activations = other_layout;
+    o.act = other_layout ? QN_ACT_F32 : QN_ACT_BF16;
     if (qn_engine_open(&g, &o, &e)) fail_msg("open: %s", e.text);
     return g;
 }

@@ -2,6 +2,7 @@
  * shapes. Seed: QN_SEED in the environment, else fixed. SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "backend/cpu/cpu.h"
 #include "backend/cpu/kern.h"
 #include "backend/ref/ref.h"
 #include "base/mem.h"
@@ -299,11 +300,62 @@ static void test_kernels(void **unused)
     }
 }
 
+/* Prepared rows: the values of the plain version, sums near it, nothing beyond them. */
+static void test_act(void **state)
+{
+    (void)state;
+    static const int more[] = {64, 65, 96, 2048, 2050};
+    static const enum qn_act types[] = {QN_ACT_F32, QN_ACT_BF16, QN_ACT_INT8};
+    for (enum qn_isa isa = QN_ISA_SCALAR; isa <= qn_cpu_isa(); isa++)
+        for (size_t i = 0; i < QN_COUNT(sizes) + QN_COUNT(more); i++)
+            for (size_t t = 0; t < QN_COUNT(types); t++) {
+                int n = i < QN_COUNT(sizes) ? sizes[i] : more[i - QN_COUNT(sizes)];
+                bool is_pairs = types[t] != QN_ACT_F32 && isa == QN_ISA_AVX512BF16;
+                size_t n_pad = QN_ROUND_UP((size_t)n, 8), plain = n_pad * 4 + QN_CEIL_DIV((size_t)n, 32) * 4;
+                size_t n_byte = qn_packed_act_bytes(n, 1, types[t]), at = QN_ROUND_UP(plain, 64);
+                float *x = random_floats((size_t)n, -3, 3);
+                unsigned char *want = aligned_alloc(64, n_byte), *got = aligned_alloc(64, n_byte + 64);
+                memset(want, 0xff, n_byte);
+                memset(got, 0xff, n_byte + 64);
+                qn_packed_act(isa, types[t], x, n, 1, want);
+                qn_kern_get(isa)->act(got, x, n, types[t], is_pairs);
+                assert_memory_equal(want, got, n_pad * (is_pairs ? 2 : 4));
+                for (size_t j = 0; j < QN_CEIL_DIV((size_t)n, 32); j++)
+                    near("sum of act", isa, n, ((float *)want)[n_pad + j], ((float *)got)[n_pad + j], 2e-5);
+                assert_memory_equal(want + at, got + at, n_byte - at); /* the same in 8 bits */
+                for (int j = 0; j < 64; j++) assert_int_equal(got[n_byte + (size_t)j], 0xff);
+                free(x);
+                free(want);
+                free(got);
+            }
+}
+
+/* The same experts in the same order, equal logits included. */
+static void test_route(void **state)
+{
+    (void)state;
+    static const int shape[][2] = {{1, 1}, {8, 8}, {16, 3}, {256, 8}, {512, 10}};
+    for (size_t i = 0; i < QN_COUNT(shape); i++)
+        for (int run = 0; run < 50; run++) {
+            int n = shape[i][0], top_k = shape[i][1], want[16], got[16];
+            float *logits = random_floats((size_t)n, -3, 3), want_w[16], got_w[16];
+            for (int e = 0; e < n && run % 2; e++) logits[e] = roundf(logits[e]); /* seven values */
+            if (run == 1) logits[n / 2] = -INFINITY;
+            qn_ref_route(logits, n, top_k, want, want_w);
+            qn_cpu_route(logits, n, top_k, got, got_w);
+            assert_memory_equal(want, got, (size_t)top_k * sizeof *want);
+            assert_memory_equal(want_w, got_w, (size_t)top_k * sizeof *want_w);
+            free(logits);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernels),
         cmocka_unit_test(test_fit),
+        cmocka_unit_test(test_act),
+        cmocka_unit_test(test_route),
     };
     if (getenv("QN_SEED")) seed = strtoull(getenv("QN_SEED"), NULL, 10);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -67,8 +67,9 @@ static int cpu_open(struct qn_device **out, const struct qn_device_options *o, s
     size_t threads = (size_t)qn_pool_n_thread(c->pool), hd_pad = QN_ROUND_UP((size_t)cfg->head_dim, 16);
     c->act_bytes = qn_packed_act_bytes(most_in(d), (int)rows, o->act);
     if (cfg->is_moe)
-        c->act_bytes = QN_MAX(c->act_bytes, qn_packed_act_bytes(QN_MAX(cfg->hidden, cfg->expert_ffn),
-                                                                (int)(rows + places), o->act));
+        c->act_bytes = QN_MAX(
+            c->act_bytes, qn_packed_act_bytes(QN_MAX(cfg->hidden, QN_MAX(cfg->expert_ffn, cfg->shared_ffn)),
+                                              (int)(rows + places), o->act));
     c->act = qn_host_alloc(d, c->act_bytes);
     c->conv = xcalloc((size_t)QN_MAX(cfg->n_gdn, 1), sizeof *c->conv);
     c->score = floats(d, threads * QN_ATTN_QUERIES * QN_SPLIT);

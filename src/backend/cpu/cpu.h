@@ -43,6 +43,8 @@ struct qn_job { /* a product with rows of its own */
     float *y;                 /* [n_row, N] */
     int n_row;
 };
+/* A row [n_in] of floats -> to, as qn_cpu_prepare does. */
+void qn_cpu_prepare_row(const struct qn_device *d, const float *x, int n_in, unsigned char *to);
 /* Rows [n_row, n_in] of floats -> to, prepared for any packed layer of n_in inputs. */
 void qn_cpu_prepare(struct qn_device *d, const float *x, int n_row, int n_in, unsigned char *to);
 void qn_cpu_jobs(struct qn_device *d, const struct qn_job *jobs, int n_job);
@@ -67,6 +69,8 @@ void qn_cpu_state_flush(struct qn_device *d, int slot, int lane, int n_commit);
 
 /* ffn.c */
 void qn_cpu_mlp(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
+/* As qn_ref_route, in one pass over the logits. */
+void qn_cpu_route(const float *logits, int n_expert, int top_k, int *expert, float *weight);
 void qn_cpu_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
 
 /* Instruction set in use, for a device of this back end. */

@@ -93,14 +93,83 @@ static void combine_rows(void *ctx, int first, int n, int thread)
     }
 }
 
+void qn_cpu_route(const float *logits, int n_expert, int top_k, int *expert, float *weight)
+{
+    int n = 0;
+    float last = 0; /* the logit of the last of a full list */
+    for (int e = 0; e < n_expert; e++) {
+        if (n == top_k && !(logits[e] > last)) continue;
+        int at = n < top_k ? n++ : top_k - 1;
+        for (; at > 0 && logits[e] > logits[expert[at - 1]]; at--) expert[at] = expert[at - 1];
+        expert[at] = e;
+        last = logits[expert[n - 1]];
+    }
+    qn_ref_route_weights(logits, top_k, expert, weight);
+}
+
 static void route_rows(void *ctx, int first, int n, int thread)
 {
     (void)thread;
     struct qn_device *d = ctx;
     size_t k = (size_t)d->c.top_k;
     for (int r = first; r < first + n; r++)
-        qn_ref_route(d->moe_logits + (size_t)r * d->c.n_expert, d->c.n_expert, d->c.top_k,
+        qn_cpu_route(d->moe_logits + (size_t)r * d->c.n_expert, d->c.n_expert, d->c.top_k,
                      d->cpu->expert + (size_t)r * k, d->cpu->weight + (size_t)r * k);
+}
+
+/* Rows of the step, prepared, to their places. */
+struct gather {
+    struct qn_device *d;
+    const struct plan *p;
+    unsigned char *to;
+    size_t row_bytes;
+};
+
+static void gather_rows(void *ctx, int first, int n, int thread)
+{
+    (void)thread;
+    struct gather *g = ctx;
+    int top_k = g->d->c.top_k;
+    for (int i = first * top_k; i < (first + n) * top_k; i++)
+        memcpy(g->to + (size_t)g->p->place_of[i] * g->row_bytes,
+               g->d->cpu->act + (size_t)(i / top_k) * g->row_bytes, g->row_bytes);
+}
+
+/* Inputs of the last layers: the experts' by place, then the shared expert's by row. */
+struct middle {
+    struct qn_device *d;
+    int n_place, n_in, n_shared; /* inputs of an expert's last layer, of the shared one's */
+    unsigned char *act, *shared_act;
+};
+
+static void middle_rows(void *ctx, int first, int n, int thread)
+{
+    (void)thread;
+    struct middle *m = ctx;
+    struct qn_device *d = m->d;
+    for (int i = first; i < first + n; i++) {
+        bool is_shared = i >= m->n_place;
+        size_t r = (size_t)(is_shared ? i - m->n_place : i),
+               width = (size_t)(is_shared ? m->n_shared : m->n_in);
+        float *gate = (is_shared ? d->ff_gate : d->cpu->e_gate) + r * width;
+        const float *up = (is_shared ? d->ff_up : d->cpu->e_up) + r * width;
+        d->cpu->k->silu_mul(gate, up, width);
+        qn_cpu_prepare_row(d, gate, (int)width,
+                           (is_shared ? m->shared_act : m->act) +
+                               r * qn_packed_act_bytes((int)width, 1, d->o.act));
+    }
+}
+
+/* What the observer of the last layers is shown. */
+static void observe(struct qn_device *d, const struct plan *p, const struct qn_moe_weights *w, int n_row)
+{
+    if (!d->o.observer) return;
+    for (int x = 0; x < d->c.n_expert; x++)
+        if (p->first[x + 1] > p->first[x])
+            d->o.observer->rows(d->o.observer->user, w->down[x],
+                                d->cpu->e_gate + (size_t)p->first[x] * (size_t)d->c.expert_ffn,
+                                p->first[x + 1] - p->first[x]);
+    d->o.observer->rows(d->o.observer->user, w->shared_down, d->ff_gate, n_row);
 }
 
 void qn_cpu_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op)
@@ -120,32 +189,32 @@ void qn_cpu_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op
     struct plan p;
     p.first = xmalloc(((size_t)c->n_expert + 1 + (size_t)n_place) * sizeof *p.first);
     p.place_of = p.first + c->n_expert + 1;
-    p.jobs = xmalloc((size_t)c->n_expert * 2 * sizeof *p.jobs);
+    p.jobs = xmalloc(((size_t)c->n_expert * 2 + 1) * sizeof *p.jobs);
     plan_experts(d, &p, n_row);
 
-    size_t act_row = qn_packed_act_bytes(c->hidden, 1, d->o.act), mid_row;
-    unsigned char *in = cpu->act + (size_t)n_row * act_row;
-    QN_CHECK((size_t)(n_row + n_place) * act_row <= cpu->act_bytes);
-    for (int i = 0; i < n_place; i++)
-        memcpy(in + (size_t)p.place_of[i] * act_row, cpu->act + (size_t)(i / c->top_k) * act_row, act_row);
-    int n_job = expert_jobs(&p, w->gate, c->n_expert, in, act_row, cpu->e_gate, p.jobs);
-    n_job += expert_jobs(&p, w->up, c->n_expert, in, act_row, cpu->e_up, p.jobs + n_job);
-    qn_cpu_jobs(d, p.jobs, n_job);
-    silu_mul(d, cpu->e_gate, cpu->e_up, n_place, c->expert_ffn);
-    for (int x = 0; d->o.observer && x < c->n_expert; x++)
-        if (p.first[x + 1] > p.first[x])
-            d->o.observer->rows(d->o.observer->user, w->down[x],
-                                cpu->e_gate + (size_t)p.first[x] * (size_t)c->expert_ffn,
-                                p.first[x + 1] - p.first[x]);
-    mid_row = qn_packed_act_bytes(c->expert_ffn, 1, d->o.act);
-    QN_CHECK((size_t)n_place * mid_row <= cpu->act_bytes);
-    qn_cpu_prepare(d, cpu->e_gate, n_place, c->expert_ffn, cpu->act);
-    n_job = expert_jobs(&p, w->down, c->n_expert, cpu->act, mid_row, cpu->e_out, p.jobs);
+    unsigned char *in = cpu->act;
+    size_t in_row = 0; /* a single row is the input of all its experts */
+    if (n_row > 1) {
+        in_row = qn_packed_act_bytes(c->hidden, 1, d->o.act);
+        in += (size_t)n_row * in_row;
+        QN_CHECK((size_t)(n_row + n_place) * in_row <= cpu->act_bytes);
+        struct gather g = {d, &p, in, in_row};
+        qn_cpu_rows(d, n_row, 4, gather_rows, &g);
+    }
+    int n_job = expert_jobs(&p, w->gate, c->n_expert, in, in_row, cpu->e_gate, p.jobs);
+    n_job += expert_jobs(&p, w->up, c->n_expert, in, in_row, cpu->e_up, p.jobs + n_job);
     qn_cpu_jobs(d, p.jobs, n_job);
 
-    silu_mul(d, d->ff_gate, d->ff_up, n_row, w->shared_gate->n_out);
-    struct qn_host_linear shared = {w->shared_down, cpu->shared};
-    d->linear(d, d->ff_gate, n_row, &shared, 1);
+    size_t mid_row = qn_packed_act_bytes(c->expert_ffn, 1, d->o.act);
+    struct middle m = {d, n_place, c->expert_ffn, w->shared_gate->n_out, cpu->act, NULL};
+    m.shared_act = m.act + (size_t)n_place * mid_row;
+    QN_CHECK((size_t)n_place * mid_row + qn_packed_act_bytes(m.n_shared, n_row, d->o.act) <= cpu->act_bytes);
+    qn_cpu_rows(d, n_place + n_row, 4, middle_rows, &m);
+    observe(d, &p, w, n_row);
+    n_job = expert_jobs(&p, w->down, c->n_expert, m.act, mid_row, cpu->e_out, p.jobs);
+    p.jobs[n_job++] = (struct qn_job){w->shared_down->packed, m.shared_act, cpu->shared, n_row};
+    qn_cpu_jobs(d, p.jobs, n_job);
+
     struct combine a = {d, &p, op->y};
     qn_cpu_rows(d, n_row, 8, combine_rows, &a);
     free(p.first);

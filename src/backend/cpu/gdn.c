@@ -22,42 +22,72 @@ static const float *taps_of(struct qn_device *d, const struct qn_op_gdn_in *op)
     return *t;
 }
 
+#define FEW_ROWS 16 /* at most: cut by channels, with the windows; above: by rows */
+#define PART_SIZE                                                                                            \
+    1024 /* channels of a part, at least: it is ten streams of memory, long ones are read faster */
+
 struct in {
     struct qn_device *d;
     const struct qn_step *s;
     const struct qn_op_gdn_in *op;
     const float *taps;
+    int part; /* channels, whole heads */
 };
 
-/* Convolution, unit vectors and gates, by rows of the step. The windows are read only. */
+/* Convolution and unit vectors of channels [ch, ch + n) of a row: whole heads of q and k. */
+static void convolve(const struct in *a, int r, int ch, int n)
+{
+    struct qn_device *d = a->d;
+    const struct qn_config *c = &d->c;
+    const struct qn_kern *k = d->cpu->k;
+    const struct qn_step_seq *seq = &a->s->seq[a->s->row_seq[r]];
+    int n_tap = c->conv_taps;
+    const float *row[16], *tap[16];
+    for (int j = 0; j < n_tap; j++) {
+        row[j] = qn_ref_window_row(d, seq, a->op->gdn_layer, r - seq->first_row - (n_tap - 1) + j) + ch;
+        tap[j] = a->taps + (size_t)j * d->cd + ch;
+    }
+    float *out = d->conv + (size_t)r * d->cd;
+    k->conv(out + ch, row, tap, n_tap, n);
+    for (int at = ch; at < QN_MIN(ch + n, 2 * d->kd); at += c->k_dim)
+        k->unit(out + at, c->k_dim, at < d->kd ? 1.0f / sqrtf((float)c->k_dim) : 1.0f);
+}
+
+static void gates(const struct in *a, int r)
+{
+    const struct qn_device *d = a->d;
+    int n = d->c.n_v_head;
+    for (int j = 0; j < n; j++) {
+        float *beta = &d->beta[(size_t)r * n + j], *alpha = &d->alpha[(size_t)r * n + j];
+        *beta = qn_sigmoid(*beta);
+        *alpha = qn_ref_alpha(*alpha, a->op->w->gdn.a_log[j], a->op->w->gdn.dt_bias[j]);
+    }
+}
+
+/* Many rows: the windows are read only. */
 static void in_rows(void *ctx, int first, int n, int thread)
 {
     (void)thread;
     struct in *a = ctx;
-    struct qn_device *d = a->d;
-    const struct qn_config *c = &d->c;
-    const struct qn_kern *k = d->cpu->k;
-    int n_tap = c->conv_taps;
     for (int r = first; r < first + n; r++) {
-        const struct qn_step_seq *seq = &a->s->seq[a->s->row_seq[r]];
-        const float *row[16], *tap[16];
-        for (int j = 0; j < n_tap; j++) {
-            row[j] = qn_ref_window_row(d, seq, a->op->gdn_layer, r - seq->first_row - (n_tap - 1) + j);
-            tap[j] = a->taps + (size_t)j * d->cd;
-        }
-        float *out = d->conv + (size_t)r * d->cd;
-        k->conv(out, row, tap, n_tap, d->cd);
-        for (int h = 0; h < c->n_k_head; h++) {
-            k->unit(out + (size_t)h * c->k_dim, c->k_dim, 1.0f / sqrtf((float)c->k_dim));
-            k->unit(out + d->kd + (size_t)h * c->k_dim, c->k_dim, 1.0f);
-        }
-        for (int j = 0; j < c->n_v_head; j++) {
-            float *beta = &d->beta[(size_t)r * c->n_v_head + j],
-                  *alpha = &d->alpha[(size_t)r * c->n_v_head + j];
-            *beta = qn_sigmoid(*beta);
-            *alpha = qn_ref_alpha(*alpha, a->op->w->gdn.a_log[j], a->op->w->gdn.dt_bias[j]);
-        }
+        convolve(a, r, 0, a->d->cd);
+        gates(a, r);
     }
+}
+
+/* Few rows: a part of the channels, from the old windows to the new ones; or, first, the gates. */
+static void in_part(void *ctx, int item, int thread)
+{
+    (void)thread;
+    struct in *a = ctx;
+    int ch = (item - 1) * a->part, n = QN_MIN(a->part, a->d->cd - ch);
+    if (item == 0) {
+        for (int r = 0; r < a->s->n_row; r++) gates(a, r);
+        return;
+    }
+    for (int q = 0; q < a->s->n_seq; q++) qn_ref_window_begin(a->d, &a->s->seq[q], a->op->gdn_layer, ch, n);
+    for (int r = 0; r < a->s->n_row; r++) convolve(a, r, ch, n);
+    for (int q = 0; q < a->s->n_seq; q++) qn_ref_window_end(a->d, a->s, q, a->op->gdn_layer, ch, n);
 }
 
 void qn_cpu_gdn_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_gdn_in *op)
@@ -66,10 +96,15 @@ void qn_cpu_gdn_in(struct qn_device *d, const struct qn_step *s, const struct qn
     qn_cpu_add_norm(d, op->x, op->y, op->w->input_norm, s->n_row, d->h);
     struct qn_host_linear jobs[] = {{w->qkv, d->u}, {w->z, d->z}, {w->b, d->beta}, {w->a, d->alpha}};
     d->linear(d, d->h, s->n_row, jobs, 4);
-    for (int q = 0; q < s->n_seq; q++) qn_ref_window_begin(d, &s->seq[q], op->gdn_layer);
-    struct in a = {d, s, op, taps_of(d, op)};
+    int n_part = QN_CLAMP(d->cd / PART_SIZE, 1, qn_pool_n_thread(d->cpu->pool));
+    struct in a = {d, s, op, taps_of(d, op), QN_ROUND_UP(QN_CEIL_DIV(d->cd, n_part), d->c.k_dim)};
+    if (s->n_row <= FEW_ROWS) {
+        qn_pool_run(d->cpu->pool, 1 + QN_CEIL_DIV(d->cd, a.part), in_part, &a);
+        return;
+    }
+    for (int q = 0; q < s->n_seq; q++) qn_ref_window_begin(d, &s->seq[q], op->gdn_layer, 0, d->cd);
     qn_cpu_rows(d, s->n_row, 4, in_rows, &a);
-    for (int q = 0; q < s->n_seq; q++) qn_ref_window_end(d, s, q, op->gdn_layer);
+    for (int q = 0; q < s->n_seq; q++) qn_ref_window_end(d, s, q, op->gdn_layer, 0, d->cd);
 }
 
 struct heads {

@@ -93,43 +93,55 @@ static void axpy(float *y, const float *x, float a, size_t n)
     }
 }
 
-static void act(void *to, const float *x, int n, enum qn_act type, bool is_pairs)
+/* Values [i, n), at most 32 of them, from a multiple of 32; gives their sum. */
+KERN float act_some(void *to, const struct pack_int8_row *small, const float *x, int i, int n,
+                    const enum qn_act type, const bool is_pairs)
 {
-    size_t n_pad = pack_act_values(n);
-    float *full = to, *sums = full + n_pad;
-    uint16_t *half = to, t[16];
-    struct pack_int8_row small = pack_int8_row(to, n);
-    for (int i = 0, j = 0; i < n; i += 32, j++) { /* sums of 32 values */
-        v16 part[2];
-        for (int h = 0; h < 2; h++) {
-            int at = i + 16 * h, left = QN_CLAMP(n - at, 0, 16);
-            if (left == 0) {
-                part[h] = vzero();
-                continue;
-            }
-            v16 v = load_some(x + at, left);
-            if (type != QN_ACT_F32) {
-                vto_bf16(t, v);
-                v = vbf16(t);
-            }
-            part[h] = v;
-            if (is_pairs)
-                memcpy(half + at, t, (size_t)left * sizeof *t);
-            else
-                store_some(full + at, v, left);
-        }
-        sums[j] = vsum(vadd(part[0], part[1]));
-        if (type == QN_ACT_INT8) {
-            float block[QN_ACT_BLOCK];
-            vstore(block, part[0]);
-            vstore(block + 16, part[1]);
-            pack_int8_block(&small, j, block);
+    v16 part[2];
+    for (int h = 0; h < 2; h++) {
+        int at = i + 16 * h, left = QN_CLAMP(n - at, 0, 16);
+        v16 v = left ? load_some(x + at, left) : vzero();
+        if (type != QN_ACT_F32) v = vround_bf16(v);
+        part[h] = v;
+        if (is_pairs && left == 16) {
+            vto_bf16((uint16_t *)to + at, v);
+        } else if (is_pairs) {
+            uint16_t t[16];
+            vto_bf16(t, v);
+            memcpy((uint16_t *)to + at, t, (size_t)left * sizeof *t);
+        } else if (left) {
+            store_some((float *)to + at, v, left);
         }
     }
-    if (is_pairs)
-        memset(half + n, 0, (n_pad - (size_t)n) * sizeof *half);
+    if (type == QN_ACT_INT8) {
+        float block[QN_ACT_BLOCK];
+        vstore(block, part[0]);
+        vstore(block + 16, part[1]);
+        pack_int8_block(small, i / 32, block);
+    }
+    return vsum(vadd(part[0], part[1]));
+}
+
+KERN void act_all(void *to, const float *x, int n, const enum qn_act type, const bool is_pairs)
+{
+    float *sums = (float *)to + pack_act_values(n);
+    struct pack_int8_row small = pack_int8_row(to, n);
+    int i = 0;
+    for (; i + 32 <= n; i += 32) sums[i / 32] = act_some(to, &small, x, i, i + 32, type, is_pairs);
+    if (i < n) sums[i / 32] = act_some(to, &small, x, i, n, type, is_pairs);
+}
+
+static void act(void *to, const float *x, int n, enum qn_act type, bool is_pairs)
+{
+    if (type == QN_ACT_BF16 && is_pairs)
+        act_all(to, x, n, QN_ACT_BF16, true);
     else
-        memset(full + n, 0, (n_pad - (size_t)n) * sizeof *full);
+        act_all(to, x, n, type, is_pairs);
+    size_t n_pad = pack_act_values(n) - (size_t)n;
+    if (is_pairs)
+        memset((uint16_t *)to + n, 0, n_pad * sizeof(uint16_t));
+    else
+        memset((float *)to + n, 0, n_pad * sizeof(float));
 }
 
 static void conv(float *out, const float *const *row, const float *const *tap, int n_tap, int n)

@@ -29,15 +29,19 @@ struct prepare {
     size_t n_in, row_bytes;
 };
 
+void qn_cpu_prepare_row(const struct qn_device *d, const float *x, int n_in, unsigned char *to)
+{
+    enum qn_act act = d->o.act;
+    const struct qn_kern *k = d->cpu->k;
+    k->act(to, x, n_in, act, act != QN_ACT_F32 && k->isa == QN_ISA_AVX512BF16);
+}
+
 static void prepare_rows(void *ctx, int first, int n, int thread)
 {
     (void)thread;
     struct prepare *p = ctx;
-    const struct qn_kern *k = p->d->cpu->k;
-    enum qn_act act = p->d->o.act;
     for (int r = first; r < first + n; r++)
-        k->act(p->to + (size_t)r * p->row_bytes, p->x + (size_t)r * p->n_in, (int)p->n_in, act,
-               act != QN_ACT_F32 && k->isa == QN_ISA_AVX512BF16);
+        qn_cpu_prepare_row(p->d, p->x + (size_t)r * p->n_in, (int)p->n_in, p->to + (size_t)r * p->row_bytes);
 }
 
 void qn_cpu_prepare(struct qn_device *d, const float *x, int n_row, int n_in, unsigned char *to)

@@ -91,6 +91,17 @@ KERN void vto_bf16(uint16_t *p, v16 a) /* nearest even; NaN is not expected */
     u = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16)));
 }
+KERN v16 vround_bf16(v16 a) /* what vto_bf16 stores */
+{
+    __m512i u = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    u = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+    return _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000)));
+}
+KERN __m256 vhalves(v16 a) /* low half + high half */
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+}
 KERN unsigned vabove(v16 a, v16 b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
@@ -211,6 +222,15 @@ KERN void vto_bf16(uint16_t *p, v16 x)
     __m256i both = _mm256_packus_epi32(vround_bf16_8(x.a), vround_bf16_8(x.b));
     _mm256_storeu_si256((void *)p, _mm256_permute4x64_epi64(both, 0xd8));
 }
+KERN v16 vround_bf16(v16 x)
+{
+    return V2(_mm256_castsi256_ps(_mm256_slli_epi32(vround_bf16_8(x.a), 16)),
+              _mm256_castsi256_ps(_mm256_slli_epi32(vround_bf16_8(x.b), 16)));
+}
+KERN __m256 vhalves(v16 x)
+{
+    return _mm256_add_ps(x.a, x.b);
+}
 KERN unsigned vabove(v16 x, v16 y)
 {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ)) |
@@ -327,6 +347,12 @@ KERN void vto_bf16(uint16_t *p, v16 a)
         p[i] = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
     }
 }
+KERN v16 vround_bf16(v16 a)
+{
+    uint16_t half[16];
+    vto_bf16(half, a);
+    return vbf16(half);
+}
 KERN unsigned vabove(v16 a, v16 b)
 {
     unsigned m = 0;
@@ -345,11 +371,18 @@ KERN unsigned vnan(v16 a)
 /* Sum and largest of the lanes, in one order everywhere: halves, quarters, pairs. */
 KERN float vsum(v16 a)
 {
+#ifdef __AVX2__
+    __m256 e = vhalves(a);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+#else
     float f[16];
     vstore(f, a);
     for (int half = 8; half; half /= 2)
         for (int i = 0; i < half; i++) f[i] += f[i + half];
     return f[0];
+#endif
 }
 KERN float vlargest(v16 a)
 {

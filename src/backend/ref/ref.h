@@ -31,9 +31,10 @@ void qn_ref_gdn_out(struct qn_device *d, const struct qn_step *s, const struct q
 void qn_ref_state_flush(struct qn_device *d, int slot, int lane, int n_commit);
 /* The parts of state_flush that do not depend on the order of a state: conv windows and carry. */
 void qn_ref_window_flush(struct qn_device *d, int slot, int lane, int layer, int n_commit);
-/* Before and after the convolution of a sequence's rows: fresh or folded window; new window or lane. */
-void qn_ref_window_begin(struct qn_device *d, const struct qn_step_seq *seq, int layer);
-void qn_ref_window_end(struct qn_device *d, const struct qn_step *s, int q, int layer);
+/* Before and after the convolution of a sequence's rows, for n channels from `first`: fresh or folded window;
+ * new window or lane. */
+void qn_ref_window_begin(struct qn_device *d, const struct qn_step_seq *seq, int layer, int first, int n);
+void qn_ref_window_end(struct qn_device *d, const struct qn_step *s, int q, int layer, int first, int n);
 /* Raw inputs [CD] of a row of the sequence in the step; negative rows are in the window. */
 const float *qn_ref_window_row(const struct qn_device *d, const struct qn_step_seq *seq, int layer, int row);
 /* exp(-exp(A_log) softplus(a + dt_bias)) */
@@ -59,6 +60,8 @@ void qn_ref_mlp(struct qn_device *d, const struct qn_step *s, const struct qn_op
 void qn_ref_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
 /* The k most likely experts of a row, lowest id first among equals, and their normalised weights. */
 void qn_ref_route(const float *logits, int n_expert, int top_k, int *expert, float *weight);
+/* The weights of experts that are chosen, the most likely one first. */
+void qn_ref_route_weights(const float *logits, int top_k, const int *expert, float *weight);
 
 /* ref_head.c */
 void qn_ref_head(struct qn_device *d, const struct qn_step *s, const struct qn_op_head *op);

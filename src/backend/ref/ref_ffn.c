@@ -23,6 +23,14 @@ void qn_ref_mlp(struct qn_device *d, const struct qn_step *s, const struct qn_op
     swiglu(d, d->h, s->n_row, w->gate, w->up, w->down, op->y);
 }
 
+void qn_ref_route_weights(const float *logits, int top_k, const int *expert, float *weight)
+{
+    /* the softmax over all experts, renormalised over the chosen ones, is the softmax over the chosen ones */
+    float sum = 0;
+    for (int i = 0; i < top_k; i++) sum += weight[i] = expf(logits[expert[i]] - logits[expert[0]]);
+    for (int i = 0; i < top_k; i++) weight[i] /= sum;
+}
+
 void qn_ref_route(const float *logits, int n_expert, int top_k, int *expert, float *weight)
 {
     for (int i = 0; i < top_k; i++) {
@@ -34,10 +42,7 @@ void qn_ref_route(const float *logits, int n_expert, int top_k, int *expert, flo
         }
         expert[i] = best;
     }
-    /* the softmax over all experts, renormalised over the chosen ones, is the softmax over the chosen ones */
-    float sum = 0;
-    for (int i = 0; i < top_k; i++) sum += weight[i] = expf(logits[expert[i]] - logits[expert[0]]);
-    for (int i = 0; i < top_k; i++) weight[i] /= sum;
+    qn_ref_route_weights(logits, top_k, expert, weight);
 }
 
 void qn_ref_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op)

@@ -10,22 +10,22 @@ static float softplus(float x)
     return x > 20.0f ? x : log1pf(expf(x));
 }
 
-/* window [taps - 1][CD] ++ rows [n][CD] -> its last taps - 1 rows */
-static void push_window(const struct qn_device *d, float *window, const float *rows, int n)
+/* n_channel channels of window [taps - 1][CD] ++ rows [n][CD] -> its last taps - 1 rows */
+static void push_window(const struct qn_device *d, float *window, const float *rows, int n, int first,
+                        int n_channel)
 {
     int keep = d->c.conv_taps - 1;
-    size_t cd = (size_t)d->cd;
-    if (n >= keep) {
-        memcpy(window, rows + (size_t)(n - keep) * cd, (size_t)keep * cd * sizeof *window);
-    } else {
-        memmove(window, window + (size_t)n * cd, (size_t)(keep - n) * cd * sizeof *window);
-        memcpy(window + (size_t)(keep - n) * cd, rows, (size_t)n * cd * sizeof *window);
+    size_t cd = (size_t)d->cd, n_byte = (size_t)n_channel * sizeof *window;
+    for (int i = 0; i < keep; i++) { /* row i + n of the two together; not behind what is still to be read */
+        const float *from = i + n < keep ? window + (size_t)(i + n) * cd : rows + (size_t)(i + n - keep) * cd;
+        memcpy(window + (size_t)i * cd + first, from + first, n_byte);
     }
 }
 
 void qn_ref_window_flush(struct qn_device *d, int slot, int lane, int layer, int n_commit)
 {
-    if (n_commit) push_window(d, qn_host_conv(d, slot, layer), qn_host_lane(d, lane, layer).u, n_commit);
+    if (n_commit)
+        push_window(d, qn_host_conv(d, slot, layer), qn_host_lane(d, lane, layer).u, n_commit, 0, d->cd);
 }
 
 void qn_ref_carry_flush(struct qn_device *d, int slot, int lane, int n_commit)
@@ -35,22 +35,28 @@ void qn_ref_carry_flush(struct qn_device *d, int slot, int lane, int n_commit)
                (size_t)d->c.hidden * sizeof(float));
 }
 
-void qn_ref_window_begin(struct qn_device *d, const struct qn_step_seq *seq, int layer)
+void qn_ref_window_begin(struct qn_device *d, const struct qn_step_seq *seq, int layer, int first, int n)
 {
-    if (seq->is_fresh)
-        memset(qn_host_conv(d, seq->slot, layer), 0, d->conv_floats * sizeof(float));
-    else
-        qn_ref_window_flush(d, seq->slot, seq->lane, layer, seq->n_commit);
+    float *window = qn_host_conv(d, seq->slot, layer);
+    size_t cd = (size_t)d->cd;
+    for (int i = 0; seq->is_fresh && i < d->c.conv_taps - 1; i++)
+        memset(window + (size_t)i * cd + first, 0, (size_t)n * sizeof *window);
+    if (!seq->is_fresh && seq->n_commit)
+        push_window(d, window, qn_host_lane(d, seq->lane, layer).u, seq->n_commit, first, n);
 }
 
-void qn_ref_window_end(struct qn_device *d, const struct qn_step *s, int q, int layer)
+void qn_ref_window_end(struct qn_device *d, const struct qn_step *s, int q, int layer, int first, int n)
 {
     const struct qn_step_seq *seq = &s->seq[q];
-    const float *u = d->u + (size_t)seq->first_row * d->cd;
-    if (qn_step_is_decode(s, q))
-        memcpy(qn_host_lane(d, seq->lane, layer).u, u, (size_t)seq->n_row * d->cd * sizeof *u);
-    else
-        push_window(d, qn_host_conv(d, seq->slot, layer), u, seq->n_row);
+    size_t cd = (size_t)d->cd;
+    const float *u = d->u + (size_t)seq->first_row * cd;
+    if (!qn_step_is_decode(s, q)) {
+        push_window(d, qn_host_conv(d, seq->slot, layer), u, seq->n_row, first, n);
+        return;
+    }
+    float *lane = qn_host_lane(d, seq->lane, layer).u;
+    for (int i = 0; i < seq->n_row; i++)
+        memcpy(lane + (size_t)i * cd + first, u + (size_t)i * cd + first, (size_t)n * sizeof *u);
 }
 
 const float *qn_ref_window_row(const struct qn_device *d, const struct qn_step_seq *seq, int layer, int row)
@@ -66,7 +72,7 @@ static void convolve(struct qn_device *d, const struct qn_step *s, int q, const 
     const struct qn_step_seq *seq = &s->seq[q];
     int taps = d->c.conv_taps;
     size_t cd = (size_t)d->cd;
-    qn_ref_window_begin(d, seq, op->gdn_layer);
+    qn_ref_window_begin(d, seq, op->gdn_layer, 0, d->cd);
     for (int r = 0; r < seq->n_row; r++) {
         float *out = d->conv + (size_t)(seq->first_row + r) * cd;
         for (size_t ch = 0; ch < cd; ch++) {
@@ -77,7 +83,7 @@ static void convolve(struct qn_device *d, const struct qn_step *s, int q, const 
             out[ch] = qn_silu(sum);
         }
     }
-    qn_ref_window_end(d, s, q, op->gdn_layer);
+    qn_ref_window_end(d, s, q, op->gdn_layer, 0, d->cd);
 }
 
 float qn_ref_alpha(float a, float a_log, float dt_bias)

@@ -133,6 +133,7 @@ void qn_api_messages(struct qn_exchange *x);
 void qn_api_count_tokens(struct qn_exchange *x);
 void qn_api_responses(struct qn_exchange *x);
 void qn_api_responses_get(struct qn_exchange *x);
+void qn_api_count_input(struct qn_exchange *x);
 void qn_api_embeddings(struct qn_exchange *x);
 void qn_api_models(struct qn_exchange *x);
 void qn_api_model(struct qn_exchange *x);

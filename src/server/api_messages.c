@@ -98,17 +98,11 @@ out:
     return rc;
 }
 
-/* A text that an agent puts between the results of tools and the answer to them, in every other turn. */
 static bool is_reminder(const struct qn_json *block)
 {
-    static const char open[] = "<system-reminder>", close[] = "</system-reminder>";
     const struct qn_json *text = qn_json_get(block, "text");
-    if (strcmp(type_of(block), "text") != 0 || !qn_json_is(text, QN_JSON_STRING)) return false;
-    const char *p = text->text, *end = p + text->n;
-    while (p < end && isspace((unsigned char)*p)) p++;
-    while (end > p && isspace((unsigned char)end[-1])) end--;
-    return (size_t)(end - p) >= sizeof open + sizeof close - 2 && !memcmp(p, open, sizeof open - 1) &&
-           !memcmp(end - sizeof close + 1, close, sizeof close - 1);
+    return !strcmp(type_of(block), "text") && qn_json_is(text, QN_JSON_STRING) &&
+           qn_chat_is_reminder(text->text, text->n);
 }
 
 static int read_user(struct qn_ask *a, const char *role, const struct qn_json *content, struct qn_err *e)

@@ -103,17 +103,53 @@ static struct qn_json *reasoning_text(struct qn_arena *arena, const struct qn_js
 
 struct reader {
     struct qn_ask *a;
-    struct qn_json *assistant; /* the assistant message calls are added to, or NULL */
-    bool has_content;          /* of that message */
+    struct qn_json *assistant; /* the assistant message that items are added to, or NULL */
+    bool has_text, has_call;   /* of that message */
 };
 
 static struct qn_json *assistant_message(struct reader *r)
 {
     if (!r->assistant) {
         r->assistant = qn_chat_add_message(&r->a->chat, "assistant", NULL);
-        r->has_content = false;
+        r->has_text = r->has_call = false;
     }
     return r->assistant;
+}
+
+static bool add_parts(struct qn_arena *arena, struct qn_json *parts, struct qn_json *content)
+{
+    if (qn_json_is(content, QN_JSON_ARRAY)) {
+        for (size_t i = 0; i < content->n; i++)
+            if (!qn_json_push(arena, parts, content->items[i])) return false;
+        return true;
+    }
+    struct qn_json *part = qn_json_new(arena, QN_JSON_OBJECT);
+    return part && qn_json_set(arena, part, "type", new_text(arena, "text")) &&
+           qn_json_set(arena, part, "text", content) && qn_json_push(arena, parts, part);
+}
+
+/* Text of an assistant. Beside calls whose results are still to come it belongs to the same turn, before or
+ * behind them (there are clients and proxies that send it last): a turn of its own would come between calls
+ * and results. */
+static bool add_text(struct reader *r, struct qn_json *content)
+{
+    struct qn_arena *arena = r->a->arena;
+    if (r->has_text && !r->has_call) r->assistant = NULL;
+    struct qn_json *message = assistant_message(r);
+    if (!message) return false;
+    if (!qn_json_is(content, QN_JSON_STRING) && !qn_json_is(content, QN_JSON_ARRAY)) {
+        if (content && !r->has_text) qn_json_set(arena, message, "content", content);
+        return true;
+    }
+    if (r->has_text) {
+        struct qn_json *parts = qn_json_new(arena, QN_JSON_ARRAY);
+        if (!parts || !add_parts(arena, parts, qn_json_get(message, "content")) ||
+            !add_parts(arena, parts, new_text(arena, "\n")) || !add_parts(arena, parts, content))
+            return false;
+        content = parts;
+    }
+    r->has_text = true;
+    return qn_json_set(arena, message, "content", content);
 }
 
 static int read_item(struct reader *r, const struct qn_json *item, size_t at, struct qn_err *e)
@@ -138,7 +174,7 @@ static int read_item(struct reader *r, const struct qn_json *item, size_t at, st
         message = assistant_message(r);
         QN_FAIL_IF(!message || !qn_chat_add_call(&r->a->chat, message, id ? id : "", name, arguments), e,
                    QN_TOOBIG, "input: the request is too large");
-        r->has_content = true;
+        r->has_call = true;
     } else if (!strcmp(type, "function_call_output") || !strcmp(type, "custom_tool_call_output")) {
         struct qn_json *output = qn_json_get(item, "output"), *id = qn_json_get(item, "call_id");
         r->assistant = NULL;
@@ -146,7 +182,7 @@ static int read_item(struct reader *r, const struct qn_json *item, size_t at, st
         QN_FAIL_IF(!message, e, QN_TOOBIG, "input: the request is too large");
         if (id) qn_json_set(arena, message, "tool_call_id", id);
     } else if (!strcmp(type, "reasoning")) {
-        if (r->has_content) r->assistant = NULL;
+        if (r->has_text || r->has_call) r->assistant = NULL;
         message = assistant_message(r);
         QN_FAIL_IF(!message, e, QN_TOOBIG, "input: the request is too large");
         qn_json_set(arena, message, "reasoning_content", reasoning_text(arena, item));
@@ -154,11 +190,7 @@ static int read_item(struct reader *r, const struct qn_json *item, size_t at, st
         QN_FAIL_IF(!role, e, QN_INVAL, "input[%zu]: a message needs a role", at);
         struct qn_json *content = convert_parts(arena, qn_json_get(item, "content"));
         if (!strcmp(role, "assistant")) {
-            if (r->has_content) r->assistant = NULL;
-            message = assistant_message(r);
-            QN_FAIL_IF(!message, e, QN_TOOBIG, "input: the request is too large");
-            if (content) qn_json_set(arena, message, "content", content);
-            r->has_content = true;
+            QN_FAIL_IF(!add_text(r, content), e, QN_TOOBIG, "input: the request is too large");
         } else {
             r->assistant = NULL;
             QN_FAIL_IF(!qn_chat_add_message(&r->a->chat, role, content), e, QN_TOOBIG,
@@ -762,6 +794,29 @@ void qn_api_responses(struct qn_exchange *x)
         return;
     }
     qn_api_chat(x, &a, &responses_dialect, state);
+}
+
+void qn_api_count_input(struct qn_exchange *x)
+{
+    struct qn_err e = {0};
+    struct qn_ask a;
+    struct qn_responses_state *state;
+    struct qn_prompt prompt = {0};
+    const struct qn_json *body = qn_http_body(x);
+    if (!body) return;
+    qn_ask_init(&a, x);
+    if (qn_api_read_responses(&a, x, body, &state, &e)) {
+        qn_http_fail(x, &e);
+        return;
+    }
+    if (qn_api_render(&prompt, x, &a, &e)) {
+        qn_api_fail_render(x, &e);
+        return;
+    }
+    struct qn_buf out = QN_BUF_INIT(256);
+    qn_buf_printf(&out, "{\"object\":\"response.input_tokens\",\"input_tokens\":%d}", prompt.n_tok);
+    qn_prompt_free(&prompt);
+    qn_http_reply_json(x, 200, &out);
 }
 
 void qn_api_responses_get(struct qn_exchange *x)

@@ -80,6 +80,9 @@ bool qn_chat_add_tool(struct qn_chat *c, const char *name, struct qn_json *descr
 /* Is this the billing text that Claude Code puts first in its system prompt? It changes from request to
  * request and would break the prefix cache; normalisation drops such blocks of system messages. */
 bool qn_chat_is_billing_header(const char *text, size_t n);
+/* Is this nothing but <system-reminder>...</system-reminder>, once or more? Agents put such a text behind the
+ * results of tools in every other turn; as a user's turn it would take the thinking out of the history. */
+bool qn_chat_is_reminder(const char *text, size_t n);
 
 /* A.8.8: what was sampled for a call, exactly. The server keeps them; lookup is asked for each call of the
  * history that has an id. name and arguments are what the client was given. text is from the call's opener

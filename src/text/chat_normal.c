@@ -46,6 +46,21 @@ bool qn_chat_is_billing_header(const char *text, size_t n)
     return n - at >= sizeof header - 1 && !memcmp(text + at, header, sizeof header - 1);
 }
 
+bool qn_chat_is_reminder(const char *text, size_t n)
+{
+    static const char open[] = "<system-reminder>", close[] = "</system-reminder>";
+    const char *p = text, *end = text + n;
+    bool is_any = false;
+    for (;; is_any = true) {
+        while (p < end && is_space(*p)) p++;
+        if (p == end) return is_any;
+        if ((size_t)(end - p) < sizeof open - 1 || memcmp(p, open, sizeof open - 1)) return false;
+        p = memmem(p, (size_t)(end - p), close, sizeof close - 1);
+        if (!p) return false;
+        p += sizeof close - 1;
+    }
+}
+
 /* Type of a part that is no text; what the client may call it. */
 static bool is_media_type(const char *type)
 {
@@ -54,6 +69,16 @@ static bool is_media_type(const char *type)
                                         "input_audio", "input_file",  "file",        "document"};
     for (size_t i = 0; i < QN_COUNT(media); i++)
         if (!strcmp(type, media[i])) return true;
+    return false;
+}
+
+/* A thought among the parts of a content: not visible text. Proxies leave other dialects' blocks there. */
+static bool is_thought(const struct qn_json *part)
+{
+    static const char *const types[] = {"thinking", "redacted_thinking", "reasoning"};
+    const struct qn_json *type = qn_json_get(part, "type");
+    for (size_t i = 0; i < QN_COUNT(types); i++)
+        if (qn_json_is_str(type, types[i])) return true;
     return false;
 }
 
@@ -70,6 +95,7 @@ static int part_text(const struct qn_json *part, size_t i, size_t k, const struc
     }
     QN_FAIL_IF(part->type != QN_JSON_OBJECT, e, QN_INVAL,
                "messages[%zu].content[%zu] must be an object with a type", i, k);
+    if (is_thought(part)) goto out;
     const struct qn_json *type = qn_json_get(part, "type");
     QN_FAIL_IF(!qn_json_is_null(type) && type->type != QN_JSON_STRING, e, QN_INVAL,
                "messages[%zu].content[%zu].type must be a string", i, k);
@@ -312,6 +338,18 @@ static struct qn_json *new_message(struct qn_arena *a, enum role role, struct qn
     return ok ? m : NULL;
 }
 
+/* The thoughts of a list of blocks, joined by newlines; *out stays as it is when there are none. */
+static bool thoughts_of(struct qn_arena *a, const struct qn_json *blocks, struct qn_json **out)
+{
+    static const char *const keys[] = {"thinking", "text"};
+    for (size_t i = 0; qn_json_is(blocks, QN_JSON_ARRAY) && i < blocks->n; i++)
+        for (size_t k = 0; is_thought(blocks->items[i]) && k < QN_COUNT(keys); k++) {
+            const struct qn_json *text = string_of(blocks->items[i], keys[k]);
+            if (text && !(*out = join(a, *out, "\n", text))) return false;
+        }
+    return true;
+}
+
 static int assistant_fields(struct qn_chat_normal *out, struct qn_json *m, const struct qn_json *from,
                             const struct qn_json *content, size_t i, struct qn_err *e)
 {
@@ -323,6 +361,12 @@ static int assistant_fields(struct qn_chat_normal *out, struct qn_json *m, const
         struct qn_json *copy = qn_json_new_str(out->arena, v->text, v->n);
         QN_NEED(copy && qn_json_set(out->arena, m, "reasoning_content", copy), e);
         break;
+    }
+    static const char *const lists[] = {"content", "thinking_blocks"};
+    for (size_t k = 0; k < QN_COUNT(lists) && !qn_json_get(m, "reasoning_content"); k++) {
+        struct qn_json *thoughts = NULL;
+        QN_NEED(thoughts_of(out->arena, qn_json_get(from, lists[k]), &thoughts), e);
+        if (thoughts) QN_NEED(qn_json_set(out->arena, m, "reasoning_content", thoughts), e);
     }
     QN_TRY(add_calls(out, m, from, i, e));
     /* templates ask whether a call's message has content; null stays null there */
@@ -370,7 +414,8 @@ static bool append_text(struct qn_arena *a, struct qn_json *message, const struc
 }
 
 /* Folds system messages: the leading ones into one, a later one into the user or tool message before it, else
- * into the one after it; a user message of its own only where there is neither. */
+ * into the one after it; a user message of its own only where there is neither. A user message behind a
+ * result that is nothing but a reminder is one. */
 static int fold_system(struct qn_chat_normal *out, struct qn_json *list, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -381,8 +426,10 @@ static int fold_system(struct qn_chat_normal *out, struct qn_json *list, struct 
         struct qn_json *m = i < list->n ? list->items[i] : NULL;
         enum role role = m ? message_role(m) : ROLE_ASSISTANT;
         struct qn_json *last = to->n ? to->items[to->n - 1] : NULL;
-        if (m && role == ROLE_SYSTEM) {
-            struct qn_json *text = qn_json_get(m, "content");
+        struct qn_json *text = m ? qn_json_get(m, "content") : NULL;
+        bool is_note = role == ROLE_USER && last && message_role(last) == ROLE_TOOL &&
+                       qn_chat_is_reminder(text->text, text->n);
+        if (m && (role == ROLE_SYSTEM || is_note)) {
             if (!last) {
                 QN_NEED(qn_json_push(a, to, m), e);
             } else if (to->n == 1 && message_role(last) == ROLE_SYSTEM) {

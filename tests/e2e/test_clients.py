@@ -105,6 +105,26 @@ def test_openai_agents(server, body):
     assert second["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] // 64 * 64 - 64
 
 
+def test_thoughts_as_blocks(server):
+    """What proxies make of another dialect's thinking: parts of the content (litellm's hosted_vllm route), a list beside it."""
+    thought, call = "First, look.", {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command":"ls"}'}}
+
+    def prompt(**message):
+        status, answer = server.post("/apply-template", {"tools": openai_tools(), "messages": [
+            {"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call], **message}, {"role": "tool", "tool_call_id": "c1", "content": "r"}]})
+        assert status == 200, answer
+        return answer["prompt"]
+
+    plain = prompt(content="Then this.", reasoning_content=thought)
+    assert thought in plain
+    block, text = {"type": "thinking", "thinking": thought, "signature": "s"}, {"type": "text", "text": "Then this."}
+    assert prompt(content=[block, {"type": "redacted_thinking", "data": "x"}, text]) == plain
+    assert prompt(content=[{"type": "reasoning", "text": thought}, text]) == plain
+    assert prompt(content="Then this.", thinking_blocks=[block]) == plain
+    assert prompt(content=[block]) == prompt(content=None, reasoning_content=thought)
+    assert prompt(content=[{"type": "thinking", "thinking": "other"}, text], reasoning_content=thought) == plain
+
+
 def test_broken_history_is_rendered(server):
     """Arguments that a truncated stream left behind, unknown roles, null contents, orphan results."""
     status, answer = server.post("/v1/chat/completions", {"model": "m", "tools": openai_tools(), "messages": [

@@ -200,6 +200,50 @@ def test_responses(client):
     assert text == "Looking."
 
 
+def test_responses_streamed_with_tools(client):
+    """The package's own accumulation of a stream with two calls, then their results in whatever order the items are sent."""
+    script = "hm\n</think>\n\nLooking.\n\n" + ONE_CALL + "\n" + ONE_CALL.replace("Paris", "Oslo")
+    tool = {"type": "function", **WEATHER["function"]}
+    more = {"model": "fake", "tools": [tool], "reasoning": {"effort": "high"}, "store": False}
+    with client.responses.stream(input=say(script), **more) as stream:
+        events = list(stream)
+        answer = stream.get_final_response()
+    assert [item.type for item in answer.output] == ["reasoning", "message", "function_call", "function_call"]
+    calls, sent, done = answer.output[2:], {}, {}
+    for event in events:
+        if event.type == "response.function_call_arguments.delta":
+            with pytest.raises(ValueError):  # no proper prefix is JSON
+                json.loads(sent.get(event.item_id) or "{")
+            sent[event.item_id] = sent.get(event.item_id, "") + event.delta
+        elif event.type == "response.function_call_arguments.done":
+            done[event.item_id] = event.arguments
+    assert list(sent) == [c.id for c in calls] and sent == done == {c.id: c.arguments for c in calls}
+    assert [json.loads(c.arguments) for c in calls] == [{"place": 'Paris "8e"', "days": 3}, {"place": 'Oslo "8e"', "days": 3}]
+    whole = client.responses.create(input=say(script), **more)
+    assert [(c.name, c.arguments) for c in whole.output[2:]] == [(c.name, c.arguments) for c in calls]
+
+    ask, items = {"role": "user", "content": say(script)}, [i.model_dump(exclude_none=True) for i in answer.output]
+    results = [{"type": "function_call_output", "call_id": c.call_id, "output": say("done</think>\n\nFair.")} for c in calls]
+    thought, text, first, second = items
+    sizes = set()
+    for order in ([thought, text, first, second], [thought, first, second, text], [thought, first, text, second]):
+        history = [ask, *order, *results]
+        count = client.responses.input_tokens.count(model="fake", input=history, tools=[tool], reasoning={"effort": "high"})
+        final = client.responses.create(input=history, **more)
+        assert final.output_text == "Fair."
+        assert count.input_tokens == final.usage.input_tokens and count.object == "response.input_tokens"
+        # one assistant turn, as it was sampled: all of it is in the cache
+        assert final.usage.input_tokens_details.cached_tokens > answer.usage.input_tokens + answer.usage.output_tokens - 64
+        sizes.add(final.usage.input_tokens)
+    assert len(sizes) == 1
+    split = [{"type": "message", "role": "assistant", "content": "Look"}, first, second, {"role": "assistant", "content": [{"type": "output_text", "text": "ing."}]}]
+    joined = [{"type": "message", "role": "assistant", "content": "Look\ning."}, first, second]
+    counts = [client.responses.input_tokens.count(model="fake", input=[ask, *order, *results], tools=[tool]).input_tokens for order in (split, joined)]
+    assert counts[0] == counts[1]
+    with pytest.raises(openai.BadRequestError, match="input is missing"):
+        client.responses.input_tokens.count(model="fake", input=[])
+
+
 def test_responses_are_stored(client):
     first = client.responses.create(model="fake", input=say("first answer"), instructions="Be brief.")
     assert client.responses.retrieve(first.id).output_text == "first answer"

@@ -193,6 +193,88 @@ class OpenWebUI(Chat):
         return {"role": "tool", "tool_call_id": call["id"], "content": text}
 
 
+class LitellmChat(Chat):
+    """A proxy in between: another dialect's conversation, written as chat completions."""
+    does_both = True
+
+    def body(self, number, forced, stream):
+        body = super().body(number, forced, stream)
+        header = body["messages"][0]["content"][0]
+        header["text"] = header["text"].replace("cch=00000", f"cch={(number * 7919 + 12345) % 65536:05x}")
+        return body
+
+    def assistant(self, answer):
+        parts = [{"type": "thinking", "thinking": answer.reasoning}] if answer.reasoning else []
+        if parts and answer.content:
+            parts.append({"type": "text", "text": answer.content})
+        calls = [{"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": json.dumps(json.loads(c["arguments"]))}}
+                 for c in answer.calls]
+        return {"role": "assistant", "content": parts or answer.content or None, **({"tool_calls": calls} if calls else {})}
+
+
+# ---------------------------------------------------------------- responses
+
+
+def items_of(response):
+    answer = Answer()
+    for item in response["output"]:
+        if item["type"] == "reasoning":
+            answer.reasoning += item["content"][0]["text"]
+        elif item["type"] == "message":
+            answer.content += "".join(part["text"] for part in item["content"])
+        elif item["status"] == "completed":
+            answer.calls.append({"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]})
+    answer.finish = response["status"]
+    answer.prompt = response["usage"]["input_tokens"]
+    answer.cached = response["usage"]["input_tokens_details"]["cached_tokens"]
+    return answer
+
+
+def response_stream(events):
+    assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
+    assert events[-1][0] in ("response.completed", "response.incomplete")
+    answer = items_of(events[-1][1]["response"])
+    text = "".join(data["delta"] for name, data in events if name == "response.output_text.delta")
+    sent = {}
+    for name, data in events:
+        if name == "response.function_call_arguments.delta":
+            sent[data["item_id"]] = sent.get(data["item_id"], "") + data["delta"]
+    assert text == answer.content and [a for a in sent.values() if is_json(a)] == [c["arguments"] for c in answer.calls]
+    return answer
+
+
+class LitellmResponses(Chat):
+    """The same proxy's other route. What was thought comes back as text, so only prompts are found again."""
+    does_both, returns_reasoning = True, False
+
+    def __init__(self, recorded):
+        self.recorded, self.calls = recorded, []
+        self.messages = copy.deepcopy(recorded["body"]["input"])
+
+    def body(self, number, forced, stream):
+        body = {**copy.deepcopy(self.recorded["body"]), "input": copy.deepcopy(self.messages)}
+        body["instructions"] = body["instructions"].replace("cch=00000", f"cch={(number * 7919 + 12345) % 65536:05x}")
+        if forced:
+            body["tool_choice"] = "required"
+        if not stream:
+            del body["stream"]
+        return body
+
+    def keep(self, answer):
+        self.calls = answer.calls
+        self.messages += [{"type": "function_call", "call_id": c["id"], "name": c["name"], "arguments": json.dumps(json.loads(c["arguments"]))}
+                          for c in answer.calls]
+        texts = [{"type": "output_text", "text": text} for text in (answer.reasoning, answer.content) if text]
+        if texts:
+            self.messages.append({"type": "message", "role": "assistant", "content": texts})
+
+    def result(self, call, text):
+        return {"type": "function_call_output", "call_id": call["id"], "output": text}
+
+    read_whole = staticmethod(items_of)
+    read_stream = staticmethod(response_stream)
+
+
 # ---------------------------------------------------------------- messages
 
 
@@ -287,7 +369,8 @@ class ClaudeCode(Chat):
 
 # ---------------------------------------------------------------- the tests
 
-CLIENTS = {"opencode": OpenCode, "crush": Crush, "qwen_code": QwenCode, "open_webui": OpenWebUI, "claude_code": ClaudeCode}
+CLIENTS = {"opencode": OpenCode, "crush": Crush, "qwen_code": QwenCode, "open_webui": OpenWebUI, "claude_code": ClaudeCode,
+           "litellm_chat": LitellmChat, "litellm_responses": LitellmResponses}
 
 
 def load(name):
@@ -308,13 +391,17 @@ def mini(traces):
     assert s.stop() == 0
 
 
+def limit_of(body):
+    return next((key for key in ("max_completion_tokens", "max_output_tokens") if key in body), "max_tokens")
+
+
 def send(server, recorded, client, body, name, seed=7):
     """Sends a body, streamed if it says so. A plain request id finds its trace.
 
     Two members are the test's own: a seed, for the same answers each time, and a limit, since so small a model may not
     find an end."""
     headers = {**recorded["headers"], "x-request-id": name}
-    limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    limit = limit_of(body)
     body = {**body, "seed": seed, limit: min(body.get(limit, LIMIT), LIMIT)}
     if body.get("stream"):
         return client.read_stream(server.events(recorded["path"], body, headers, timeout=120))
@@ -344,13 +431,13 @@ def test_accepted_as_recorded(mini, name):
     for stream in (True, False)[:1 + client.does_both]:
         body = client.body(0, False, stream)
         if not stream:
-            body["max_tokens"] = 1  # or this takes as long as the model likes
+            body[limit_of(body)] = 1  # or this takes as long as the model likes
         connection = mini.connect()
         connection.request("POST", recorded["path"], json.dumps(body), {"Content-Type": "application/json", **recorded["headers"]})
         response = connection.getresponse()
         assert response.status == 200, response.read()
         if stream:
-            assert response.readline().startswith((b"data: {", b"event: message_start"))
+            assert response.readline().startswith((b"data: {", b"event: message_start", b"event: response.created"))
         connection.close()
     assert mini.wait_idle()
 
@@ -385,13 +472,14 @@ def test_conversation(mini, traces, name):
         # the tokenizer cuts its text into. A user message takes the thinking out of the turns since the last one, so
         # what remains is the prompt of that one. Resuming is possible a few tokens before that ends, less than a page away.
         if last:
+            extends = "results" in turn and client.returns_reasoning
             whose, known = (last if "results" in turn else query)
-            wanted = len(whose) + len(known) if "results" in turn else len(whose) - 8
+            wanted = len(whose) + len(known) if extends else len(whose) - 8
             print(name, number, len(whose), len(known), common(prompt, whose + known), cached, len(prompt))
             assert common(prompt, whose + known) >= wanted, "the history is not rendered as it was"
             assert cached >= wanted - PAGE, (number, cached, wanted)
         last = prompt, sampled
-        if "user" in turn or not query:
+        if ("user" in turn and "results" not in turn) or not query:
             query = last
         client.keep(answer)
 

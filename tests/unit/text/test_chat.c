@@ -265,6 +265,24 @@ static void test_system_messages_are_folded(void **state)
            "{\"messages\":[{\"role\":\"system\",\"content\":\"\"},{\"role\":\"user\",\"content\":\"q\"},{"
            "\"role\":\"ctx\",\"content\":\" \"}]}",
            "system:\nuser:q\n\n \n");
+    /* a reminder behind a result, as a user message: several of them too, but no question with one */
+#define RESULT                                                                                               \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"tool_calls\":[{\"id\":"  \
+    "\"1\","                                                                                                 \
+    "\"function\":{\"name\":\"f\"}}]},{\"role\":\"tool\",\"content\":\"r\",\"tool_call_id\":\"1\"},"
+#define NOTE "<system-reminder>n</system-reminder>"
+    expect(t,
+           RESULT "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"" NOTE
+                  "\\n\"},{\"type\":\"text\",\"text\":\""
+                  " " NOTE "\"}]},{\"role\":\"user\",\"content\":\"" NOTE
+                  "\"},{\"role\":\"user\",\"content\":\"x\"}]}",
+           "user:q\nassistant:None\ntool:r\n\n" NOTE "\n " NOTE "\n\n" NOTE "#1\nuser:x\n");
+    expect(t, RESULT "{\"role\":\"user\",\"content\":\"" NOTE " and " NOTE "\"}]}",
+           "user:q\nassistant:None\ntool:r#1\nuser:" NOTE " and " NOTE "\n");
+    expect(t,
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"user\",\"content\":\"" NOTE
+           "\"}]}",
+           "user:q\nuser:" NOTE "\n");
     qn_text_close(t);
 }
 

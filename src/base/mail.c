@@ -143,10 +143,16 @@ int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte)
         memcpy(r->last->data + r->last->to + sizeof n_byte, data, n_byte);
         r->last->to += need;
         r->n_byte += need;
-        pthread_cond_signal(&r->gate.filled);
     }
     pthread_mutex_unlock(&r->gate.lock);
     return rc;
+}
+
+void qn_ring_wake(struct qn_ring *r)
+{
+    pthread_mutex_lock(&r->gate.lock); /* a reader between its look and its sleep has it */
+    pthread_mutex_unlock(&r->gate.lock);
+    pthread_cond_signal(&r->gate.filled);
 }
 
 int qn_ring_pop(struct qn_ring *r, void *to, size_t max_bytes, size_t *n_byte, int64_t timeout_us)

@@ -31,8 +31,10 @@ struct qn_ring;
 
 struct qn_ring *qn_ring_create(size_t max_bytes);
 void qn_ring_free(struct qn_ring *r); /* NULL is allowed */
-/* The writer. QN_TOOBIG over the maximum: the record is not taken. */
+/* The writer. QN_TOOBIG over the maximum: the record is not taken. A reader that sleeps is not woken: that
+ * takes a system call, which the writer makes when it has the time. */
 int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte);
+void qn_ring_wake(struct qn_ring *r);
 /* The reader. Copies the next record, at most max_bytes of it, and gives its length. QN_TIMEOUT. */
 int qn_ring_pop(struct qn_ring *r, void *to, size_t max_bytes, size_t *n_byte, int64_t timeout_us);
 

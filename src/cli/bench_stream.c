@@ -176,6 +176,8 @@ struct qn_span qn_streams_span(const struct qn_stream *s, int n, int64_t from_us
     uint64_t n_step = after->n_step - before->n_step;
     p.tok_s = (double)p.n_tok / QN_MAX(p.seconds, 1e-6);
     p.steps_s = (double)n_step / QN_MAX(p.seconds, 1e-6);
+    int64_t gap_us = after->gap_us - before->gap_us, step_us = after->step_us - before->step_us;
+    p.host = gap_us + step_us > 0 ? (double)gap_us / (double)(gap_us + step_us) : NAN;
     uint64_t accepted = after->n_accepted - before->n_accepted, n_new = after->n_new_tok - before->n_new_tok;
     p.accepted_step = n_new > accepted ? (double)accepted / (double)(n_new - accepted) : NAN;
     p.itl_p50 = qn_percentile(gap, n_gap, 0.5);
@@ -193,6 +195,7 @@ void qn_row_span(struct qn_row *r, const struct qn_span *p, int n_stream)
     qn_row_num(r, "tok_s", p->tok_s, 2);
     qn_row_num(r, "stream_tok_s", p->tok_s / n_stream, 2);
     qn_row_num(r, "steps_s", p->steps_s, 2);
+    qn_row_num(r, "host", p->host, 4);
     qn_row_num(r, "accepted_step", p->accepted_step, 3);
     qn_row_num(r, "ttft_p50_ms", p->ttft_p50, 1);
     qn_row_num(r, "ttft_p90_ms", p->ttft_p90, 1);

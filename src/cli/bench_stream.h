@@ -48,6 +48,7 @@ struct qn_spread qn_spread_of(double *values, int n);
 /* What n streams got between two moments. */
 struct qn_span {
     double seconds, tok_s, steps_s;
+    double host; /* part of the steps' time that passed between them */
     double
         accepted_step; /* drafts accepted a step and stream that decoded in it: one token less than it got */
     double itl_p50, itl_p90, itl_p99;    /* ms between tokens of a stream, NaN without any */

@@ -74,9 +74,12 @@ struct qn_engine {
     struct qn_batch batch[2];
     int next_batch;
     struct qn_batch *in_flight;
+    int64_t last_end_us;          /* of the work before the one in flight; 0: there was a rest between */
     int64_t watch_us, watched_us; /* the watchdog's last look; time of the step in flight that it saw */
     bool is_quitting, is_cancelling;
     struct qn_engine_stats counters;
+    struct qn_request **told; /* requests with new events whose readers are to be woken; a reference each */
+    int n_told, told_capacity;
 
     /* crossing */
     atomic_int n_inside; /* requests accepted and not ended */
@@ -121,6 +124,27 @@ static void publish_stats(struct qn_engine *g)
     pthread_mutex_unlock(&g->stats_lock);
 }
 
+/* There is a new event for its reader, who is woken once the next step is on its way. */
+static void tell(struct qn_engine *g, struct qn_request *r)
+{
+    if (g->n_told && g->told[g->n_told - 1] == r) return;
+    if (g->n_told == g->told_capacity) {
+        g->told_capacity = QN_MAX(64, 2 * g->told_capacity);
+        g->told = xreallocarray(g->told, (size_t)g->told_capacity, sizeof *g->told);
+    }
+    qn_request_ref(r);
+    g->told[g->n_told++] = r;
+}
+
+static void wake_readers(struct qn_engine *g)
+{
+    for (int i = 0; i < g->n_told; i++) {
+        qn_request_wake(g->told[i]);
+        qn_request_unref(g->told[i]);
+    }
+    g->n_told = 0;
+}
+
 /* Is what was computed for it worth keeping, at an end for this reason? */
 static bool is_sound(const struct qn_err *error)
 {
@@ -159,6 +183,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
         publish_stats(g); /* before the reader can see the end */
         atomic_fetch_sub(&g->n_inside, 1);
         qn_request_send_end(q->request, finish, stop_tok, finish == QN_FINISH_LENGTH && q->is_loop, error);
+        tell(g, q->request);
         qn_request_unref(q->request);
     }
     qn_seq_free(q);
@@ -235,6 +260,7 @@ static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_st
         q->stats.n_new++;
         g->counters.n_new_tok++;
         qn_request_send_token(q->request, QN_EVENT_TOKEN, token);
+        tell(g, q->request);
     }
     if (stops) {
         finish(g, q, QN_FINISH_STOP, token->tok, NULL);
@@ -345,6 +371,7 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     qn_request_set_progress(q->request, QN_MIN(q->n_done, q->n_prompt));
     if (b->step.all_logits) {
         int bad = send_prompt_scores(q, b->logits, b->vocab, first, part->n_row);
+        tell(g, q->request);
         if (bad >= 0) {
             end_unsound(g, q, bad);
             return;
@@ -367,6 +394,9 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
 static void apply(struct qn_engine *g, struct qn_batch *b)
 {
     int64_t took_us = b->work.end_us - b->work.step_us;
+    g->counters.step_us += b->work.end_us - b->work.start_us;
+    if (g->last_end_us) g->counters.gap_us += b->work.start_us - g->last_end_us;
+    g->last_end_us = b->work.end_us;
     g->in_flight = NULL;
     atomic_store(&g->last_step_us, qn_now_us());
     qn_flight_end(g->flight, &b->work);
@@ -528,6 +558,7 @@ static void *engine_main(void *arg)
 {
     struct qn_engine *g = arg;
     for (;;) {
+        wake_readers(g);
         bool has_work = g->sched.n_running || g->sched.n_waiting || g->in_flight;
         atomic_store(&g->has_work, has_work);
         struct qn_letter *next = qn_mail_take(g->mail, has_work ? TICK_US : QN_FOREVER);
@@ -558,12 +589,15 @@ static void *engine_main(void *arg)
         expire(g, g->sched.waiting, &g->sched.n_waiting);
         next_step(g);
         if (g->in_flight) continue;
+        g->last_end_us = 0;
         publish_stats(g);
         if (!g->sched.n_running && !g->sched.n_waiting) {
             qn_sched_check(&g->sched, g->options.checks_pools); /* every page and slot is accounted for */
-            if (g->is_quitting && !(g->tier && qn_tier_is_copying(g->tier))) return NULL;
+            if (g->is_quitting && !(g->tier && qn_tier_is_copying(g->tier))) break;
         }
     }
+    wake_readers(g);
+    return NULL;
 }
 
 /* --- verbs --- */
@@ -863,6 +897,7 @@ void qn_engine_close(struct qn_engine *g)
     qn_flight_free(g->flight);
     qn_mail_free(g->mail);
     pthread_mutex_destroy(&g->stats_lock);
+    free(g->told);
     free(g);
 }
 

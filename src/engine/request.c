@@ -61,6 +61,16 @@ struct qn_request *qn_request_create(const struct qn_request_params *p)
     return r;
 }
 
+void qn_request_ref(struct qn_request *r)
+{
+    atomic_fetch_add(&r->n_ref, 1);
+}
+
+void qn_request_wake(struct qn_request *r)
+{
+    qn_ring_wake(r->ring);
+}
+
 void qn_request_unref(struct qn_request *r)
 {
     if (atomic_fetch_sub(&r->n_ref, 1) != 1) return;

@@ -27,7 +27,10 @@ struct qn_request {
 
 /* Copies the parameters; both references are taken. */
 struct qn_request *qn_request_create(const struct qn_request_params *p);
+void qn_request_ref(struct qn_request *r);
 void qn_request_unref(struct qn_request *r);
+/* Wakes the reader for what was sent since. */
+void qn_request_wake(struct qn_request *r);
 
 /* Engine thread. */
 bool qn_request_is_cancelled(const struct qn_request *r);

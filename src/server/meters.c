@@ -42,6 +42,9 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
     m->slot_snapshot = GAUGE("quern_slots_snapshot", NULL, "State slots kept as snapshots.");
     m->depth = GAUGE("quern_draft_depth", NULL, "Draft depth in use.");
     m->steps = COUNTER("quern_steps_total", NULL, "Steps made.");
+    m->step_s = COUNTER("quern_step_seconds_total", NULL, "Time in steps.");
+    m->step_gap_s = COUNTER("quern_step_gap_seconds_total", NULL,
+                            "Time between the end of a step and the start of the next one, with work to do.");
     m->rejected =
         COUNTER("quern_requests_rejected_total", NULL, "Requests refused because the queue was full.");
     m->prompt_total = COUNTER("quern_prompt_tokens_total", "vllm:prompt_tokens_total", "Prompt tokens.");
@@ -155,6 +158,8 @@ void qn_meters_refresh(struct qn_server *s)
     qn_metric_set(m->slot_snapshot, t.n_slot_snapshot);
     qn_metric_set(m->depth, t.depth);
     qn_metric_set(m->steps, (double)t.n_step);
+    qn_metric_set(m->step_s, (double)t.step_us / 1e6);
+    qn_metric_set(m->step_gap_s, (double)t.gap_us / 1e6);
     qn_metric_set(m->rejected, (double)t.n_rejected);
     qn_metric_set(m->prompt_total, (double)t.n_prompt_tok);
     qn_metric_set(m->new_total, (double)t.n_new_tok);

@@ -24,7 +24,8 @@ struct qn_meters {
     struct qn_metric *running, *waiting, *kv_usage, *kv_usage_old, *prompt_total, *new_total, *cached_total,
         *preempted;
     struct qn_metric *queries, *hits, *drafts, *drafted, *accepted, *accepted_at[8], *depth;
-    struct qn_metric *page, *page_used, *page_cached, *slot, *slot_live, *slot_snapshot, *steps, *rejected;
+    struct qn_metric *page, *page_used, *page_cached, *slot, *slot_live, *slot_snapshot, *steps, *step_s,
+        *step_gap_s, *rejected;
     struct qn_metric *up, *connections, *start_s;
     struct qn_metric *drafted_at[8], *fetching, *snap_made, *snap_evicted, *page_evicted;
     struct {

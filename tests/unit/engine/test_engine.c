@@ -372,6 +372,31 @@ static void test_logits(void **state)
     close_fake(g);
 }
 
+/* A reader that sleeps for as long as it may has each event soon, the end too. */
+static void test_readers_are_woken(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.step_us = 20000};
+    struct qn_engine *g = open_fake(&fo, NULL);
+    int32_t *prompt = ask_prompt(7, 100, 200);
+    struct qn_request_params p = ask_params(prompt, 100);
+    struct qn_request *r;
+    struct qn_event event = {.kind = QN_EVENT_TOKEN};
+    struct qn_err e = {0};
+    p.max_new = 5;
+    p.mtp = 0;
+    assert_int_equal(qn_engine_submit(g, &p, &r, &e), QN_OK);
+    int64_t start = qn_now_us();
+    for (int n = 0; event.kind != QN_EVENT_END; n++) {
+        assert_true(n < 6);
+        assert_int_equal(qn_request_next(r, &event, 20000000), QN_OK);
+    }
+    assert_true(qn_now_us() - start < 10000000);
+    qn_request_release(r);
+    free(prompt);
+    close_fake(g);
+}
+
 static int32_t counts_up(void *user, const int32_t *tok, int n)
 {
     (void)user;
@@ -519,6 +544,7 @@ int main(void)
         cmocka_unit_test(test_deadline_and_drain),
         cmocka_unit_test(test_device_fault),
         cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_readers_are_woken),
         cmocka_unit_test(test_bad_row_ends_one),
         cmocka_unit_test(test_bad_prompt),
     };

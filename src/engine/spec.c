@@ -10,7 +10,7 @@
 #define PROBE_MOST    24    /* when it looks good */
 #define PROBE_AGAIN   0.93  /* of the rate at home: looks good */
 #define PROBE_LOSS    0.003 /* of all time, at most, for tries */
-#define PROBE_FIRST   12
+#define PROBE_FIRST   6
 #define PROBE_SOONEST 96 /* steps between two */
 #define PROBE_LATEST  8192
 #define HYSTERESIS    1.01

@@ -874,6 +874,9 @@ bool qn_model_has_kv_scales(const struct qn_model *m)
     return m->config.n_full && qn_model_n_kv_scale(m) == m->config.n_full;
 }
 
+/* The kernel starts at most one read-ahead window a call, 128 KiB where nobody changed it. */
+#define WINDOW_BYTES ((size_t)128 << 10)
+
 static void advise(const struct qn_tensor *t, int advice)
 {
     if (!t->n_dim || !t->n_byte) return;
@@ -884,7 +887,8 @@ static void advise(const struct qn_tensor *t, int advice)
     } else {
         from = from / PAGE_BYTES * PAGE_BYTES;
     }
-    if (to > from) madvise((void *)from, to - from, advice);
+    size_t step = advice == MADV_WILLNEED ? WINDOW_BYTES : to - from;
+    for (; from < to; from += step) madvise((void *)from, QN_MIN(step, to - from), advice);
 }
 
 void qn_model_will_need(const struct qn_model *m, const struct qn_linear *l)

@@ -13,6 +13,7 @@
 
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/mapped.h"
 
 struct entry {
     size_t name_at; /* into names */
@@ -399,6 +400,7 @@ int qn_safetensors_open(struct qn_safetensors **out, const char *path, struct qn
     st->map = mmap(NULL, st->n_byte, PROT_READ, MAP_PRIVATE, fd, 0);
     if (st->map == MAP_FAILED) st->map = NULL;
     QN_FAIL_IF(!st->map, e, QN_IO, "%s: cannot map: %s", path, strerror(errno));
+    qn_mapped_add(st->map, st->n_byte);
     st->bytes = st->map;
     QN_TRY(parse(st, e));
     *out = st;
@@ -412,6 +414,7 @@ out:
 void qn_safetensors_close(struct qn_safetensors *st)
 {
     if (!st) return;
+    qn_mapped_remove(st->map);
     if (st->map) munmap(st->map, st->n_byte);
     free(st->tensors);
     free(st->names);

@@ -62,6 +62,27 @@ def test_quantize(moe, tmp_path, fmt, part, name):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def largest_resident(model, tmp_path):
+    (tmp_path / "ids.json").write_text("[1]")
+    command = [BUILD / "quern", "eval", "logits", model, "--ids", tmp_path / "ids.json", "--out", tmp_path / "out.npy"]
+    p = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(p.pid, 0)
+    p.returncode = os.waitstatus_to_exitcode(status)
+    assert p.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "nvfp4"])
+def test_resident_once(tmp_path, fmt):
+    """An embedding that is most of the model is not in memory twice while it is packed: its file's pages go as they are read."""
+    shape = "tiny:hidden=1024,layers=1,interval=1,ffn=256,tied=1,mtp=0,vocab="
+    for name, vocab in ("small", 1024), ("large", 49152):
+        quern("synth", f"{shape}{vocab}", tmp_path / name, "--format", fmt, "--recipe", "linear")
+    embedding = (49152 - 1024) * 1024 * 2
+    more = largest_resident(tmp_path / "large", tmp_path) - largest_resident(tmp_path / "small", tmp_path)
+    assert more < 1.1 * embedding + (24 << 20), f"{more / embedding:.2f} of the embedding"
+
+
 def test_errors(moe, tmp_path):
     assert "no such folder" in quern("inspect", tmp_path / "nowhere", code=1)
     assert "unknown shape" in quern("synth", "qwen3.5-1t", tmp_path / "x", code=2)

@@ -1,6 +1,7 @@
 /* Weights of the CPU back end: packed layers, and tables read in place.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "backend/cpu/cpu.h"
+#include "base/mapped.h"
 #include "base/mem.h"
 
 /* A table of plain numbers that is only read row by row stays in the file's mapping. */
@@ -10,17 +11,43 @@ static bool is_plain(enum qn_format f)
 }
 
 #define FILL_TILES 8
+#define FILL_BYTES ((size_t)16 << 20) /* of packed weights between two looks at the file's pages */
 
 struct fill {
     struct qn_packed *p;
     const struct qn_linear *l;
+    int first; /* tile */
 };
 
 static void fill_tiles(void *ctx, int item, int thread)
 {
     (void)thread;
     struct fill *f = ctx;
-    qn_packed_fill(f->p, f->l, item * FILL_TILES, QN_MIN((item + 1) * FILL_TILES, qn_packed_n_tile(f->p)));
+    int tile = f->first + item * FILL_TILES;
+    qn_packed_fill(f->p, f->l, tile, QN_MIN(tile + FILL_TILES, qn_packed_n_tile(f->p)));
+}
+
+/* Rows of a weight are packed: their pages of the file may go. AWQ and GPTQ have no contiguous rows. */
+static void release_rows(const struct qn_linear *l, int first, int n)
+{
+    if (l->format == QN_FMT_INT4_AWQ || l->format == QN_FMT_INT4_GPTQ || n <= 0) return;
+    size_t row = l->weight.n_byte / (size_t)l->n_out;
+    qn_mapped_release((const char *)l->weight.data + (size_t)first * row, (size_t)n * row);
+}
+
+/* All tiles, in stretches: what a stretch has read of the file is given back before the next, so that an
+ * embedding of a quarter of the model is not resident twice. */
+static void fill(struct qn_device *d, struct qn_packed *p, const struct qn_linear *l)
+{
+    int n_tile = qn_packed_n_tile(p), rows = 2 * QN_TILE; /* of a unit of tiles */
+    size_t tile_bytes = QN_MAX(qn_packed_bytes(p) / (size_t)n_tile, 1);
+    int step = QN_ROUND_UP((int)QN_MAX(FILL_BYTES / tile_bytes, 1), FILL_TILES);
+    struct fill f = {p, l, 0};
+    for (; f.first < n_tile; f.first += step) {
+        int n = QN_MIN(step, n_tile - f.first), row = f.first * rows;
+        qn_pool_run(d->cpu->pool, QN_CEIL_DIV(n, FILL_TILES), fill_tiles, &f);
+        release_rows(l, row, QN_MIN(n * rows, l->n_out - row));
+    }
 }
 
 int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
@@ -36,8 +63,7 @@ int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, str
     } else {
         struct qn_packed *p;
         QN_TRY(qn_packed_begin(&p, l, d->o.act, d->cpu->k->isa, d->cpu->slab, e));
-        struct fill f = {p, l};
-        qn_pool_run(d->cpu->pool, QN_CEIL_DIV(qn_packed_n_tile(p), FILL_TILES), fill_tiles, &f);
+        fill(d, p, l);
         w->packed = p;
         d->weight_bytes += qn_packed_bytes(p);
     }

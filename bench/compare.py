@@ -103,10 +103,11 @@ def gguf_bytes(path):
 
 
 class Quern:
-    name, activations, kv = "quern", "BF16", "BF16"
+    name, kv = "quern", "BF16"
 
-    def __init__(self, args):
-        self.args, self.label, self.options = args, args.format, " ".join(args.quern_options)
+    def __init__(self, args, options):
+        self.args, self.label, self.options = args, args.format, options
+        self.activations = "8 bits in blocks of 32" if "--activations int8" in options else "BF16"
         self.version = run([args.binary, "version"]).split()[1]
         self.file_bytes = sum(p.stat().st_size for p in pathlib.Path(args.quern).glob("*.safetensors"))
         self.bytes = {}
@@ -115,7 +116,7 @@ class Quern:
     def measure(self):
         a, out = self.args, {}
         text = run([a.binary, "bench", a.quern, "speed", "--json", "--threads", a.threads, "--prompt", a.prompt, "--context",
-                    a.context, "--gen", a.gen, "--runs", 1, *a.quern_options])
+                    a.context, "--gen", a.gen, "--runs", 1, *self.options.split()])
         for row in map(json.loads, text.splitlines()):
             if row["bench"] == "prefill":
                 out["prefill", row["prompt"], 0] = row["tok_s"]
@@ -176,7 +177,8 @@ def main():
     parser.add_argument("--format", required=True, help="name of the format in the CSV")
     parser.add_argument("--quern", required=True, metavar="CHECKPOINT")
     parser.add_argument("--binary", default=ROOT / "build/quern")
-    parser.add_argument("--quern-options", default="", metavar="OPTIONS", help="of quern bench", type=lambda s: s.split())
+    parser.add_argument("--quern-run", action="append", default=[], metavar="OPTIONS",
+                        help="runs quern bench with these options as well, --quern-run='--activations int8'")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=LLAMA_BENCH[@VERSION]",
                         help="VERSION where the binary does not know its own")
     parser.add_argument("--peer-activations", default="8 bits in blocks of 32", help="of their quantised layers, for the CSV")
@@ -190,8 +192,9 @@ def main():
     parser.add_argument("--add", action="store_true", help="to the samples that OUT.csv has")
     args = parser.parse_args()
     binaries = dict(p.split("=", 1) for p in args.peer)
-    quern = Quern(args)
-    sides = [quern] + [Peer(args, spec, binaries, quern) for spec in args.run]
+    own = [Quern(args, options) for options in ["", *args.quern_run]]
+    quern = own[0]
+    sides = own + [Peer(args, spec, binaries, quern) for spec in args.run]
     kept, before = [], []
     if pathlib.Path(args.csv).exists():
         with open(args.csv, newline="", encoding="utf-8") as f:
@@ -234,11 +237,10 @@ def main():
                 row["limit_tok_s"] = read * 1e9 / row["bytes_per_token"]
                 row["of_limit"] = row["tok_s"] / row["limit_tok_s"]
             rows.append(row)
-    mine = {(r["test"], r["tokens"], r["context"]): r for r in rows if r["engine"] == "quern"}
     weights = {id(s): s.weight_bytes for s in sides}
-    for test, row in mine.items():
-        best, best_any = None, None
-        for side, values in list(zip(sides, figures))[1:]:
+    for row in (r for r in rows if r["engine"] == "quern"):
+        best, best_any, test = None, None, (row["test"], row["tokens"], row["context"])
+        for side, values in list(zip(sides, figures))[len(own):]:
             if test not in values:
                 continue
             found = (statistics.median(values[test]), f"{side.name} {side.label}")

@@ -108,7 +108,7 @@ static int run(int argc, char **argv)
 {
     int64_t memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
     bool json = false, mtp = true;
-    const char *kv = "bf16";
+    const char *kv = "bf16", *activations = "bf16";
     const struct qn_opt table[] = {
         {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
         {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (four fifths of what can be had)", NULL,
@@ -118,6 +118,8 @@ static int run(int argc, char **argv)
         {"users", 'u', QN_OPT_INT, &users, "N", "sequences at once (the most that fit)", NULL, "max-num-seqs",
          1, 4096},
         {"kv", 0, QN_OPT_STR, &kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)", NULL, "kv-cache-dtype",
+         0, 0},
+        {"activations", 0, QN_OPT_STR, &activations, "TYPE", QN_ACT_NAMES " (bf16): their room", NULL, NULL,
          0, 0},
         {"rows", 0, QN_OPT_INT, &rows, "N", "rows of a step (512)", NULL, NULL, 1, 65536},
         {"mtp", 0, QN_OPT_FLAG, &mtp, NULL, "with the MTP block (yes, when the files have it)", NULL, NULL, 0,
@@ -137,6 +139,10 @@ static int run(int argc, char **argv)
     if (n_arg != 1) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder");
     if (!rc && qn_kv_find(kv, false) < 0)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.40s: must be " QN_KV_NAMES, kv);
+    int act = qn_act_find(activations);
+    if (!rc && act < 0)
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--activations %.40s: must be " QN_ACT_NAMES,
+                        activations);
     if (rc) return qn_cli_usage_failed("plan", rc, &e);
     rc = qn_model_open(&m, args[0], &e);
     if (rc) return qn_cli_failed("plan", &e);
@@ -145,11 +151,13 @@ static int run(int argc, char **argv)
     o.kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m));
     o.config = qn_model_config(m);
     o.has_mtp = mtp && qn_model_has_mtp(m);
+    o.act = (enum qn_act)act;
     qn_device_sizes(&o, &n.sizes);
     /* the engine's own reckoning, so that a server allocates these */
     if (!memory) memory = (int64_t)(qn_mem_available() / 5 * 4);
     struct qn_engine_options wish = {.model = m,
                                      .backend = qn_backend_get("cpu"),
+                                     .act = o.act,
                                      .kv = (int)o.kv,
                                      .max_context = (int)context,
                                      .max_seqs = (int)users,

@@ -3,7 +3,7 @@
 PORT ?= 8080
 CMAKE_BUILD = cmake --build
 
-.PHONY: all build serve test check bench fmt clean oracle fuzz
+.PHONY: all build serve test test-arm64 check bench fmt clean oracle fuzz
 
 all: build
 
@@ -19,6 +19,9 @@ serve: build            ## build, then serve the shipped model with its chat pag
 test:                   ## everything that must pass: unit, golden, property, fuzz replay, end to end
 	@tools/setup.sh test
 	@tools/test.sh
+
+test-arm64:             ## the same sources for 64-bit Arm: unit, golden and kernel tests under qemu-user
+	@tools/test_arm64.sh
 
 check:                  ## sanitizers, static checks, formatting
 	@tools/setup.sh test

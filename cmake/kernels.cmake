@@ -10,6 +10,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   endforeach()
 endif()
 
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cpu/*_neon.c)
+  set_source_files_properties(${kernels} PROPERTIES COMPILE_OPTIONS "-O3;-march=armv8.2-a+dotprod")
+endif()
+
 # Kernels touch nothing but what they are given, and their tests put NaN behind it. Instrumenting these fully inlined
 # files takes minutes of compile time each, so sanitizers leave them out.
 if(QUERN_SANITIZE)

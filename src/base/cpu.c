@@ -5,13 +5,20 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 #include <sched.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/pool.h"
 
+#if defined(__aarch64__)
+static const char *const names[QN_N_ISA] = {"scalar", "neon"};
+#else
 static const char *const names[QN_N_ISA] = {"scalar", "avx2", "avx512", "avx512bf16"};
+#endif
 
 const char *qn_isa_name(enum qn_isa isa)
 {
@@ -40,6 +47,8 @@ static enum qn_isa best(void)
         !__builtin_cpu_supports("avx512vbmi"))
         return QN_ISA_AVX512;
     return QN_ISA_AVX512BF16;
+#elif defined(__aarch64__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? QN_ISA_NEON : QN_ISA_SCALAR;
 #else
     return QN_ISA_SCALAR;
 #endif

@@ -5,16 +5,28 @@
 
 #include "base/base.h"
 
-/* In rising order; each includes the ones before it. */
+/* In rising order; each includes the ones before it. Those behind QN_N_ISA belong to other processors. */
+#if defined(__aarch64__)
+enum qn_isa {
+    QN_ISA_SCALAR,
+    QN_ISA_NEON, /* with DotProd */
+    QN_N_ISA,
+    QN_ISA_AVX2,
+    QN_ISA_AVX512,
+    QN_ISA_AVX512BF16
+};
+#else
 enum qn_isa {
     QN_ISA_SCALAR,
     QN_ISA_AVX2,       /* with FMA and F16C */
     QN_ISA_AVX512,     /* F BW VL DQ */
     QN_ISA_AVX512BF16, /* and VNNI, VBMI */
-    QN_N_ISA
+    QN_N_ISA,
+    QN_ISA_NEON
 };
+#endif
 
-/* The best this machine has, no higher than QUERN_CPU=scalar|avx2|avx512|avx512bf16 asks for. */
+/* The best this machine has, no higher than QUERN_CPU=scalar|neon|avx2|avx512|avx512bf16 asks for. */
 enum qn_isa qn_cpu_isa(void);
 const char *qn_isa_name(enum qn_isa isa);
 /* QN_N_ISA when the name is unknown. */

@@ -54,7 +54,8 @@ static void judge_cpu(struct report *r)
         find(r, WARN, "unset QUERN_CPU", "QUERN_CPU=%.20s limits the instructions that are used", mask);
     if (!*r->root && qn_cpu_isa() == QN_ISA_SCALAR && !(mask && *mask))
         find(r, WARN, "",
-             "the processor has none of the vector instructions quern is fast with (AVX2 or later)");
+             "the processor has none of the vector instructions quern is fast with (AVX2 or later, on Arm "
+             "DotProd)");
     bool is_scaled_by_hardware =
         !strcmp(m->governor_driver, "intel_pstate") || strstr(m->governor_driver, "pstate-epp");
     if (m->n_slow_governor)

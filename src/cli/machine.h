@@ -35,7 +35,7 @@ struct qn_machine {
     bool has_iommu;
     int n_gpu;
     struct qn_gpu gpu[QN_MAX_GPUS];
-    char p2p[QN_MAX_GPUS][QN_MAX_GPUS]; /* 1 works, 0 not, -1 not told */
+    signed char p2p[QN_MAX_GPUS][QN_MAX_GPUS]; /* 1 works, 0 not, -1 not told */
     const char *p2p_why[QN_MAX_GPUS][QN_MAX_GPUS];
 };
 

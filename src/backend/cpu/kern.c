@@ -16,6 +16,8 @@ static void fill(void)
 #if defined(__x86_64__)
         if (i == QN_ISA_AVX2) qn_kern_avx2(&tables[i]);
         if (i == QN_ISA_AVX512) qn_kern_avx512(&tables[i]);
+#elif defined(__aarch64__)
+        if (i == QN_ISA_NEON) qn_kern_neon(&tables[i]);
 #endif
     }
 }

@@ -69,5 +69,6 @@ const struct qn_kern *qn_kern_get(enum qn_isa isa);
 void qn_kern_scalar(struct qn_kern *k);
 void qn_kern_avx2(struct qn_kern *k);
 void qn_kern_avx512(struct qn_kern *k);
+void qn_kern_neon(struct qn_kern *k);
 
 #endif

@@ -671,6 +671,8 @@ void qn_packed_run(const struct qn_packed *p, const void *act, int n_row, float 
         [QN_ISA_AVX2] = pack_run_avx2,
         [QN_ISA_AVX512] = pack_run_avx512,
         [QN_ISA_AVX512BF16] = pack_run_avx512bf16,
+#elif defined(__aarch64__)
+        [QN_ISA_NEON] = pack_run_neon,
 #endif
     };
     struct pack_job j = {.p = p, .act = act, .n_row = n_row, .ldy = ldy, .y = y};

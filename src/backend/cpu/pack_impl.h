@@ -164,6 +164,7 @@ void pack_run_scalar(const struct pack_job *j);
 void pack_run_avx2(const struct pack_job *j);
 void pack_run_avx512(const struct pack_job *j);
 void pack_run_avx512bf16(const struct pack_job *j);
+void pack_run_neon(const struct pack_job *j);
 
 extern const uint8_t pack_e2m1_int8[16];                      /* 16 + twice the value of E2M1 codes */
 extern const uint8_t pack_fp8_high[128], pack_fp8_low[128];   /* bytes of BF16 of E4M3 codes 0..127 */

@@ -1,6 +1,6 @@
-/* Sixteen floats as one value: a zmm, two ymm or an array, by the flags of the including file.
- * Products are fused only where vfma says so, so that every instance of a kernel rounds alike.
- * Internal to the kernel files. SPDX-License-Identifier: Apache-2.0 */
+/* Sixteen floats as one value: a zmm, two ymm, four NEON registers or an array, by the flags of the including
+ * file. Products are fused only where vfma says so, so that every instance of a kernel rounds alike. Internal
+ * to the kernel files. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_V16_H
 #define QN_V16_H
 
@@ -258,6 +258,115 @@ KERN v16 ve4m3(const uint8_t *p)
     __m256i largest = _mm256_set1_epi16(0x3f80);
     __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, largest), largest);
     return vmul(vf16(_mm256_or_si256(h, nan)), vset(256));
+}
+
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+
+#include <arm_neon.h>
+
+typedef struct {
+    float32x4_t v[4];
+} v16;
+#define V4(expr)                                                                                             \
+    v16 r;                                                                                                   \
+    for (int i = 0; i < 4; i++) r.v[i] = (expr);                                                             \
+    return r
+KERN v16 vset(float x)
+{
+    V4(vdupq_n_f32(x));
+}
+KERN v16 vzero(void)
+{
+    return vset(0);
+}
+KERN v16 vload(const float *p)
+{
+    V4(vld1q_f32(p + 4 * i));
+}
+KERN void vstore(float *p, v16 a)
+{
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, a.v[i]);
+}
+KERN v16 vload_part(const float *p, int n)
+{
+    float t[16] = {0};
+    memcpy(t, p, (size_t)n * sizeof *t);
+    return vload(t);
+}
+KERN void vstore_part(float *p, v16 a, int n)
+{
+    float t[16];
+    vstore(t, a);
+    memcpy(p, t, (size_t)n * sizeof *t);
+}
+KERN v16 vadd(v16 a, v16 b)
+{
+    V4(vaddq_f32(a.v[i], b.v[i]));
+}
+KERN v16 vsub(v16 a, v16 b)
+{
+    V4(vsubq_f32(a.v[i], b.v[i]));
+}
+KERN v16 vmul(v16 a, v16 b)
+{
+    V4(vmulq_f32(a.v[i], b.v[i]));
+}
+KERN v16 vdiv(v16 a, v16 b)
+{
+    V4(vdivq_f32(a.v[i], b.v[i]));
+}
+KERN v16 vmax(v16 a, v16 b) /* b where either is NaN, as elsewhere */
+{
+    V4(vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]));
+}
+KERN v16 vmin(v16 a, v16 b)
+{
+    V4(vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]));
+}
+KERN v16 vfma(v16 a, v16 b, v16 c)
+{
+    V4(vfmaq_f32(c.v[i], a.v[i], b.v[i]));
+}
+KERN v16 vround(v16 a)
+{
+    V4(vrndnq_f32(a.v[i]));
+}
+/* a * 2^n for integral n in [-126, 127] */
+KERN v16 vscale(v16 a, v16 n)
+{
+    V4(vmulq_f32(a.v[i],
+                 vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23))));
+}
+KERN v16 vbf16(const uint16_t *p)
+{
+    V4(vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
+}
+KERN void vto_bf16(uint16_t *p, v16 a) /* nearest even; NaN is not expected */
+{
+    for (int i = 0; i < 4; i++) {
+        uint32x4_t u = vreinterpretq_u32_f32(a.v[i]);
+        uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+        u = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd);
+        vst1_u16(p + 4 * i, vshrn_n_u32(u, 16));
+    }
+}
+/* A bit a lane. */
+KERN unsigned vbits(uint32x4_t m, int i)
+{
+    static const uint32_t bit[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(m, vld1q_u32(bit))) << 4 * i;
+}
+KERN unsigned vabove(v16 a, v16 b)
+{
+    unsigned m = 0;
+    for (int i = 0; i < 4; i++) m |= vbits(vcgtq_f32(a.v[i], b.v[i]), i);
+    return m;
+}
+KERN unsigned vnan(v16 a)
+{
+    unsigned m = 0;
+    for (int i = 0; i < 4; i++) m |= vbits(vmvnq_u32(vceqq_f32(a.v[i], a.v[i])), i);
+    return m;
 }
 
 #else

@@ -125,7 +125,7 @@ static bool has(enum qn_isa isa)
         return isa == QN_ISA_SCALAR;
     }
 #else
-    return isa == QN_ISA_SCALAR;
+    return isa <= qn_cpu_isa();
 #endif
 }
 

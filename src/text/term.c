@@ -15,10 +15,11 @@
 #define MAX_WIDTH     (1u << 15) /* alternatives of one state */
 #define MAX_CONTEXTS  4096
 #define MAX_RECURSION 1000
-#define MAX_FIRST     256  /* parts looked at for the bytes a term can start with; then every byte counts */
-#define MANY_FIRST    16   /* a part that starts with more bytes gets a row of its own */
-#define N_MEMO        8192 /* derivatives of parts remembered */
-#define TRY_STEPS     32   /* states looked at to see whether a language is cheap */
+#define MAX_FIRST     256 /* parts looked at for the bytes a term can start with; then every byte counts */
+#define MAX_SIGNS     (1 << 15)  /* parts looked at for the bytes that they tell apart */
+#define MANY_FIRST    16         /* a part that starts with more bytes gets a row of its own */
+#define N_MEMO        8192       /* derivatives of parts remembered */
+#define TRY_STEPS     32         /* states looked at to see whether a language is cheap */
 #define TRY_WORK      (1u << 17) /* steps that may take */
 #define TRY_WIDTH     1024       /* alternatives a state may have there, more than it starts with */
 #define UNKNOWN       UINT32_MAX
@@ -1034,12 +1035,16 @@ static void add_first(struct qn_terms *t, qn_term a, uint64_t out[4], int *budge
 /* Bytes that no leading set of a term tells apart lead to the same place: they have the same sign. */
 struct signs {
     uint64_t of[256]; /* a bit a set */
-    int n_set, budget;
+    qn_term sets[64]; /* whose sets: classes and literals are often the same in many alternatives */
+    int n_set, depth, budget;
 };
 
-static bool add_set(struct signs *s, const uint64_t set[4])
+static bool add_set(struct signs *s, qn_term of, const uint64_t set[4])
 {
-    if (s->n_set++ == 64) return false;
+    for (int i = 0; i < s->n_set; i++)
+        if (s->sets[i] == of) return true;
+    if (s->n_set == (int)QN_COUNT(s->sets)) return false;
+    s->sets[s->n_set++] = of;
     for (int b = 0; b < 256; b++) s->of[b] = s->of[b] << 1 | (set[b >> 6] >> (b & 63) & 1);
     return true;
 }
@@ -1049,42 +1054,54 @@ static bool add_signs(struct qn_terms *t, qn_term a, struct signs *s)
 {
     const struct term *x = &t->terms[a];
     uint64_t set[4] = {0};
-    if (--s->budget < 0) return false;
+    bool is_known = false;
+    if (--s->budget < 0 || s->depth > MAX_FIRST) return false;
+    s->depth++;
     switch ((enum kind)x->kind) {
     case EMPTY:
     case EPS:
     case ANY:
-        return true;
+        is_known = true;
+        break;
     case CLASS:
-        return add_set(s, t->sets[x->a].bits);
+        is_known = add_set(s, a, t->sets[x->a].bits);
+        break;
     case LIT:
         set[(unsigned char)t->pool[x->a] >> 6] = (uint64_t)1 << (t->pool[x->a] & 63);
-        return add_set(s, set);
+        is_known = add_set(s, a, set);
+        break;
     case SEQ: {
         qn_term rest = x->b;
         bool is_nullable = qn_term_nullable(t, x->a);
-        return add_signs(t, t->terms[a].a, s) && (!is_nullable || add_signs(t, rest, s));
+        is_known = add_signs(t, t->terms[a].a, s) && (!is_nullable || add_signs(t, rest, s));
+        break;
     }
     case ALT:
-        for (uint32_t i = 0, from = x->a, n = x->b; i < n; i++)
-            if (!add_signs(t, t->lists[from + i], s)) return false;
-        return true;
+        is_known = true;
+        for (uint32_t i = 0, from = x->a, n = x->b; i < n && is_known; i++)
+            is_known = add_signs(t, t->lists[from + i], s);
+        break;
     case REPEAT:
     case NOT:
-        return add_signs(t, x->a, s);
+        is_known = add_signs(t, x->a, s);
+        break;
     case RULE:
-        return add_signs(t, t->rules[x->a], s);
+        is_known = add_signs(t, t->rules[x->a], s);
+        break;
     case AND: {
         qn_term other = x->b;
-        return add_signs(t, x->a, s) && add_signs(t, other, s);
+        is_known = add_signs(t, x->a, s) && add_signs(t, other, s);
+        break;
     }
     case OBJECT:
-        return add_signs(t, expand(t, a), s);
+        is_known = add_signs(t, expand(t, a), s);
+        break;
     case TEXT:
     case TRIGGER:
         break;
     }
-    return false;
+    s->depth--;
+    return is_known;
 }
 
 /* In byte order, the first byte of each sign among `first`; same[b]: that byte, for each b of `first`. 0: the
@@ -1092,9 +1109,11 @@ static bool add_signs(struct qn_terms *t, qn_term a, struct signs *s)
 static int groups_of(struct qn_terms *t, qn_term a, const uint64_t first[4], uint8_t same[256],
                      uint8_t leads[256])
 {
-    struct signs s = {.budget = MAX_FIRST};
+    struct signs s = {.budget = MAX_SIGNS};
     int n = 0;
-    if (!add_signs(t, a, &s)) return 0;
+    bool is_known = add_signs(t, a, &s);
+    t->n_work += (uint64_t)(MAX_SIGNS - s.budget) / 4;
+    if (!is_known) return 0;
     for (int b = 0; b < 256; b++) {
         if (!has_bit(first, (unsigned char)b)) continue;
         int k = 0;

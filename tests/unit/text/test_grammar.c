@@ -663,6 +663,10 @@ static void test_nested_expressions(void **state)
         int64_t work = steps_of(plain[i], 64, QN_GRAMMAR_MAX_TERMS, &failed);
         if (work < 0 || work > 200000 || failed) fail_msg("%s: %lld steps", plain[i], (long long)work);
     }
+    /* a thousand ways to have counted, all waiting for the same byte: some steps a way, not 256 */
+    int64_t many = steps_of(":{2,}:{1400}x", 1000, QN_GRAMMAR_MAX_TERMS, &failed);
+    assert_in_range(many, 100000, 10000000);
+    assert_int_equal(failed, QN_OK);
     /* what no trial sees in a few bytes runs into the cap on steps */
     const uint32_t max_terms = 1 << 12;
     int64_t work = steps_of("(a|b)*a(a|b){60000}", 4000, max_terms, &failed);

@@ -52,7 +52,9 @@ struct history {
 struct question {
     struct qn_request_params params;
     int32_t *tok;
-    int32_t stop[3], closing[2], bias_tok[2];
+    int32_t stop[3], closing[2], bias_tok[2], ban[9];
+    int ban_len[3];
+    uint32_t *allowed; /* bits; NULL: all */
     float bias[2];
     int grammar; /* one of the forms below; -1: none */
     struct ask_answer want;
@@ -67,6 +69,8 @@ enum {
     AXIS_THREADS,
     AXIS_PREEMPTED,
     AXIS_RULES,
+    AXIS_STOPS,
+    AXIS_BAD_WORDS,
     AXIS_LOGPROBS,
     N_AXIS
 };
@@ -80,6 +84,8 @@ static const struct axis axis_table[N_AXIS] = {
     {"threads", {"1", "2"}, {0}},
     {"preemption", {"none", "in the wave"}, {0}},
     {"rules", {"none", "penalties", "grammar", "both", "others"}, {0}},
+    {"stops", {"none", "ids", "met", "not before a minimum", "ignored"}, {0}},
+    {"bad words", {"none", "tokens", "sequences", "under a grammar", "and a list of allowed ones"}, {0}},
     {"log-probs", {"not asked", "asked"}, {0}},
 };
 static const int depths[] = {0, 1, 2, 3, 5, 8, -1}, chunks[] = {5, 16, 64, 100, 512};
@@ -256,6 +262,41 @@ static void make_question(struct bench *b, struct question *q)
     }
 }
 
+/* Forbids and stops at what the model wants to say: what it says without. */
+static void forbid(struct bench *b, struct question *q)
+{
+    struct dice *d = &b->dice;
+    struct qn_request_params *p = &q->params;
+    bool has_bans = !roll(d, 3), has_stops = p->n_stop > 1 && roll(d, 2);
+    struct ask_answer free_run;
+    if (!has_bans && !has_stops) return;
+    ask(b->plain, p, &free_run);
+    if (has_stops && free_run.n) q->stop[1] = free_run.tok[roll(d, free_run.n)];
+    if (has_bans) {
+        int32_t *tok = q->ban;
+        int most = roll(d, 3) ? 3 : 1;
+        p->n_ban = 1 + roll(d, 3);
+        for (int i = 0; i < p->n_ban; i++) {
+            int len = q->ban_len[i] = 1 + roll(d, most), from = roll(d, QN_MAX(free_run.n - len, 1));
+            for (int k = 0; k < len; k++, from++)
+                *tok++ = from < free_run.n ? free_run.tok[from] : some_token(b);
+        }
+        p->ban_tok = q->ban;
+        p->ban_len = q->ban_len;
+    }
+    if (has_bans && q->grammar < 0 && !roll(d, 4)) { /* some three quarters of all tokens */
+        p->n_allowed_word = QN_CEIL_DIV(b->plain_fake.config.vocab, 32);
+        if (b->s->model) p->n_allowed_word = QN_CEIL_DIV(qn_model_config(b->s->model)->vocab, 32);
+        q->allowed = xcalloc((size_t)p->n_allowed_word, sizeof *q->allowed);
+        for (int i = 0; i < p->n_allowed_word; i++)
+            q->allowed[i] = (uint32_t)(qn_rng64(d->seed, d->n, 2 * (uint64_t)i) |
+                                       qn_rng64(d->seed, d->n, 2 * (uint64_t)i + 1));
+        d->n++;
+        p->allowed_bits = q->allowed;
+    }
+    ask_free(&free_run);
+}
+
 /* A question that was asked before, or a new one, which takes the place of an old one; none of taken[n]. The
  * first wave after a restart asks what the last engine was asked, of other families each, so that what is
  * resumed can only come from its files. */
@@ -275,9 +316,11 @@ static struct question *next_question(struct bench *b, struct question *const *t
     if (is_old) return q;
     if (q == &b->question[b->n_question]) b->n_question++;
     free(q->tok);
+    free(q->allowed);
     ask_free(&q->want);
     make_question(b, q);
     if (q->grammar >= 0) q->params.constraint = make_grammar(q->grammar);
+    forbid(b, q);
     ask(b->plain, &q->params, &q->want);
     if (q->want.finish == QN_FINISH_ERROR) fail_msg("plain: %s", q->want.error.text);
     if (q->grammar >= 0) qn_grammar_release(q->params.constraint);
@@ -404,6 +447,15 @@ static void count(struct bench *b, const struct asked *wave, int n, int at, cons
                                : has_penalty            ? 1
                                : is_other               ? 4
                                                         : 0);
+    bool is_met = got->finish == QN_FINISH_STOP;
+    axis_count(&a[AXIS_STOPS], !p->n_stop ? 0 : p->ignore_eos ? 4 : p->min_new ? 3 : is_met ? 2 : 1);
+    int longest = 0;
+    for (int i = 0; i < p->n_ban; i++) longest = QN_MAX(longest, p->ban_len[i]);
+    axis_count(&a[AXIS_BAD_WORDS], !p->n_ban                  ? 0
+                                   : wave[at].q->grammar >= 0 ? 3
+                                   : p->allowed_bits          ? 4
+                                   : longest > 1              ? 2
+                                                              : 1);
     axis_count(&a[AXIS_LOGPROBS], p->sample.n_top >= 0);
     b->n_compared++;
     b->n_cached += s->n_cached > 0;
@@ -528,6 +580,7 @@ static void bench_close(struct bench *b)
     for (int i = 0; i < b->n_pool; i++) free(b->pool[i].tok);
     for (int i = 0; i < b->n_question; i++) {
         free(b->question[i].tok);
+        free(b->question[i].allowed);
         ask_free(&b->question[i].want);
     }
 }

@@ -6,12 +6,21 @@ SPDX-License-Identifier: Apache-2.0
 import json
 import pathlib
 import shutil
+import sys
 
 import pytest
 
 from conftest import ROOT, Server
 
-lm_eval = pytest.importorskip("lm_eval")
+STAND_IN = str(pathlib.Path(__file__).parent / "stand_in")
+sys.path.append(STAND_IN)  # last: what is installed goes first
+pytest.importorskip("lm_eval")
+from lm_eval import simple_evaluate  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+sys.path.remove(STAND_IN)
+if (getattr(sys.modules.get("pandas"), "__file__", None) or "").startswith(STAND_IN):
+    del sys.modules["pandas"]  # other packages look whether it is there
 
 MINI = ROOT / "models" / "mini"
 TASKS = pathlib.Path(__file__).parent / "lm_eval_tasks"
@@ -29,17 +38,15 @@ def mini():
 @pytest.fixture
 def evaluate(mini, tmp_path, monkeypatch):
     """Runs a task of TASKS over documents; gives its metrics and samples. Nothing is fetched."""
-    from lm_eval.tasks import TaskManager
     for name, value in {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "OPENAI_API_KEY": "x"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")  # read when the package was imported
     monkeypatch.chdir(tmp_path)
     shutil.copytree(TASKS, tmp_path / "tasks")
 
     def run(task, documents, model, path, **more):
         (tmp_path / (task.removeprefix("mill_") + ".json")).write_text(json.dumps(documents))
         arguments = {"model": "mini", "base_url": mini.url + path, "num_concurrent": 1, "max_retries": 1, **more.pop("model_args", {})}
-        results = lm_eval.simple_evaluate(model=model, model_args=arguments, tasks=[task], bootstrap_iters=0, **more,
+        results = simple_evaluate(model=model, model_args=arguments, tasks=[task], bootstrap_iters=0, **more,
                                           task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False))
         return results["results"][task], sorted(results["samples"][task], key=lambda s: s["doc_id"])
 

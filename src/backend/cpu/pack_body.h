@@ -290,26 +290,43 @@ INLINE void decoded_rows(const struct pack_job *j, const struct decoded *d, int 
     }
 }
 
+/* Rows that go together while `left` are to be done. A row has two sums that wait for themselves only, so one
+ * or two rows alone leave the units idle: they are not left over where it can be helped. */
+INLINE int rows_at_once(int left, const bool is_16)
+{
+#if DECODED_ROWS >= 6
+    if (is_16) return QN_MIN(left, 6);
+    if (DECODED_ROWS >= 12 && (left == 12 || left >= 15)) return 12;
+    return left <= 6 ? left : left <= 8 ? 4 : 6;
+#else
+    (void)is_16;
+    return QN_MIN(left, DECODED_ROWS);
+#endif
+}
+
 /* All rows over a span. */
 INLINE void run_span(const struct pack_job *j, const struct decoded *d, const bool has_groups,
                      const bool has_zeros, const bool is_16, float *keep)
 {
-    int row = 0;
-#define ROWS(n)                                                                                              \
-    for (; row + n <= j->n_row; row += n)                                                                    \
-    decoded_rows(j, d, row, n, has_groups, has_zeros, is_16, keep + (size_t)row * 32)
+    for (int row = 0, n; row < j->n_row; row += n) {
+        n = rows_at_once(j->n_row - row, is_16);
+#define ROWS(count)                                                                                          \
+    if (n == count) decoded_rows(j, d, row, count, has_groups, has_zeros, is_16, keep + (size_t)row * 32)
 #if DECODED_ROWS >= 12
-    if (!is_16) ROWS(12);
+        if (!is_16) ROWS(12);
 #endif
 #if DECODED_ROWS >= 6
-    ROWS(6);
-    ROWS(4);
+        ROWS(6);
+        ROWS(5);
+        ROWS(4);
+        ROWS(3);
 #endif
 #if DECODED_ROWS >= 2
-    ROWS(2);
+        ROWS(2);
 #endif
-    ROWS(1);
+        ROWS(1);
 #undef ROWS
+    }
 }
 
 /* These serve every format. */

@@ -413,8 +413,8 @@ static void print_table(const struct qn_server_options *o, const struct wish *w,
         i->max_seqs, i->n_page, QN_PAGE, i->n_slot);
     char threads[24] = "one a core";
     if (i->n_thread) snprintf(threads, sizeof threads, "%d", i->n_thread);
-    row("compute", "%s%s%s, threads %s, %d prefill tokens a step", device, i->isa && *i->isa ? " " : "",
-        i->isa ? i->isa : "", threads, i->step_tokens);
+    row("compute", "%s%s%s, activations %s, threads %s, %d prefill tokens a step", device,
+        i->isa && *i->isa ? " " : "", i->isa ? i->isa : "", w->activations, threads, i->step_tokens);
     row("KV cache", "%s; prefix cache %s", i->kv ? i->kv : "none", w->no_prefix_cache ? "off" : "on");
     if (!i->has_mtp)
         row("speculation", "off: the checkpoint has no MTP head");

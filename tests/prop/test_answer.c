@@ -8,6 +8,7 @@
  * finds it. On tiny synthetic models and on quern-mini, whose drafts are right or wrong as those of a trained
  * model are, tokens and log-probabilities are compared to the bit.
  *
+ * QUERN_TEST: the tests to run, a pattern (test_one_answer_mini);
  * QUERN_COMBINATIONS: requests to compare (default 3000; 100000 is a long run); QUERN_SEED: where the random
  * numbers start. SPDX-License-Identifier: Apache-2.0 */
 #include "support/test.h"
@@ -841,5 +842,6 @@ int main(void)
         cmocka_unit_test(test_one_answer_mini),
         cmocka_unit_test(test_finds_planted_faults),
     };
+    if (getenv("QUERN_TEST")) cmocka_set_test_filter(getenv("QUERN_TEST"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,7 +23,8 @@ void ask_read(struct qn_request *r, struct ask_answer *out)
     struct qn_event event;
     int capacity = 0, prompt_capacity = 0;
     for (;;) {
-        int rc = qn_request_next(r, &event, 120000000);
+        int rc = QN_TIMEOUT; /* of short waits: time in which the process was stopped hardly counts */
+        for (int i = 0; i < 120 && rc == QN_TIMEOUT; i++) rc = qn_request_next(r, &event, 1000000);
         if (rc) {
             out->finish = QN_FINISH_ERROR;
             qn_err_set(&out->error, rc, __FILE__, __LINE__, "no event for two minutes");

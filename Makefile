@@ -21,6 +21,7 @@ test:                   ## everything that must pass: unit, golden, property, fu
 	@tools/test.sh
 
 test-arm64:             ## the same sources for 64-bit Arm: unit, golden and kernel tests under qemu-user
+	@tools/setup.sh test
 	@tools/test_arm64.sh
 
 check:                  ## sanitizers, static checks, formatting

@@ -37,6 +37,9 @@ function(quern_test path prefix label timeout)
     set(label ${label} threads)
     add_dependencies(tests_threads ${name})
   endif()
+  if(CMAKE_CROSSCOMPILING) # emulated
+    math(EXPR timeout "${timeout} * 20")
+  endif()
   set_tests_properties(${name} PROPERTIES LABELS "${label}" TIMEOUT ${timeout})
 endfunction()
 

@@ -14,7 +14,7 @@ echo "| --- | --- | --- | --- | --- | --- | --- |"
 row() { # FORMAT RECIPE [OPTIONS]: a line of the table
     local format=$1 recipe=$2 out=$work/q options
     shift 2
-    options="$recipe $*" options=${options/--calib CALIB --calib-tokens 8192/calibrated}
+    options="$recipe${*:+ $*}" options=${options/--calib CALIB --calib-tokens 8192/calibrated}
     rm -rf "$out"
     $quern quantize "$model" "$out" --format "$format" --recipe "$recipe" -q ${@/CALIB/$work/calib.txt}
     $quern eval kld "$out" --reference "$model" "$work/held.txt" --activations f32 --max-tokens "$tokens" --json 2>/dev/null |

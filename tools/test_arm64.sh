@@ -18,8 +18,8 @@ cmake --build build-arm64
 cd build-arm64
 export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
 if [[ -n ${1:-} ]]; then
-  ctest --output-on-failure --timeout 1800 -R "$1"
+  ctest --output-on-failure -R "$1"
 else
-  ctest --output-on-failure --timeout 600 -L quick
-  ctest --output-on-failure --timeout 1800 -R 'golden_model|kern_kernels'
+  ctest --output-on-failure -L quick
+  ctest --output-on-failure -R 'golden_model|kern_kernels'
 fi

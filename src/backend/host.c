@@ -26,7 +26,8 @@ static size_t cpu_bytes(const struct qn_config *c, size_t rows, enum qn_act act)
 {
     size_t width = (size_t)QN_MAX(2 * c->hidden, QN_MAX(c->n_head * c->head_dim, qn_config_value_dim(c)));
     width = QN_MAX(width, (size_t)QN_MAX(c->ffn, QN_MAX(c->shared_ffn, c->expert_ffn)));
-    size_t expert = (size_t)QN_MAX(c->hidden, c->expert_ffn), places = rows * (size_t)c->top_k;
+    size_t expert = (size_t)QN_MAX(c->hidden, QN_MAX(c->expert_ffn, c->shared_ffn)),
+           places = rows * (size_t)c->top_k;
     if (act == QN_ACT_INT8) { /* prepared rows end with the same values in 8 bits, and their scales */
         width += width / 16 * 7 + 32;
         expert += expert / 16 * 7 + 32;

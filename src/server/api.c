@@ -709,6 +709,20 @@ void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e)
     qn_http_fail_with(x, e->code == QN_UNSUPPORTED ? 400 : qn_http_status(e->code), x->code, "%s", e->text);
 }
 
+void qn_api_reply_count(struct qn_exchange *x, struct qn_ask *a, const char *head)
+{
+    struct qn_err e = {0};
+    struct qn_prompt prompt = {0};
+    if (qn_api_render(&prompt, x, a, &e)) {
+        qn_api_fail_render(x, &e);
+        return;
+    }
+    struct qn_buf out = QN_BUF_INIT(256);
+    qn_buf_printf(&out, "{%s\"input_tokens\":%d}", head, prompt.n_tok);
+    qn_prompt_free(&prompt);
+    qn_http_reply_json(x, 200, &out);
+}
+
 int qn_api_truncated(const struct qn_exchange *x, const struct qn_ask *a, int n_prompt)
 {
     int max_context = qn_server_max_context(x->server);

@@ -119,6 +119,8 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e);
 /* An error of rendering: its status differs by kind. */
 void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e);
+/* Answers with {HEAD"input_tokens":N}, N those of the rendered prompt; head: members before it, or "". */
+void qn_api_reply_count(struct qn_exchange *x, struct qn_ask *a, const char *head);
 /* Tokens left out at the prompt's beginning, as truncate_prompt_tokens asks. */
 int qn_api_truncated(const struct qn_exchange *x, const struct qn_ask *a, int n_prompt);
 /* Answers 400 in the wording agents recognise and returns true when the prompt leaves no room. */

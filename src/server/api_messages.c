@@ -536,20 +536,11 @@ void qn_api_count_tokens(struct qn_exchange *x)
 {
     struct qn_err e = {0};
     struct qn_ask a;
-    struct qn_prompt prompt = {0};
     const struct qn_json *body = qn_http_body(x);
     if (!body) return;
     qn_ask_init(&a, x);
-    if (qn_api_read_messages(&a, x, body, true, &e)) {
+    if (qn_api_read_messages(&a, x, body, true, &e))
         qn_http_fail(x, &e);
-        return;
-    }
-    if (qn_api_render(&prompt, x, &a, &e)) {
-        qn_api_fail_render(x, &e);
-        return;
-    }
-    struct qn_buf out = QN_BUF_INIT(256);
-    qn_buf_printf(&out, "{\"input_tokens\":%d}", prompt.n_tok);
-    qn_prompt_free(&prompt);
-    qn_http_reply_json(x, 200, &out);
+    else
+        qn_api_reply_count(x, &a, "");
 }

@@ -14,6 +14,7 @@ struct qn_cpu {
     struct qn_pool *pool;
     const struct qn_kern *k;
     struct qn_slab *slab; /* packed weights */
+    bool has_int8;        /* a layer reads activations in 8 bits */
     unsigned char *act;   /* prepared input rows; a second block for experts behind the first */
     size_t act_bytes;
     float **conv; /* [n_gdn] taps as [taps][CD], made at first use */

@@ -31,7 +31,7 @@ struct prepare {
 
 void qn_cpu_prepare_row(const struct qn_device *d, const float *x, int n_in, unsigned char *to)
 {
-    enum qn_act act = d->o.act;
+    enum qn_act act = d->o.act == QN_ACT_INT8 && !d->cpu->has_int8 ? QN_ACT_BF16 : d->o.act;
     const struct qn_kern *k = d->cpu->k;
     k->act(to, x, n_in, act, act != QN_ACT_F32 && k->isa == QN_ISA_AVX512BF16);
 }

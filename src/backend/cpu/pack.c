@@ -619,6 +619,11 @@ void qn_packed_act(enum qn_isa isa, enum qn_act act, const float *x, int n_in, i
     }
 }
 
+bool qn_packed_is_int8(const struct qn_packed *p)
+{
+    return p->is_int8;
+}
+
 bool qn_packed_has_order(const struct qn_packed *p)
 {
     return p->order;

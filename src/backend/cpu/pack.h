@@ -53,6 +53,7 @@ void qn_packed_act(enum qn_isa isa, enum qn_act act, const float *x, int n_in, i
 /* A layer stored in act-order (GPTQ's g_idx) is packed with its groups together; its rows must come in the
  * same order. qn_packed_reorder makes such rows from prepared ones. */
 bool qn_packed_has_order(const struct qn_packed *p);
+bool qn_packed_is_int8(const struct qn_packed *p); /* reads activations in 8 bits */
 void qn_packed_reorder(const struct qn_packed *p, const void *act, int n_row, void *to);
 
 /* y[r * ldy + n] = sum_k x[r][k] W[n][k] for the outputs n of tiles [first_tile, end_tile). */

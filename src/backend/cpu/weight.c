@@ -65,6 +65,7 @@ int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, str
         QN_TRY(qn_packed_begin(&p, l, d->o.act, d->cpu->k->isa, d->cpu->slab, e));
         fill(d, p, l);
         w->packed = p;
+        d->cpu->has_int8 |= qn_packed_is_int8(p);
         d->weight_bytes += qn_packed_bytes(p);
     }
     w->next = d->weights;

@@ -45,6 +45,9 @@ def test_plan(moe):
     assert x["pages"] >= 3 * 16 and x["weights"]["bytes"] == sum(x["weights"]["parts"].values())
     refused = quern("plan", moe, "--memory", "1M", code=1)
     assert "does not fit" in refused
+    wider = json.loads(quern("plan", moe, "--memory", "64M", "--users", "3", "--context", "1000", "--activations", "int8", "--json"))
+    assert wider["workspace_bytes"] > x["workspace_bytes"]
+    assert "must be bf16, f32 or int8" in quern("plan", moe, "--activations", "int4", code=2)
 
 
 @pytest.mark.parametrize("fmt, part, name", [("nvfp4", "experts", "NVFP4"), ("nvfp4-ct", "attention", "NVFP4"),

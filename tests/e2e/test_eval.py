@@ -5,6 +5,8 @@ import pathlib
 import struct
 import subprocess
 
+from conftest import Server
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUERN = ROOT / "build/quern"
 MINI = ROOT / "models/mini"
@@ -120,6 +122,23 @@ def test_int8_activations(tmp_path):
     assert (got["activations"], got["kv"], got["reference_activations"], got["reference_kv"]) == ("int8", "bf16", "f32", "f32")
     assert "none of bf16, f32 or int8" in run("eval", "kld", tmp_path / "q", tmp_path / "ids.json", "--reference", MINI, "--activations",
                                               "int4", ok=False).stderr
+
+
+def test_int8_activations_served(tmp_path):
+    """serve --activations reaches the model: log-probabilities are near those with bf16, and not the same."""
+    run("quantize", MINI, tmp_path / "q", "--format", "int4-ct", "--recipe", "linear", "-q")
+    found = {}
+    for act in ("bf16", "int8"):
+        server = Server("quern", tmp_path / "q", "--activations", act, "--context", "512", "--max-seqs", "2")
+        try:
+            status, _, reply = server.request("POST", "/v1/completions", {
+                "model": "q", "prompt": [17, 300, 42, 512, 900, 77], "max_tokens": 8, "temperature": 0, "logprobs": 1, "ignore_eos": True})
+            assert status == 200, reply
+            found[act] = reply["choices"][0]["logprobs"]["token_logprobs"]
+            assert any("activations " + act in line for line in server.log)
+        finally:
+            server.stop()
+    assert found["bf16"] != found["int8"] and all(abs(a - b) < 0.5 for a, b in zip(found["bf16"][:1], found["int8"][:1]))
 
 
 def test_eval_errors_name_the_object(tmp_path):

@@ -63,7 +63,7 @@ static const char CLOSER[] = "</parameter>\n";
 static qn_term call_value(struct qn_terms *t, uint32_t object, uint64_t given, qn_term value, bool is_tagged,
                           bool is_bare)
 {
-    qn_term closer = qn_term_str(t, CLOSER), framed;
+    qn_term closer = qn_term_str(t, CLOSER), framed = QN_TERM_EMPTY;
     if (value != QN_TERM_EMPTY) {
         framed = qn_term_seq3(t, value, qn_term_str(t, "\n"), closer);
         if (!is_tagged) return framed;

@@ -341,14 +341,18 @@ KERN v16 vbf16(const uint16_t *p)
 {
     V4(vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)));
 }
+KERN uint32x4_t vbf16_bits(float32x4_t a) /* in the upper halves */
+{
+    uint32x4_t u = vreinterpretq_u32_f32(a), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    return vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd);
+}
 KERN void vto_bf16(uint16_t *p, v16 a) /* nearest even; NaN is not expected */
 {
-    for (int i = 0; i < 4; i++) {
-        uint32x4_t u = vreinterpretq_u32_f32(a.v[i]);
-        uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
-        u = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd);
-        vst1_u16(p + 4 * i, vshrn_n_u32(u, 16));
-    }
+    for (int i = 0; i < 4; i++) vst1_u16(p + 4 * i, vshrn_n_u32(vbf16_bits(a.v[i]), 16));
+}
+KERN v16 vround_bf16(v16 a)
+{
+    V4(vreinterpretq_f32_u32(vandq_u32(vbf16_bits(a.v[i]), vdupq_n_u32(0xffff0000))));
 }
 /* A bit a lane. */
 KERN unsigned vbits(uint32x4_t m, int i)

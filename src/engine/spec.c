@@ -19,13 +19,17 @@
 #define PRIOR_WEIGHT  2.0
 #define PROBE_WEIGHT  4.0 /* what an old count weighs against a try */
 #define SMOOTH_TIME   0.1
+#define SMOOTH_MIX    0.03 /* of what lookup does, a step */
 #define FRESH_TIME    0.3  /* of the first few at a depth, and in a try */
 #define OUTLIER       2.0  /* times the expected */
 #define GUESS_PER_ROW 0.04 /* of a step's time, what a draft adds where nothing was measured */
+#define ROW_WEIGHT    0.2  /* of the guess, in steps with a row a stream more */
+#define LEAST_ROW     1e-4 /* of a step's time, a row */
 #define GUESS_SAVED   0.1  /* what a draft less saves */
 #define ASLEEP_AFTER  48   /* steps at depth 0 */
 #define WAKE_STEPS    24   /* with the draft layer's KV kept, before a try of a sleeper */
 #define GUESS_KEEP    0.03 /* of a step's time, what that costs */
+#define LEAST_PART    0.25 /* of a step's time, that its rows to verify leave */
 #define MIN_MEASURED  2    /* the first ones warm caches up */
 #define LOOKUP_TOKENS 3
 #define LOOKUP_AGAIN  0.25 /* a sequence gives lookup up below this acceptance of the first draft */
@@ -67,9 +71,25 @@ static double expected(const struct qn_spec_count *accept, int depth)
     return sum;
 }
 
+/* Time of a row more to verify. */
+static double row_us(const struct qn_spec *s)
+{
+    if (s->row[s->seqs].us > 0) return s->row[s->seqs].us;
+    const struct qn_spec_time *t = s->time[s->seqs][s->context];
+    for (int d = 0; d <= QN_MAX_DRAFT; d++)
+        if (t[d].us > 0) return GUESS_PER_ROW * t[d].us;
+    return GUESS_PER_ROW;
+}
+
+/* Measured time of a step, with n_more rows a stream beyond those of its drafts. */
+static double measured(const struct qn_spec *s, const struct qn_spec_time *t, double n_more)
+{
+    return fmax(t->us + row_us(s) * s->n_seq * (n_more - t->n_more), LEAST_PART * t->us);
+}
+
 /* The time at a depth from one measured here and the ratio of the two in the nearest bucket that has both; 0:
  * there is none. */
-static double by_ratio(const struct qn_spec *s, int depth)
+static double by_ratio(const struct qn_spec *s, int depth, double n_more)
 {
     const struct qn_spec_time *here = s->time[s->seqs][s->context];
     for (int by = 1; by < QN_SPEC_N_SEQ + QN_SPEC_N_CONTEXT; by++)
@@ -81,32 +101,44 @@ static double by_ratio(const struct qn_spec *s, int depth)
                 const struct qn_spec_time *t = s->time[seqs][context];
                 if (t[depth].us <= 0) continue;
                 for (int d = 0; d <= QN_MAX_DRAFT; d++)
-                    if (here[d].us > 0 && t[d].us > 0) return here[d].us * t[depth].us / t[d].us;
+                    if (here[d].us > 0 && t[d].us > 0)
+                        return measured(s, &here[d], n_more) * t[depth].us / t[d].us;
             }
     return 0;
 }
 
 /* Time of a step at a depth, measured or guessed from the nearest measured one: as if a draft more cost next
  * to nothing, so that what looks good is tried and then known. */
-static double time_of(const struct qn_spec *s, int depth)
+static double time_of(const struct qn_spec *s, int depth, double n_more)
 {
     const struct qn_spec_time *t = s->time[s->seqs][s->context];
-    if (t[depth].us > 0) return t[depth].us;
-    double known = by_ratio(s, depth);
+    if (t[depth].us > 0) return measured(s, &t[depth], n_more);
+    double known = by_ratio(s, depth, n_more);
     if (known > 0) return known;
     for (int by = 1; by <= QN_MAX_DRAFT; by++) {
         int less = depth - by, more = depth + by;
-        if (less >= 1 && t[less].us > 0 && t[less - 1].us > 0) /* as much again as the last one cost */
-            return t[less].us + by * fmax(t[less].us - t[less - 1].us, GUESS_PER_ROW * t[less].us);
-        if (less >= 0 && t[less].us > 0) return t[less].us * (1 + GUESS_PER_ROW * by);
-        if (more <= QN_MAX_DRAFT && t[more].us > 0) return t[more].us * pow(1 - GUESS_SAVED, by);
+        double us = less >= 0 && t[less].us > 0 ? measured(s, &t[less], n_more) : 0;
+        if (us > 0 && less && t[less - 1].us > 0) /* as much again as the last one cost */
+            return us + by * fmax(us - measured(s, &t[less - 1], n_more), GUESS_PER_ROW * us);
+        if (us > 0) return us * (1 + GUESS_PER_ROW * by);
+        if (more <= QN_MAX_DRAFT && t[more].us > 0)
+            return measured(s, &t[more], n_more) * pow(1 - GUESS_SAVED, by);
     }
     return 1 + GUESS_PER_ROW * depth;
 }
 
+/* The same beside what lookup does: its streams have rows of their own instead of drafts. */
+static double time_at(const struct qn_spec *s, int depth)
+{
+    return time_of(s, depth, s->mix.rows - s->mix.seqs * depth);
+}
+
+/* Tokens of a stream by time, beside what lookup does: the drafts of its streams are made for nothing. */
 static double rate(const struct qn_spec *s, int depth)
 {
-    return expected(s->accept, depth) / time_of(s, depth);
+    const struct qn_spec_mix *m = &s->mix;
+    double tok = 1 + (1 - m->seqs) * (expected(s->accept, depth) - 1) + m->tok;
+    return tok / time_at(s, depth);
 }
 
 static void take(struct qn_spec *s, int depth)
@@ -131,11 +163,15 @@ static int neighbour(const struct qn_spec *s)
     return s->depth == 0 || (s->depth < QN_MAX_DRAFT && !s->is_up) ? s->depth + 1 : s->depth - 1;
 }
 
-/* Steps until the next try, so that tries cost no more than their share. */
+/* Steps until the next try, so that tries cost no more than their share of the time: what a try takes, less
+ * what its tokens would take at the depth in use. */
 static int until_probe(const struct qn_spec *s)
 {
-    double loss = 1 - rate(s, neighbour(s)) / rate(s, s->depth);
-    return (int)QN_CLAMP(PROBE_STEPS * loss / PROBE_LOSS, PROBE_SOONEST, PROBE_LATEST);
+    int next = neighbour(s);
+    double loss = 1 - rate(s, next) / rate(s, s->depth);
+    double steps = PROBE_STEPS * loss * time_at(s, next) / time_at(s, s->depth);
+    if (!s->depth) steps += WAKE_STEPS * GUESS_KEEP;
+    return (int)QN_CLAMP(steps / PROBE_LOSS, PROBE_SOONEST, PROBE_LATEST);
 }
 
 static void decide(struct qn_spec *s)
@@ -221,56 +257,75 @@ bool qn_spec_reads_mtp(const struct qn_spec *s)
     return s->has_mtp && s->fixed != 0 && (s->depth || s->is_waking || !s->is_asleep);
 }
 
-static void learn_time(struct qn_spec *s, int depth, double took_us)
+/* A row's time by least squares over what steps of the same depth differ in, old ones fading. */
+static void learn_row(struct qn_spec *s, double n_more, double more_us, double took_us)
+{
+    struct qn_spec_row *r = &s->row[s->seqs];
+    if (!r->n_more2 && fabs(n_more) < 1e-9) return;
+    r->n_more2 = r->n_more2 * FADE + n_more * n_more;
+    r->product = r->product * FADE + n_more * more_us / s->n_seq;
+    double us = (r->product + ROW_WEIGHT * GUESS_PER_ROW * took_us) / (r->n_more2 + ROW_WEIGHT);
+    r->us = QN_CLAMP(us, LEAST_ROW * took_us, took_us / s->n_seq);
+}
+
+/* A step with n_more rows to verify a stream beyond those of its drafts (fewer: below 0). */
+static void learn_time(struct qn_spec *s, int depth, double n_more, double took_us)
 {
     struct qn_spec_time *all = s->time[s->seqs][s->context], *t = &all[depth];
     if (++t->n < MIN_MEASURED) return;
     if (t->us <= 0) {
         t->us = took_us;
+        t->n_more = n_more;
         return;
     }
+    double expected_us = measured(s, t, n_more), off = n_more - t->n_more;
     bool is_home = !s->n_probe && s->n_at_depth > SETTLE && t->n > 8;
-    if (t->n > 8) took_us = QN_CLAMP(took_us, t->us / OUTLIER, t->us * OUTLIER);
-    double by = 1 + (is_home ? SMOOTH_TIME : FRESH_TIME) * (took_us / t->us - 1);
-    if (!is_home) {
-        t->us *= by;
-        return;
-    }
-    for (int d = 0; d <= QN_MAX_DRAFT; d++) all[d].us *= by; /* load and context slow all depths alike */
+    if (t->n > 8) took_us = QN_CLAMP(took_us, expected_us / OUTLIER, expected_us * OUTLIER);
+    learn_row(s, off, took_us - t->us, took_us);
+    double smooth = is_home ? SMOOTH_TIME : FRESH_TIME;
+    t->n_more += smooth * off;
+    t->us += smooth * (took_us - t->us);
+    double by = 1 + smooth * (took_us / expected_us - 1);
+    for (int d = 0; d <= QN_MAX_DRAFT && is_home; d++)
+        if (d != depth) all[d].us *= by; /* load and context slow all depths alike */
 }
 
 void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us)
 {
     const struct qn_step *t = &b->step;
     bool is_uniform = t->n_decode && t->n_decode == t->n_seq, any_whole = false;
-    int depth = t->n_decode ? b->part[0].n_draft : 0, n_looked_up = 0;
-    bool is_plain = is_uniform && !b->depth; /* but for looked-up rows */
+    int n_row = 0;
+    struct qn_spec_mix mix = {0};
     for (int i = 0; i < t->n_decode; i++) any_whole |= !b->part[i].has_hole;
     for (int i = 0; i < t->n_decode; i++) {
         const struct qn_batch_part *part = &b->part[i];
         int n_accepted = b->result.n_accepted[i];
         bool is_lookup = part->is_lookup;
-        if (part->n_draft != depth || (is_lookup && depth)) is_uniform = false;
-        if (is_lookup) n_looked_up += part->n_draft;
-        if (!is_lookup && part->n_draft) is_plain = false;
-        if (!is_lookup && part->has_hole && any_whole) continue; /* those with the whole KV tell more */
-        for (int k = 0; k < part->n_draft && k <= n_accepted; k++)
-            count(is_lookup ? &s->lookup[k] : &s->accept[k], k < n_accepted);
+        n_row += part->n_draft;
+        if (part->seq->params->mtp >= 0 || (!is_lookup && part->n_draft > b->depth)) is_uniform = false;
         if (is_lookup) {
+            mix.seqs += 1;
+            mix.rows += part->n_draft;
+            mix.tok += n_accepted;
             part->seq->lookup_rate += 0.2 * ((n_accepted > 0) - part->seq->lookup_rate);
             s->n_lookup += (uint64_t)part->n_draft;
             s->n_lookup_accepted += (uint64_t)n_accepted;
+        } else if (part->has_hole && any_whole) {
+            continue; /* those with the whole KV tell more */
         }
+        for (int k = 0; k < part->n_draft && k <= n_accepted; k++)
+            count(is_lookup ? &s->lookup[k] : &s->accept[k], k < n_accepted);
     }
-    /* the depth before, now and next must be the same for the time to tell of it */
-    bool keeps_more = b->keeps_mtp && !depth; /* the draft layer's KV at the plain step, until asleep */
-    if (is_uniform && b->depth == depth && b->keeps_mtp >= (depth > 0))
-        learn_time(s, depth, (double)took_us * (keeps_more ? 1 - GUESS_KEEP : 1));
-    double plain_us = s->time[s->seqs][s->context][0].us;
-    if (is_plain && n_looked_up && plain_us > 0) {
-        double row_us = fmax(((double)took_us - plain_us) / n_looked_up, 0), *v = &s->verify_us[s->seqs];
-        *v += (*v > 0 ? SMOOTH_TIME : 1) * (row_us - *v);
-    }
+    if (!t->n_decode) return;
+    s->mix.seqs += SMOOTH_MIX * (mix.seqs / t->n_decode - s->mix.seqs);
+    s->mix.rows += SMOOTH_MIX * (mix.rows / t->n_decode - s->mix.rows);
+    s->mix.tok += SMOOTH_MIX * (mix.tok / t->n_decode - s->mix.tok);
+    /* the depth before and now must be the same for the time to tell of it */
+    bool keeps_more = b->keeps_mtp && !b->depth; /* the draft layer's KV at the plain step, until asleep */
+    if (is_uniform && s->last_depth == b->depth && b->keeps_mtp >= (b->depth > 0))
+        learn_time(s, b->depth, (double)(n_row - t->n_decode * b->depth) / t->n_decode,
+                   (double)took_us * (keeps_more ? 1 - GUESS_KEEP : 1));
+    s->last_depth = b->depth;
 }
 
 static uint64_t tail_key(const int32_t *tok)
@@ -301,9 +356,7 @@ void qn_spec_lookup(struct qn_spec *s, struct qn_seq *q, int max_draft)
     memcpy(accept, s->lookup, sizeof accept);
     accept[0] = (struct qn_spec_count){1, 0.5 * (chance(&s->lookup[0]) + q->lookup_rate)};
     /* a row's time in tokens of the whole step: what the batch makes meanwhile */
-    double plain_us = time_of(s, 0), verify_us = s->verify_us[s->seqs];
-    if (verify_us <= 0) verify_us = GUESS_PER_ROW * plain_us;
-    double row_tok = s->n_seq * verify_us / plain_us;
+    double row_tok = s->n_seq * row_us(s) / time_of(s, 0, 0);
     for (int d = 1; d <= n; d++)
         if (worth(accept, d, row_tok) > worth(accept, best, row_tok)) best = d;
     if (!best || worth(accept, best, row_tok) <= worth(s->accept, q->n_draft, row_tok)) return;

@@ -3,11 +3,12 @@
  *
  * Automatic depth. Acceptance is counted by draft position (the chance that draft i is right when those
  * before it were), old counts fading, so expected tokens of a step are E(D) = 1 + sum over i of the products.
- * The time of a step is kept by (sequences, context, depth), from steps without prefill in which every
- * sequence had the same depth. What slows the depth in use slows all: the others are scaled with it. A depth
- * not measured yet is taken from the ratios of a neighbouring bucket, or guessed a little low, so that it
- * gets tried. The depth with the most E(D) / time is taken when it is a little better than the one in use; 0
- * is one of them.
+ * The time of a step is kept by (sequences, context, depth), from steps without prefill, with the rows it had
+ * beyond those of its drafts (looked-up ones; fewer where rules cut drafts); what such a row costs is fitted
+ * to what steps of the same depth differ in. So depths are compared at the rows that lookup has now. What
+ * slows the depth in use slows all: the others are scaled with it. A depth not measured yet is taken from the
+ * ratios of a neighbouring bucket, or guessed a little low, so that it gets tried. The depth with the most
+ * E(D) / time is taken when it is a little better than the one in use; 0 is one of them.
  *
  * Now and then a neighbour is tried for a few steps, as content and load change: as often as its expected
  * loss allows, a fraction of a percent of all time. At depth 0 the draft layer's KV is soon no longer kept
@@ -30,8 +31,19 @@ struct qn_spec_count {
 };
 
 struct qn_spec_time {
-    double us; /* 0: not measured */
-    int n;     /* steps */
+    double us, n_more; /* smoothed; rows a stream beyond those of its drafts. us 0: not measured */
+    int n;             /* steps */
+};
+
+/* Of a row more to verify. */
+struct qn_spec_row {
+    double us;               /* 0: not measured */
+    double n_more2, product; /* sums, fading */
+};
+
+/* What lookup does, a stream and step: smoothed. */
+struct qn_spec_mix {
+    double seqs, rows, tok; /* 1 when it drafts; its drafts; those accepted */
 };
 
 struct qn_spec {
@@ -40,18 +52,20 @@ struct qn_spec {
     int depth; /* in use */
     struct qn_spec_count accept[QN_MAX_DRAFT], lookup[QN_MAX_DRAFT];
     struct qn_spec_time time[QN_SPEC_N_SEQ][QN_SPEC_N_CONTEXT][QN_MAX_DRAFT + 1];
-    double verify_us[QN_SPEC_N_SEQ]; /* of a looked-up row beside plain ones; 0: not measured */
-    int n_seq, seqs, context;        /* of the last decision, and its bucket */
-    int n_at_depth;                  /* decode steps since it was taken */
-    int n_since;                     /* decode steps since the last decision */
-    int n_until;                     /* decode steps until the next try */
-    int n_probe;                     /* steps left of a try; 0: none */
-    int n_probed;                    /* steps of it so far */
-    int home;                        /* depth to come back to after it */
-    bool is_up;                      /* the last try went up */
-    int n_at_zero;                   /* decode steps in a row at home depth 0 */
-    bool is_asleep;                  /* the draft layer's KV is not kept */
-    bool is_waking;                  /* it is again, for a try */
+    struct qn_spec_row row[QN_SPEC_N_SEQ];
+    struct qn_spec_mix mix;
+    int last_depth;           /* of the last step with streams */
+    int n_seq, seqs, context; /* of the last decision, and its bucket */
+    int n_at_depth;           /* decode steps since it was taken */
+    int n_since;              /* decode steps since the last decision */
+    int n_until;              /* decode steps until the next try */
+    int n_probe;              /* steps left of a try; 0: none */
+    int n_probed;             /* steps of it so far */
+    int home;                 /* depth to come back to after it */
+    bool is_up;               /* the last try went up */
+    int n_at_zero;            /* decode steps in a row at home depth 0 */
+    bool is_asleep;           /* the draft layer's KV is not kept */
+    bool is_waking;           /* it is again, for a try */
     uint64_t n_lookup, n_lookup_accepted;
 };
 

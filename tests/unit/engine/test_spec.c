@@ -7,7 +7,8 @@
 #include "base/rng.h"
 #include "engine/spec.h"
 
-#define N_STEP 6000
+#define N_STEP      6000
+#define LOOKUP_ROWS 4
 
 struct cost {
     const char *name;
@@ -16,8 +17,9 @@ struct cost {
     double draft_row_us;              /* of each sequence, a draft made */
     int accept[2][3];                 /* percent at draft 1, 2, later; in the first and the second half */
     int n_seq[2];
-    double slow; /* the machine is this much slower half of the time */
-    bool wobble; /* one stream more half of the time */
+    double slow;   /* the machine is this much slower half of the time */
+    bool wobble;   /* one stream more half of the time */
+    int looked_up; /* percent of stream steps whose drafts are LOOKUP_ROWS looked-up ones, all right */
 };
 
 struct bench {
@@ -37,7 +39,8 @@ static double unit(struct bench *b)
 static void run_steps(const struct cost *c, int fixed, int n_step, struct bench *out)
 {
     struct bench b = {.cost = c};
-    struct qn_seq seq = {0};
+    const struct qn_request_params params = {.mtp = -1};
+    struct qn_seq seq = {.params = &params};
     struct qn_batch_part part[17];
     int32_t accepted[17];
     struct qn_batch batch = {.part = part, .result = {.n_accepted = accepted}};
@@ -51,14 +54,19 @@ static void run_steps(const struct cost *c, int fixed, int n_step, struct bench 
         batch.depth = next;
         batch.keeps_mtp = keeps;
         batch.step.n_decode = batch.step.n_seq = n_seq;
+        int n_row = 0;
         for (int k = 0; k < n_seq; k++) {
-            part[k] = (struct qn_batch_part){.seq = &seq, .is_decode = true, .n_draft = had};
-            accepted[k] = 0;
-            while (accepted[k] < had && 100 * unit(&b) < c->accept[half][QN_MIN(accepted[k], 2)])
+            bool is_lookup = 100 * unit(&b) < c->looked_up;
+            int n_draft = is_lookup ? LOOKUP_ROWS : had;
+            part[k] = (struct qn_batch_part){
+                .seq = &seq, .is_decode = true, .n_draft = n_draft, .is_lookup = is_lookup};
+            accepted[k] = is_lookup ? n_draft : 0;
+            while (accepted[k] < n_draft && 100 * unit(&b) < c->accept[half][QN_MIN(accepted[k], 2)])
                 accepted[k]++;
             b.tokens[half] += 1 + accepted[k];
+            n_row += 1 + n_draft;
         }
-        double took = c->base_us + c->row_us * n_seq * (1 + had);
+        double took = c->base_us + c->row_us * n_row;
         took += (c->draft_us + c->draft_row_us * n_seq) * next + (keeps && !next ? c->keep_us : 0);
         took *= (0.96 + 0.08 * unit(&b)) * (i / 500 % 2 ? c->slow : 1);
         b.us[half] += took;
@@ -124,6 +132,39 @@ static void test_auto_is_near_the_best(void **state)
          {16, 16},
          1},
         {"sixteen streams, bad drafts", 15000, 900, 800, 500, 100, {{15, 5, 5}, {15, 5, 5}}, {16, 16}, 1},
+        {"sixteen streams, lookup beside bad drafts",
+         1000,
+         40,
+         400,
+         100,
+         30,
+         {{20, 20, 20}, {20, 20, 20}},
+         {16, 16},
+         1,
+         false,
+         60},
+        {"sixteen streams, lookup beside good drafts",
+         1000,
+         10,
+         100,
+         50,
+         5,
+         {{85, 85, 85}, {85, 85, 85}},
+         {16, 16},
+         1,
+         false,
+         30},
+        {"one stream, lookup beside bad drafts",
+         200,
+         40,
+         100,
+         30,
+         0,
+         {{20, 20, 20}, {20, 20, 20}},
+         {1, 1},
+         1,
+         false,
+         80},
         {"content changes to bad", 20000, 800, 600, 600, 0, {{90, 90, 90}, {5, 5, 5}}, {1, 1}, 1},
         {"content changes to good", 20000, 800, 600, 600, 0, {{5, 5, 5}, {90, 90, 90}}, {1, 1}, 1},
         {"streams come", 20000, 3000, 800, 600, 200, {{60, 50, 40}, {60, 50, 40}}, {1, 16}, 1},
@@ -161,7 +202,7 @@ static void test_auto_is_near_the_best(void **state)
             off_us += got.tokens[half] / off[half];
         }
         double us = got.us[0] + got.us[1], of_best = best_us / us, of_off = off_us / us;
-        print_message("%-34s best at %d, then %d; auto is %.3f of the best, %.3f of off; steps at", c->name,
+        print_message("%-42s best at %d, then %d; auto is %.3f of the best, %.3f of off; steps at", c->name,
                       at[0], at[1], of_best, of_off);
         for (int d = 0; d <= QN_MAX_DRAFT; d++) print_message(" %d", got.n_step_at[d]);
         print_message("\n");
@@ -219,10 +260,10 @@ static void test_lookup_finds_repeats(void **state)
     for (int i = 0; i < seq.n_draft; i++) assert_int_equal(seq.draft[i], 14 + i);
     seq.n_draft = 0;
     spec.time[spec.seqs][spec.context][0].us = 20000;
-    spec.verify_us[spec.seqs] = 19000; /* a row costs as much as a step: no drafts that may be wrong */
+    spec.row[spec.seqs].us = 19000; /* a row costs as much as a step: no drafts that may be wrong */
     qn_spec_lookup(&spec, &seq, 5);
     assert_int_equal(seq.n_draft, 0);
-    spec.verify_us[spec.seqs] = 400;
+    spec.row[spec.seqs].us = 400;
     qn_spec_lookup(&spec, &seq, 5);
     assert_true(seq.n_draft > 0);
     seq.n_draft = 0;

@@ -482,9 +482,10 @@ static const char *mask_bytes(void *ctx, int id, size_t *n, int *kind)
 {
     const struct qn_text *t = ctx;
     unsigned flags = qn_tokenizer_flags(t->tokenizer, id);
-    *kind = flags & QN_TOKEN_UNUSED                                  ? QN_MASK_CONTROL
-            : flags & QN_TOKEN_SPECIAL && !(flags & QN_TOKEN_MARKER) ? QN_MASK_CONTROL
-                                                                     : QN_MASK_TEXT;
+    *kind = flags & QN_TOKEN_UNUSED    ? QN_MASK_CONTROL
+            : flags & QN_TOKEN_MARKER  ? QN_MASK_MARKER
+            : flags & QN_TOKEN_SPECIAL ? QN_MASK_CONTROL
+                                       : QN_MASK_TEXT;
     for (int i = 0; i < t->n_stop; i++)
         if (t->stop_ids[i] == id) *kind = QN_MASK_END;
     return (const char *)qn_tokenizer_bytes(t->tokenizer, id, n);

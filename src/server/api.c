@@ -624,6 +624,7 @@ int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_to
         .choice = (enum qn_choice)a->tool_mode,
         .name = a->tool_name,
         .single_call = a->no_parallel || a->tool_mode == QN_TOOL_NAMED,
+        .markers = qn_text_markers(x->server->text),
     };
     if (!is_forced && !(has_tools && can_constrain)) {
         /* calls forbidden: the opener is masked, in reasoning as well */

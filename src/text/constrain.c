@@ -27,7 +27,13 @@ struct maker {
     qn_term calls; /* behind "<tool_call>": the rest of one call of an allowed tool */
 };
 
-static const char TOOL_OPEN[] = "<tool_call>";
+static const char TOOL_OPEN[] = "<tool_call>", TOOL_CLOSE[] = "</function>\n</tool_call>";
+
+/* Text of the format, with the markers as tokens. */
+static qn_term marked(const struct maker *m, const char *s)
+{
+    return qn_term_marked(m->t, s, strlen(s), m->c->markers);
+}
 
 /* A name the format can spell. */
 static bool is_spellable(const char *s, size_t n)
@@ -139,8 +145,7 @@ static int tool_body(qn_term *out, struct maker *m, const struct qn_tool *tool, 
 {
     char where[96];
     snprintf(where, sizeof where, "tool '%.64s'", tool->name);
-    return parameters_term(out, m, tool->parameters, tool->is_strict, where,
-                           qn_term_str(m->t, "</function>\n</tool_call>"), e);
+    return parameters_term(out, m, tool->parameters, tool->is_strict, where, marked(m, TOOL_CLOSE), e);
 }
 
 static int make_tools(struct maker *m, struct qn_err *e)
@@ -236,8 +241,11 @@ static int make_tags(struct qn_tags_text *text, qn_term *form, struct maker *m, 
                      struct qn_err *e)
 {
     bool must_tag;
-    struct qn_tags_opt opt = {
-        .is_strict = m->c->is_strict, .report = m->report, .parameters = tag_parameters, .user = m};
+    struct qn_tags_opt opt = {.is_strict = m->c->is_strict,
+                              .report = m->report,
+                              .markers = m->c->markers,
+                              .parameters = tag_parameters,
+                              .user = m};
     return qn_tags_read(text, form, &must_tag, m->t, m->c->schema, content, &opt, e);
 }
 
@@ -294,7 +302,7 @@ static int make(qn_term *out, struct maker *m, struct qn_err *e)
     qn_term newlines = qn_term_repeat(t, qn_term_str(t, "\n"), 0, 2);
     if (is_forced || form != QN_TERM_EMPTY) {
         /* calls, the form, or either */
-        qn_term open = qn_term_str(t, TOOL_OPEN);
+        qn_term open = marked(m, TOOL_OPEN);
         after_call = QN_TERM_EPS;
         if (!single) {
             after_call = qn_term_rule_new(t);
@@ -358,8 +366,8 @@ static void write_part(struct qn_buf *b, const char *s)
 static bool key_of(uint64_t key[2], const struct qn_constrain *c)
 {
     struct qn_buf b = QN_BUF_INIT(32u << 20);
-    qn_buf_printf(&b, "%d %d %d %d %d\n", c->starts_in_reasoning, (int)c->choice, c->single_call,
-                  (int)c->form, c->is_strict);
+    qn_buf_printf(&b, "%d %d %d %d %d %u\n", c->starts_in_reasoning, (int)c->choice, c->single_call,
+                  (int)c->form, c->is_strict, c->markers);
     write_part(&b, c->name);
     for (int i = 0; i < c->n_allowed; i++) write_part(&b, c->allowed[i]);
     write_part(&b, c->text);

@@ -27,6 +27,9 @@ struct qn_constrain {
     const char *const *allowed; /* allowed_tools: only these names [n_allowed], 0: all */
     int n_allowed;
     bool single_call; /* parallel_tool_calls: false */
+    /* Markers that the vocabulary has as one token (qn_text_markers): a bit each. Where nothing but the
+     * marker may come, only that token does; the others are spelled. */
+    unsigned markers;
 
     enum qn_content_form form;
     const struct qn_json *schema;

@@ -54,14 +54,26 @@ qn_gstate qn_grammar_start(const struct qn_grammar *g)
     return g->start;
 }
 
+static void look_for_wear(struct qn_grammar *g)
+{
+    if (qn_terms_count(g->terms) > WORN_TERMS || qn_terms_work(g->terms) > WORN_WORK ||
+        qn_terms_failed(g->terms))
+        atomic_store(&g->is_worn, true);
+}
+
 qn_gstate qn_grammar_advance(struct qn_grammar *g, qn_gstate state, const char *bytes, size_t n)
 {
     for (size_t i = 0; i < n && state != QN_GSTATE_DEAD; i++)
         state = qn_term_next(g->terms, state, (unsigned char)bytes[i]);
-    if (qn_terms_count(g->terms) > WORN_TERMS || qn_terms_work(g->terms) > WORN_WORK ||
-        qn_terms_failed(g->terms))
-        atomic_store(&g->is_worn, true);
+    look_for_wear(g);
     return state;
+}
+
+qn_gstate qn_grammar_advance_marker(struct qn_grammar *g, qn_gstate state, enum qn_marker marker)
+{
+    const char *text = qn_marker_text(marker);
+    qn_gstate behind = qn_term_next_marker(g->terms, state, marker);
+    return qn_term_alt(g->terms, behind, qn_grammar_advance(g, state, text, strlen(text)));
 }
 
 bool qn_grammar_may_end(const struct qn_grammar *g, qn_gstate state)
@@ -69,14 +81,28 @@ bool qn_grammar_may_end(const struct qn_grammar *g, qn_gstate state)
     return qn_term_nullable(g->terms, state);
 }
 
+/* The only symbol that may follow: a byte, 256 + a marker; -1: none, -2: several. */
+static int only_symbol(struct qn_grammar *g, qn_gstate state)
+{
+    const qn_term *row = qn_term_row(g->terms, state);
+    int only = -1;
+    for (int b = 0; b < 256; b++) {
+        if (row[b] == QN_TERM_EMPTY) continue;
+        if (only >= 0) return -2;
+        only = b;
+    }
+    for (int i = 0; i < QN_N_MARKER; i++) {
+        if (qn_term_next_marker(g->terms, state, (enum qn_marker)i) == QN_TERM_EMPTY) continue;
+        if (only >= 0) return -2;
+        only = 256 + i;
+    }
+    return only;
+}
+
 bool qn_grammar_must_end(struct qn_grammar *g, qn_gstate state)
 {
     if (!qn_term_nullable(g->terms, state)) return false;
-    if (state == QN_GSTATE_END) return true;
-    const qn_term *row = qn_term_row(g->terms, state);
-    for (int b = 0; b < 256; b++)
-        if (row[b] != QN_TERM_EMPTY) return false;
-    return true;
+    return state == QN_GSTATE_END || only_symbol(g, state) == -1;
 }
 
 bool qn_grammar_is_free(const struct qn_grammar *g, qn_gstate state)
@@ -93,18 +119,19 @@ size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, siz
 {
     size_t n = 0;
     while (n < cap && state != QN_GSTATE_DEAD && !qn_term_nullable(g->terms, state)) {
-        const qn_term *row = qn_term_row(g->terms, state);
-        int only = -1;
-        for (int b = 0; b < 256; b++) {
-            if (row[b] == QN_TERM_EMPTY) continue;
-            if (only >= 0) return n;
-            only = b;
-        }
-        if (only < 0) break;
+        int only = only_symbol(g, state);
+        if (only < 0 || only >= 256) break;
         bytes[n++] = (char)only;
-        state = row[only];
+        state = qn_term_next(g->terms, state, (unsigned char)only);
     }
     return n;
+}
+
+int qn_grammar_forced_marker(struct qn_grammar *g, qn_gstate state)
+{
+    if (state == QN_GSTATE_DEAD || qn_term_nullable(g->terms, state)) return -1;
+    int only = only_symbol(g, state);
+    return only < 256 ? -1 : only - 256;
 }
 
 int qn_grammar_failed(const struct qn_grammar *g)

@@ -14,6 +14,7 @@
 #define QN_GRAMMAR_H
 
 #include "base/err.h"
+#include "text/marker.h"
 
 #define QN_GRAMMAR_MAX_TERMS (1u << 20) /* states and their parts, one grammar */
 #define QN_GRAMMAR_MAX_TEXT  (1u << 20) /* bytes of grammar text or regular expression */
@@ -29,8 +30,12 @@ struct qn_grammar *qn_grammar_acquire(struct qn_grammar *g);
 void qn_grammar_release(struct qn_grammar *g); /* NULL is allowed */
 
 qn_gstate qn_grammar_start(const struct qn_grammar *g);
-/* The state after n bytes (of one token, or of many). DEAD stays DEAD. */
+/* The state after n bytes (of one token, or of many). DEAD stays DEAD. A marker that has to be its token does
+ * not match its bytes. */
 qn_gstate qn_grammar_advance(struct qn_grammar *g, qn_gstate state, const char *bytes, size_t n);
+/* The state after the token of a marker: where that token has to come, and where text goes on with its bytes.
+ */
+qn_gstate qn_grammar_advance_marker(struct qn_grammar *g, qn_gstate state, enum qn_marker marker);
 /* The turn may end here: end tokens are allowed. */
 bool qn_grammar_may_end(const struct qn_grammar *g, qn_gstate state);
 /* The turn must end here: nothing else is allowed. */
@@ -41,6 +46,8 @@ bool qn_grammar_is_free(const struct qn_grammar *g, qn_gstate state);
 bool qn_grammar_is_starting(const struct qn_grammar *g, qn_gstate state);
 /* The bytes that must come next, as far as there is no choice (at most cap): free drafts. */
 size_t qn_grammar_forced(struct qn_grammar *g, qn_gstate state, char *bytes, size_t cap);
+/* The marker whose token is all that may come next, or -1. */
+int qn_grammar_forced_marker(struct qn_grammar *g, qn_gstate state);
 /* QN_OK, or QN_TOOBIG once the cap on terms has been reached (states are DEAD from then on). */
 int qn_grammar_failed(const struct qn_grammar *g);
 /* Grown so far that a fresh copy serves new requests better. Any thread. */

@@ -56,8 +56,9 @@ struct qn_mask {
     uint8_t *kind;
     int *ends; /* end tokens [n_end] */
     int n_end;
-    uint32_t *order;  /* text tokens sorted by bytes [n_order] */
-    uint32_t *by_len; /* the same, longest first */
+    int markers[QN_N_MARKER]; /* their tokens, -1: none */
+    uint32_t *order;          /* text tokens sorted by bytes [n_order] */
+    uint32_t *by_len;         /* the same, longest first */
     uint32_t n_order;
     /* nodes [n_node + 1] */
     uint32_t n_node, cap_node;
@@ -161,6 +162,25 @@ static void build_trie(struct qn_mask *m)
 
 static void prepare(struct qn_mask *m);
 
+static bool is_text(int kind)
+{
+    return kind == QN_MASK_TEXT || kind == QN_MASK_MARKER;
+}
+
+/* The marker whose token this is, or -1. */
+static int marker_of(const struct qn_mask *m, int token)
+{
+    for (int i = 0; m->kind[token] == QN_MASK_MARKER && i < QN_N_MARKER; i++)
+        if (m->markers[i] == token) return i;
+    return -1;
+}
+
+static void set_marker(struct qn_mask *m, int id)
+{
+    int marker = qn_marker_of(m->text + m->offset[id], m->len[id]);
+    if (marker >= 0) m->markers[marker] = id;
+}
+
 int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -175,10 +195,11 @@ int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, stru
     m->kind = xcalloc((size_t)m->n_vocab, 1);
     m->ends = xcalloc((size_t)m->n_vocab, sizeof *m->ends);
     m->order = xcalloc((size_t)m->n_vocab, sizeof *m->order);
+    for (int i = 0; i < QN_N_MARKER; i++) m->markers[i] = -1;
     for (int id = 0; id < m->n_vocab; id++) {
         int kind = QN_MASK_TEXT;
         const char *bytes = vocab->bytes(vocab->ctx, id, &n, &kind);
-        n_byte += bytes && kind == QN_MASK_TEXT ? n : 0;
+        n_byte += bytes && is_text(kind) ? n : 0;
     }
     QN_FAIL_IF(n_byte > UINT32_MAX / 2, e, QN_TOOBIG, "a vocabulary of %zu bytes", n_byte);
     m->text = xmalloc(n_byte + 1);
@@ -187,13 +208,14 @@ int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, stru
         const char *bytes = vocab->bytes(vocab->ctx, id, &n, &kind);
         m->kind[id] = (uint8_t)kind;
         if (kind == QN_MASK_END) m->ends[m->n_end++] = id;
-        if (!bytes || !n || kind != QN_MASK_TEXT) continue;
+        if (!bytes || !n || !is_text(kind)) continue;
         memcpy(m->text + at, bytes, n);
         m->offset[id] = (uint32_t)at;
         m->len[id] = (uint32_t)n;
         m->max_len = QN_MAX(m->max_len, (int)n);
         m->order[m->n_order++] = (uint32_t)id;
         at += n;
+        if (kind == QN_MASK_MARKER) set_marker(m, id);
     }
     sorting = m;
     qsort(m->order, m->n_order, sizeof *m->order, by_bytes);
@@ -670,6 +692,20 @@ static bool compute_text(struct qn_mask *m, struct qn_grammar *g, qn_gstate stat
     return true;
 }
 
+/* The walk knows bytes only; and what a state has from its common one need not hold for a marker. */
+static void set_markers(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, uint64_t *bits)
+{
+    for (int i = 0; i < QN_N_MARKER; i++) {
+        int id = m->markers[i];
+        if (id < 0) continue;
+        uint64_t bit = (uint64_t)1 << (id & 63);
+        if (qn_grammar_advance_marker(g, state, (enum qn_marker)i) != QN_GSTATE_DEAD)
+            bits[id >> 6] |= bit;
+        else
+            bits[id >> 6] &= ~bit;
+    }
+}
+
 static void set_ends(const struct qn_mask *m, uint64_t *bits)
 {
     for (int i = 0; i < m->n_end; i++) bits[m->ends[i] >> 6] |= (uint64_t)1 << (m->ends[i] & 63);
@@ -684,6 +720,7 @@ static int plain_mask(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, 
     if (recall(m, serial, state, bits, &n_allowed)) return n_allowed;
     if (!compute_text(m, g, state, bits))
         compute(m, &(struct source){.t = qn_grammar_algebra(g), .g = g}, state, is_common, bits);
+    set_markers(m, g, state, bits);
     n_allowed = n_bits(bits, m->n_word);
     if (!qn_grammar_failed(g)) remember(m, serial, state, bits, n_allowed);
     return n_allowed;
@@ -726,6 +763,8 @@ qn_gstate qn_mask_advance(const struct qn_mask *m, struct qn_grammar *g, qn_gsta
     if (token < 0 || token >= m->n_vocab || state == QN_GSTATE_DEAD) return QN_GSTATE_DEAD;
     if (m->kind[token] == QN_MASK_END) return qn_grammar_may_end(g, state) ? QN_GSTATE_END : QN_GSTATE_DEAD;
     if (!m->len[token]) return qn_grammar_is_free(g, state) ? state : QN_GSTATE_DEAD;
+    int marker = marker_of(m, token);
+    if (marker >= 0) return qn_grammar_advance_marker(g, state, (enum qn_marker)marker);
     return qn_grammar_advance(g, state, m->text + m->offset[token], m->len[token]);
 }
 
@@ -740,7 +779,10 @@ int qn_mask_forced(const struct qn_mask *m, struct qn_grammar *g, qn_gstate stat
     char bytes[64];
     if (state == QN_GSTATE_END || qn_grammar_must_end(g, state)) return m->n_end == 1 ? m->ends[0] : -1;
     size_t n = qn_grammar_forced(g, state, bytes, sizeof bytes);
-    if (!n) return -1;
+    if (!n) {
+        int marker = qn_grammar_forced_marker(g, state);
+        return marker < 0 ? -1 : m->markers[marker];
+    }
     /* forced only when one token spells the beginning: the first byte has no shorter token than the whole */
     int found = -1;
     uint32_t node = 0;

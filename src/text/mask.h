@@ -10,9 +10,11 @@
 #include "text/grammar.h"
 
 enum qn_mask_token {
-    QN_MASK_TEXT = 0,    /* its bytes are shown: words, and markers like <tool_call> */
+    QN_MASK_TEXT = 0,    /* its bytes are shown */
     QN_MASK_CONTROL = 1, /* never allowed where a grammar constrains (padding, image marks, unused ids) */
     QN_MASK_END = 2,     /* ends the turn: allowed where the grammar may end */
+    QN_MASK_MARKER =
+        3, /* text, and the one token of a marker (marker.h): allowed where a grammar asks for it */
 };
 
 struct qn_mask_vocab {
@@ -37,7 +39,7 @@ int qn_mask_fill(struct qn_mask *m, struct qn_grammar *g, qn_gstate state, uint6
 bool qn_mask_allows(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, int token);
 /* The state after a token: END after an end token where the grammar may end; DEAD when not allowed. */
 qn_gstate qn_mask_advance(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state, int token);
-/* The only allowed token, or -1: a free draft. Looks at forced bytes only. */
+/* The only allowed token, or -1: a free draft. Looks at a forced marker and forced bytes only. */
 int qn_mask_forced(const struct qn_mask *m, struct qn_grammar *g, qn_gstate state);
 
 struct qn_mask_stats {

@@ -58,6 +58,11 @@ static int read_flag(bool *out, const struct qn_json *f, const char *key, struct
     return qn_json_get_bool(f, key, false, out, e);
 }
 
+static qn_term fixed(const struct reader *r, const char *s)
+{
+    return qn_term_marked(r->t, s, strlen(s), r->opt->markers);
+}
+
 static int json_term(qn_term *out, struct reader *r, const struct qn_json *schema, struct qn_err *e)
 {
     struct qn_schema *s = qn_schema_create(r->t, schema, r->opt->is_strict, "structural_tag", r->opt->report);
@@ -120,8 +125,7 @@ static int read_region(qn_term *out, struct reader *r, const struct qn_json *f, 
         is_known = is_known && ends[i]->n > 0;
         rest.ends[i] = ends[i]->text;
         rest.behind[i] = after;
-        rest.term = qn_term_alt(r->t, rest.term,
-                                qn_term_seq(r->t, qn_term_lit(r->t, ends[i]->text, ends[i]->n), after));
+        rest.term = qn_term_alt(r->t, rest.term, qn_term_seq(r->t, fixed(r, ends[i]->text), after));
     }
     rest.n_end = is_known ? (int)n : 0;
     if (qn_json_is_null(content)) { /* the older shape has the schema itself */
@@ -140,7 +144,7 @@ static int read_tag(qn_term *out, struct reader *r, const struct qn_json *f, qn_
     const char *begin = "";
     QN_TRY(read_str(&begin, f, "begin", "tag", e));
     QN_TRY(read_region(out, r, f, after, e));
-    *out = qn_term_seq(r->t, qn_term_str(r->t, begin), *out);
+    *out = qn_term_seq(r->t, fixed(r, begin), *out);
 out:
     return rc;
 }
@@ -182,7 +186,7 @@ static qn_term tags_behind(struct reader *r, const struct tags *tags, const char
     size_t n_word = strlen(word);
     for (size_t i = 0; i < tags->n; i++)
         if (!strncmp(tags->begins[i], word, n_word))
-            each[i] = qn_term_seq(r->t, qn_term_str(r->t, tags->begins[i] + n_word), tags->regions[i]);
+            each[i] = qn_term_seq(r->t, fixed(r, tags->begins[i] + n_word), tags->regions[i]);
     qn_term out = qn_term_alts(r->t, each, tags->n);
     free(each);
     return out;
@@ -264,7 +268,7 @@ static int separated(qn_term *out, struct reader *r, const struct qn_json *f, co
     QN_TRY(read_tags(&tags, r, list, after, e));
     *out = tags_behind(r, &tags, "");
     if (!once) {
-        qn_term more = qn_term_seq(r->t, qn_term_str(r->t, separator), *out);
+        qn_term more = qn_term_seq(r->t, fixed(r, separator), *out);
         qn_term_rule_set(r->t, after, qn_term_alt(r->t, rest->term, more));
     }
     if (!must) *out = qn_term_alt(r->t, *out, rest->term);
@@ -317,7 +321,7 @@ static int sequence(qn_term *out, struct reader *r, const struct qn_json *elemen
             QN_FAIL_IF(!qn_json_is(start, QN_JSON_STRING), e, QN_INVAL,
                        "structural tag: tag needs a string 'begin'");
             QN_TRY(read_region(&after, r, f, behind.term, e));
-            *out = qn_term_seq(r->t, qn_term_str(r->t, start->text), after);
+            *out = qn_term_seq(r->t, fixed(r, start->text), after);
         } else {
             if (qn_json_is_str(type, "const_string")) start = qn_json_get(f, "value");
             QN_TRY(read_format(out, r, f, &behind, e));
@@ -355,7 +359,7 @@ static int read_kind(qn_term *out, struct reader *r, const struct qn_json *f, co
     }
     if (!strcmp(type, "const_string")) {
         QN_TRY(read_str(&text, f, "value", type, e));
-        *out = qn_term_lit(r->t, text, strlen(text));
+        *out = fixed(r, text);
     } else if (!strcmp(type, "json_schema")) {
         QN_TRY(json_term(out, r, qn_json_get(f, "json_schema"), e));
     } else if (!strcmp(type, "qwen_xml_parameter")) {

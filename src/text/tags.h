@@ -22,6 +22,7 @@ struct qn_tags_text {
 struct qn_tags_opt {
     bool is_strict; /* as of schemas */
     struct qn_buf *report;
+    unsigned markers; /* those with a token, a bit each: in fixed strings they are that token */
     /* A call's parameters and what follows them (qwen_xml_parameter). */
     int (*parameters)(qn_term *out, void *user, const struct qn_json *schema, qn_term rest, struct qn_err *e);
     void *user;

@@ -186,6 +186,28 @@ qn_term qn_term_str(struct qn_terms *t, const char *s)
     return qn_term_lit(t, s, strlen(s));
 }
 
+qn_term qn_term_marker(struct qn_terms *t, enum qn_marker marker)
+{
+    t->has_marker = true;
+    return tt_make(t, MARKER, (uint32_t)marker, 0, 0);
+}
+
+qn_term qn_term_marked(struct qn_terms *t, const char *s, size_t n, unsigned tokens)
+{
+    /* from the end, as sequences lean right */
+    qn_term out = QN_TERM_EPS;
+    size_t end = n;
+    for (size_t i = n; i-- > 0;) {
+        int marker = s[i] == '<' ? qn_marker_at(s + i, end - i) : -1;
+        if (marker < 0 || !(tokens >> marker & 1)) continue;
+        size_t behind = i + strlen(qn_marker_text((enum qn_marker)marker));
+        out = qn_term_seq3(t, qn_term_marker(t, (enum qn_marker)marker),
+                           qn_term_lit(t, s + behind, end - behind), out);
+        end = i;
+    }
+    return qn_term_seq(t, qn_term_lit(t, s, end), out);
+}
+
 qn_term qn_term_seq(struct qn_terms *t, qn_term a, qn_term b)
 {
     if (a == QN_TERM_EMPTY || b == QN_TERM_EMPTY) return QN_TERM_EMPTY;

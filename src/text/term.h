@@ -1,9 +1,10 @@
 /* Terms: languages over bytes as an algebra, with derivatives.
  *
- * A term stands for a set of byte strings. Equal terms are one number (hash-consed), so the derivative of a
- * term by a byte - what may follow that byte - is again a small number, and an automaton state is nothing
- * but a term: immutable, comparable, free to copy. Sequences lean right, so a stack of open brackets is a
- * shared list. Objects, calls and free text expand when a derivative first needs them.
+ * A term stands for a set of strings of bytes and of markers (marker.h), which are symbols of their own.
+ * Equal terms are one number (hash-consed), so the derivative of a term by a byte - what may follow that byte
+ * - is again a small number, and an automaton state is nothing but a term: immutable, comparable, free to
+ * copy. Sequences lean right, so a stack of open brackets is a shared list. Objects, calls and free text
+ * expand when a derivative first needs them.
  *
  * Owned by a grammar (grammar.h); one thread at a time.
  * SPDX-License-Identifier: Apache-2.0 */
@@ -11,6 +12,7 @@
 #define QN_TERM_H
 
 #include "base/err.h"
+#include "text/marker.h"
 
 typedef uint32_t qn_term;
 struct qn_terms;
@@ -38,6 +40,10 @@ qn_term qn_term_class(struct qn_terms *t, const uint64_t set[4]);
 qn_term qn_term_range(struct qn_terms *t, unsigned char lo, unsigned char hi);
 qn_term qn_term_lit(struct qn_terms *t, const char *s, size_t n);
 qn_term qn_term_str(struct qn_terms *t, const char *s);
+/* One token, whose bytes do not match; behind it a derivative by marker leads, not by bytes. */
+qn_term qn_term_marker(struct qn_terms *t, enum qn_marker marker);
+/* The text; markers in it that are in `tokens` (a bit each) as tokens, all else as bytes. */
+qn_term qn_term_marked(struct qn_terms *t, const char *s, size_t n, unsigned tokens);
 qn_term qn_term_seq(struct qn_terms *t, qn_term a, qn_term b);
 qn_term qn_term_seq3(struct qn_terms *t, qn_term a, qn_term b, qn_term c);
 qn_term qn_term_alt(struct qn_terms *t, qn_term a, qn_term b);
@@ -108,7 +114,10 @@ bool qn_term_has_open_name(const struct qn_terms *t, qn_term a);
 
 bool qn_term_nullable(struct qn_terms *t, qn_term a);                    /* matches the empty string */
 qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte); /* the derivative, remembered */
-/* All 256 derivatives, valid until the next call. */
+/* What may follow the token of a marker where the term asks for that token. Where it takes text, what follows
+ * the bytes of the token is up to qn_term_next. */
+qn_term qn_term_next_marker(struct qn_terms *t, qn_term a, enum qn_marker marker);
+/* All derivatives by bytes, valid until the next call. */
 const qn_term *qn_term_row(struct qn_terms *t, qn_term a);
 /* Bytes that lead from a back to a. Valid until the next call. */
 const uint64_t *qn_term_loop(struct qn_terms *t, qn_term a);

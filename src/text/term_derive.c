@@ -16,7 +16,8 @@
 #define TRY_WORK     (1u << 17) /* steps that may take */
 #define TRY_WIDTH    1024       /* alternatives a state may have there, more than it starts with */
 
-static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b);
+/* By a symbol: a byte, or 256 + a marker. Text of any kind is read by bytes only. */
+static qn_term derive(struct qn_terms *t, qn_term a, unsigned b);
 
 static qn_term text_term(struct qn_terms *t, uint32_t context, struct qn_freetext state)
 {
@@ -150,13 +151,13 @@ static qn_term derive_trigger(struct qn_terms *t, qn_term a, unsigned char b)
     return tt_make(t, TRIGGER, x.a, 0, 0);
 }
 
-static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
+static qn_term derive(struct qn_terms *t, qn_term a, unsigned b)
 {
     struct term x = t->terms[a];
     if (t->n_work > (uint64_t)t->max_terms * QN_TERMS_WORK_A_TERM) t->failed = QN_TOOBIG;
     if (t->failed) return QN_TERM_EMPTY;
     if (t->rows[a] && t->rows[a]->next[b] != UNKNOWN) return t->rows[a]->next[b];
-    const uint64_t key = 1 + ((uint64_t)a << 8 | b);
+    const uint64_t key = 1 + ((uint64_t)a << 9 | b);
     struct memo *known = NULL;
     if (x.kind == SEQ || x.kind == ALT || x.kind == REPEAT || x.kind == AND) {
         if (!t->memo) t->memo = xcalloc(N_MEMO, sizeof *t->memo);
@@ -175,10 +176,13 @@ static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
     case EPS:
         break;
     case ANY:
-        out = QN_TERM_ANY;
+        if (b < 256) out = QN_TERM_ANY;
+        break;
+    case MARKER:
+        if (b == 256 + x.a) out = QN_TERM_EPS;
         break;
     case CLASS:
-        if (has_bit(t->sets[x.a].bits, b)) out = QN_TERM_EPS;
+        if (b < 256 && has_bit(t->sets[x.a].bits, (unsigned char)b)) out = QN_TERM_EPS;
         break;
     case LIT:
         if ((unsigned char)t->pool[x.a] == b) {
@@ -217,16 +221,16 @@ static qn_term derive(struct qn_terms *t, qn_term a, unsigned char b)
         break;
     }
     case NOT:
-        out = qn_term_not(t, derive(t, x.a, b));
+        if (b < 256) out = qn_term_not(t, derive(t, x.a, b));
         break;
     case OBJECT:
         out = derive(t, expand(t, a), b);
         break;
     case TEXT:
-        out = derive_text(t, x, b);
+        if (b < 256) out = derive_text(t, x, (unsigned char)b);
         break;
     case TRIGGER:
-        out = derive_trigger(t, a, b);
+        if (b < 256) out = derive_trigger(t, a, (unsigned char)b);
         break;
     }
     t->depth--;
@@ -268,6 +272,7 @@ static void add_first(struct qn_terms *t, qn_term a, uint64_t out[4], int *budge
         switch ((enum kind)x->kind) {
         case EMPTY:
         case EPS:
+        case MARKER: /* by no byte */
             return;
         case CLASS:
             more = t->sets[x->a].bits;
@@ -343,6 +348,7 @@ static bool add_signs(struct qn_terms *t, qn_term a, struct signs *s)
     case EMPTY:
     case EPS:
     case ANY:
+    case MARKER:
         is_known = true;
         break;
     case CLASS:
@@ -499,17 +505,27 @@ static struct row *full_row(struct qn_terms *t, qn_term a)
     return row;
 }
 
-qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte)
+static qn_term next_of(struct qn_terms *t, qn_term a, unsigned symbol)
 {
     if (a == QN_TERM_EMPTY || t->failed) return QN_TERM_EMPTY;
     if (t->n_row >= MAX_ROWS) drop_rows(t);
     struct row *row = row_of(t, a);
-    if (row->next[byte] == UNKNOWN) {
-        qn_term out = derive(t, a, byte);
-        row_of(t, a)->next[byte] = out;
+    if (row->next[symbol] == UNKNOWN) {
+        qn_term out = derive(t, a, symbol);
+        row_of(t, a)->next[symbol] = out;
         return t->failed ? QN_TERM_EMPTY : out;
     }
-    return row->next[byte];
+    return row->next[symbol];
+}
+
+qn_term qn_term_next(struct qn_terms *t, qn_term a, unsigned char byte)
+{
+    return next_of(t, a, byte);
+}
+
+qn_term qn_term_next_marker(struct qn_terms *t, qn_term a, enum qn_marker marker)
+{
+    return t->has_marker ? next_of(t, a, 256 + (unsigned)marker) : QN_TERM_EMPTY;
 }
 
 const qn_term *qn_term_row(struct qn_terms *t, qn_term a)

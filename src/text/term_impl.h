@@ -13,6 +13,7 @@
 
 #define MAX_RECURSION 1000
 #define UNKNOWN       UINT32_MAX
+#define N_SYMBOL      (256 + QN_N_MARKER) /* bytes, then markers */
 
 enum kind {
     EMPTY,
@@ -29,6 +30,7 @@ enum kind {
     OBJECT,  /* a: object, b|c: members given (or index of the next), d bit 0: not the first member */
     TEXT,    /* a: context, b|c: struct qn_freetext */
     TRIGGER, /* a: trigger, b: word, c: bytes of it read */
+    MARKER,  /* a: marker */
 };
 
 struct term {
@@ -45,14 +47,14 @@ struct set {
 };
 
 struct row {
-    qn_term next[256];
+    qn_term next[N_SYMBOL];
     uint64_t loop[4], first[4];
     bool is_full;
 };
 
 /* The derivative of a term that has no row: parts are shared by many alternatives. */
 struct memo {
-    uint64_t key; /* 1 + term and byte; 0: empty */
+    uint64_t key; /* 1 + term and symbol; 0: empty */
     qn_term out;
 };
 
@@ -101,7 +103,7 @@ struct qn_terms {
     uint32_t max_terms;
     int depth;
     int failed;
-    bool is_sealed;
+    bool is_sealed, has_marker;
 };
 
 #define GROW(t, name, more)                                                                                  \

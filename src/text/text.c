@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "text/jinja.h"
+#include "text/marker.h"
 #include "text/tokenizer.h"
 
 #define MAX_PATH_BYTES 4096
@@ -243,4 +244,16 @@ void qn_text_close(struct qn_text *t)
     free(t->template_source_name);
     qn_arena_free(t->arena);
     free(t);
+}
+
+unsigned qn_text_markers(const struct qn_text *t)
+{
+    unsigned out = 0;
+    for (int i = 0; t->tokenizer && i < QN_N_MARKER; i++) {
+        int32_t id = qn_tokenizer_id(t->tokenizer, qn_marker_text((enum qn_marker)i));
+        bool is_token = id >= 0 && qn_tokenizer_flags(t->tokenizer, id) & QN_TOKEN_MARKER;
+        for (int k = 0; k < t->n_stop; k++) is_token &= t->stop_ids[k] != id;
+        if (is_token) out |= 1u << i;
+    }
+    return out;
 }

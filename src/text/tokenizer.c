@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "text/bpe.h"
+#include "text/marker.h"
 #include "text/pretok.h"
 #include "text/utf8.h"
 
@@ -497,11 +498,8 @@ static int add_added(struct qn_tokenizer *t, size_t *capacity, int64_t id, const
         *capacity = *capacity ? *capacity * 2 : 64;
         t->added = xreallocarray(t->added, *capacity, sizeof *t->added);
     }
-    static const char *const markers[] = {"<think>",      "</think>",        "<tool_call>",
-                                          "</tool_call>", "<tool_response>", "</tool_response>"};
     unsigned flags = QN_TOKEN_ADDED | (a.is_special ? QN_TOKEN_SPECIAL : 0);
-    for (size_t i = 0; i < QN_COUNT(markers); i++)
-        if (!strcmp(markers[i], content->text)) flags |= QN_TOKEN_MARKER;
+    if (qn_marker_of(content->text, content->n) >= 0) flags |= QN_TOKEN_MARKER;
     QN_TRY(qn_bpe_set_token(&t->bpe, id, content->text, content->n, flags, e));
     a.text = xstrndup(content->text, content->n);
     a.n = content->n;

@@ -81,7 +81,7 @@ bool qn_tokenizer_has(const struct qn_tokenizer *t, int32_t id);
 enum qn_token_flag {
     QN_TOKEN_ADDED = 1,   /* in added_tokens; recognised as a whole in literal text */
     QN_TOKEN_SPECIAL = 2, /* an added token marked special: hidden when special tokens are skipped */
-    QN_TOKEN_MARKER = 4,  /* one of <think> <tool_call> <tool_response> and their closing forms: never hidden,
+    QN_TOKEN_MARKER = 4,  /* a marker (marker.h): never hidden,
                              whatever the file says of it */
     QN_TOKEN_UNUSED = 8,  /* a hole, or an id outside the vocabulary */
 };

@@ -81,6 +81,33 @@ def test_forced_calls(random_model, choice, thinking):
             assert isinstance(arguments["age"], int) and isinstance(arguments["name"], str)
 
 
+@pytest.mark.parametrize("thinking", [False, True])
+def test_markers_are_tokens(random_model, thinking):
+    """Where only the marker of a call may come, its token does, not its characters: the next turn renders that token."""
+    ids = {}
+    for name in "<tool_call>", "</tool_call>", "</think>":
+        status, answer = random_model.post("/tokenize", {"prompt": name})
+        assert status == 200 and len(answer["tokens"]) == 1
+        ids[name], = answer["tokens"]
+    tag = {"type": "structural_tag", "format": {"type": "tag", "begin": "<tool_call>", "content": {
+        "type": "regex", "pattern": "[0-9]{2}"}, "end": "</tool_call>"}}
+    whole = 0
+    for seed in range(6):
+        forced = {"tools": TOOLS[1:], "tool_choice": "required"} if seed < 4 else {"response_format": tag}
+        answer = ask(random_model, seed, thinking=thinking, return_token_ids=True, **forced)
+        tokens = answer["token_ids"]
+        if thinking:
+            tokens = tokens[tokens.index(ids["</think>"]) + 1:]
+        _, text = random_model.post("/detokenize", {"tokens": tokens})
+        begin = tokens.index(ids["<tool_call>"])
+        assert not random_model.post("/detokenize", {"tokens": tokens[:begin]})[1]["prompt"].strip("\n")
+        assert tokens.count(ids["<tool_call>"]) == text["prompt"].count("<tool_call>")
+        if answer["finish_reason"] != "length":
+            assert tokens.count(ids["</tool_call>"]) == tokens.count(ids["<tool_call>"]) == text["prompt"].count("</tool_call>")
+            whole += 1
+    assert whole
+
+
 def test_none_makes_no_call(random_model):
     for seed in range(3):
         assert not ask(random_model, seed, tools=TOOLS, tool_choice="none")["message"].get("tool_calls")

@@ -447,7 +447,7 @@ def test_accepted_as_recorded(mini, name):
 def test_conversation(mini, traces, name):
     recorded = load(name)
     client = CLIENTS[name](recorded)
-    last, query, is_marked = None, None, True  # prompt and output of the turn before; prompt of the last turn that began with a user message
+    last, query = None, None  # prompt and output of the turn before; prompt of the last turn that began with a user message
     for number, turn in enumerate(recorded["turns"]):
         if "results" in turn:
             assert client.calls, "the turn before was to make a call"
@@ -473,15 +473,15 @@ def test_conversation(mini, traces, name):
         # the tokenizer cuts its text into. A user message takes the thinking out of the turns since the last one, so
         # what remains is the prompt of that one. Resuming is possible a few tokens before that ends, less than a page away.
         if last:
-            extends = "results" in turn and client.returns_reasoning and is_marked
+            extends = "results" in turn and client.returns_reasoning
             whose, known = (last if "results" in turn else query)
             wanted = len(whose) + len(known) if extends else len(whose) - 8
             print(name, number, len(whose), len(known), common(prompt, whose + known), cached, len(prompt))
             assert common(prompt, whose + known) >= wanted, "the history is not rendered as it was"
             assert cached >= wanted - PAGE, (number, cached, wanted)
         last = prompt, sampled
-        # Forced to call, a model that would rather not may begin with "<" instead of the marker: such ids are not remembered.
-        is_marked = sampled.count(CALL_OPEN) == len(answer.calls)
+        # A call begins with the marker's token, also where the model is forced to make one and would rather not.
+        assert sampled.count(CALL_OPEN) >= len(answer.calls)
         if ("user" in turn and "results" not in turn) or not query:
             query = last
         client.keep(answer)

@@ -92,11 +92,17 @@ static const struct axis axis_table[N_AXIS] = {
 static const int depths[] = {0, 1, 2, 3, 5, 8, -1}, chunks[] = {5, 16, 64, 100, 512};
 static const float temperatures[] = {0, 0.7f, 1.0f};
 
-/* Tokens are bytes, the upper half pairs of letters; 255 ends. */
+/* Tokens are bytes, the upper half pairs of letters, two of them markers; 255 ends. */
 static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
 {
     static char bytes[256][2];
     (void)ctx;
+    if (id == 253 || id == 254) {
+        const char *marker = qn_marker_text(id == 253 ? QN_MARKER_CALL_OPEN : QN_MARKER_CALL_CLOSE);
+        *kind = QN_MASK_MARKER;
+        *n = strlen(marker);
+        return marker;
+    }
     *kind = id == 255 ? QN_MASK_END : id > 255 ? QN_MASK_CONTROL : QN_MASK_TEXT;
     *n = id >= 255 ? 0 : id < 128 ? 1 : 2;
     if (id >= 255) return "";
@@ -110,7 +116,9 @@ static const char *text_bytes(void *ctx, int id, size_t *n, int *kind)
 {
     const struct qn_text *t = ctx;
     unsigned flags = qn_tokenizer_flags(t->tokenizer, id);
-    *kind = flags & (QN_TOKEN_UNUSED | QN_TOKEN_SPECIAL) ? QN_MASK_CONTROL : QN_MASK_TEXT;
+    *kind = flags & QN_TOKEN_MARKER                        ? QN_MASK_MARKER
+            : flags & (QN_TOKEN_UNUSED | QN_TOKEN_SPECIAL) ? QN_MASK_CONTROL
+                                                           : QN_MASK_TEXT;
     for (int i = 0; i < t->n_stop; i++)
         if (t->stop_ids[i] == id) *kind = QN_MASK_END;
     return (const char *)qn_tokenizer_bytes(t->tokenizer, id, n);
@@ -125,14 +133,29 @@ static struct qn_mask *make_mask(int vocab, struct qn_text *text)
     return m;
 }
 
-static struct qn_grammar *make_grammar(int which)
+#define N_FORM 4
+
+/* The last with markers, which are tokens. */
+static struct qn_grammar *make_grammar(int which, const struct qn_text *text)
 {
-    static const char *const forms[] = {"([a-z]{2,9} )*[0-9]{1,3}", "(yes|no|perhaps not)(, (yes|no))*",
-                                        "[{]\"name\": \"[a-z]+\", \"size\": [0-9]+[}]"};
+    static const char *const forms[N_FORM] = {
+        "([a-z]{2,9} )*[0-9]{1,3}", "(yes|no|perhaps not)(, (yes|no))*",
+        "[{]\"name\": \"[a-z]+\", \"size\": [0-9]+[}]",
+        "{\"format\":{\"type\":\"plus\",\"content\":{\"type\":\"tag\",\"begin\":\"<tool_call>\",\"end\":"
+        "\"</tool_call>\",\"content\":{\"type\":\"regex\",\"pattern\":\"([a-z<]{1,4} )*[0-9]\"}}}}"};
     struct qn_constrain c = {.form = QN_CONTENT_REGEX, .text = forms[which]};
+    struct qn_arena *arena = qn_arena_create(1 << 20);
+    struct qn_json *tags;
     struct qn_grammar *g;
     struct qn_err e = {0};
+    if (which == N_FORM - 1) {
+        if (qn_json_parse(&tags, arena, forms[which], strlen(forms[which]), "tags", &e))
+            fail_msg("%s", e.text);
+        c = (struct qn_constrain){.form = QN_CONTENT_TAGS, .schema = tags};
+        c.markers = text ? qn_text_markers(text) : 1u << QN_MARKER_CALL_OPEN | 1u << QN_MARKER_CALL_CLOSE;
+    }
     if (qn_constrain_compile(&g, &c, NULL, &e)) fail_msg("grammar: %s", e.text);
+    qn_arena_free(arena);
     return g;
 }
 
@@ -254,7 +277,7 @@ static void make_question(struct bench *b, struct question *q)
     }
     if (!roll(d, 10)) p->prompt_top = roll(d, 3);
     if (!roll(d, 5)) {
-        q->grammar = roll(d, 3);
+        q->grammar = roll(d, N_FORM);
         q->stop[0] = b->s->end_tok;
         p->stop_tok = q->stop;
         p->n_stop = 1;
@@ -320,7 +343,7 @@ static struct question *next_question(struct bench *b, struct question *const *t
     free(q->allowed);
     ask_free(&q->want);
     make_question(b, q);
-    if (q->grammar >= 0) q->params.constraint = make_grammar(q->grammar);
+    if (q->grammar >= 0) q->params.constraint = make_grammar(q->grammar, b->s->text);
     forbid(b, q);
     ask(b->plain, &q->params, &q->want);
     if (q->want.finish == QN_FINISH_ERROR) fail_msg("plain: %s", q->want.error.text);
@@ -500,7 +523,7 @@ static void run_wave(struct bench *b, bool is_loud)
         a->params.priority = roll(d, 4) ? QN_PRIORITY_NORMAL : QN_PRIORITY_LOW;
         a->params.client = (uint64_t)roll(d, 3);
         if (!roll(d, 4)) a->params.mtp = depths[roll(d, 6)];
-        if (a->q->grammar >= 0) a->params.constraint = make_grammar(a->q->grammar);
+        if (a->q->grammar >= 0) a->params.constraint = make_grammar(a->q->grammar, b->s->text);
     }
     /* sometimes the lower half runs already when the others come and take its place */
     bool is_late = n > 1 && !roll(d, 3);

@@ -20,8 +20,10 @@
 #include "text/parse.h"
 #include "text/tokenizer.h"
 
-#define STEPS_FREE 60   /* random tokens before the walk is steered to its end */
-#define STEPS_MAX  4000 /* by then it must have ended */
+#define STEPS_FREE 60    /* random tokens before the walk is steered to its end */
+#define STEPS_MAX  4000  /* by then it must have ended */
+#define SEARCH     12000 /* states looked at for a way to an end */
+#define MARKERS    ((1u << QN_N_MARKER) - 1)
 
 static const char *const pieces[] = {
     "\"s\":",
@@ -45,6 +47,7 @@ static const char *const pieces[] = {
     ",\"v\":",
     ",\"kids\":",
     "</function>\n</tool_call>",
+    "</function>\n",
     "<parameter=s>\n",
     "<parameter=n>\n",
     "<parameter=e>\n",
@@ -142,7 +145,10 @@ static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
 {
     static char single[256];
     (void)ctx;
-    *kind = QN_MASK_TEXT;
+    *kind =
+        (size_t)id - 256 < QN_COUNT(pieces) && qn_marker_of(pieces[id - 256], strlen(pieces[id - 256])) >= 0
+            ? QN_MASK_MARKER
+            : QN_MASK_TEXT;
     if (id < 256) {
         single[id] = (char)id;
         *n = 1;
@@ -198,6 +204,7 @@ static int closing_token(const uint64_t *bits, uint64_t turn)
                                         ",\"v\":",
                                         ",\"kids\":",
                                         "</function>\n</tool_call>",
+                                        "</function>\n",
                                         "<parameter=s>\n",
                                         "<parameter=n>\n",
                                         "<parameter=e>\n",
@@ -239,14 +246,15 @@ static int closing_token(const uint64_t *bits, uint64_t turn)
     return -1;
 }
 
-/* The shortest way to an end by breadth first search over the states, at most `limit` of them. */
-static bool shortest_end(struct qn_grammar *g, qn_gstate from, struct qn_buf *path, size_t limit)
+/* The shortest way to an end by breadth first search over the states, at most `limit` of them: tokens that
+ * are bytes or markers. Returns how many there are, -1: no way. */
+static int shortest_end(struct qn_grammar *g, qn_gstate from, int *path, size_t limit)
 {
     struct seen {
         qn_gstate state;
         uint32_t parent;
-        char byte;
-    } *seen = xcalloc(limit + 256, sizeof *seen);
+        int token;
+    } *seen = xcalloc(limit + 256 + QN_COUNT(pieces), sizeof *seen);
     struct qn_map map = {0};
     size_t n = 1, at = 0;
     bool is_found = false;
@@ -257,22 +265,21 @@ static bool shortest_end(struct qn_grammar *g, qn_gstate from, struct qn_buf *pa
             is_found = true;
             break;
         }
-        for (int b = 0; b < 128; b++) {
-            char byte = (char)b;
-            qn_gstate next = qn_grammar_advance(g, seen[at].state, &byte, 1);
+        for (int id = 0; id < END_ID; id++) {
+            if (id >= 128 && (id < 256 || qn_marker_of(pieces[id - 256], strlen(pieces[id - 256])) < 0))
+                continue;
+            qn_gstate next = qn_mask_advance(mask, g, seen[at].state, id);
             if (next == QN_GSTATE_DEAD || qn_map_get(&map, (uint64_t)next + 1, NULL)) continue;
             qn_map_put(&map, (uint64_t)next + 1, 1);
-            seen[n++] = (struct seen){next, (uint32_t)at, byte};
+            seen[n++] = (struct seen){next, (uint32_t)at, id};
         }
     }
-    char *bytes = xmalloc(n + 1);
-    size_t len = 0;
-    for (size_t i = at; is_found && i; i = seen[i].parent) bytes[len++] = seen[i].byte;
-    while (len > 0) qn_buf_putc(path, bytes[--len]);
-    free(bytes);
+    int len = 0, k = 0;
+    for (size_t i = at; is_found && i; i = seen[i].parent) len++;
+    for (size_t i = at; is_found && i; i = seen[i].parent) path[len - ++k] = seen[i].token;
     free(seen);
     qn_map_free(&map);
-    return is_found;
+    return is_found ? len : -1;
 }
 
 /* A mask is right when it has the tokens whose bytes, one by one, keep a twin of the grammar alive that never
@@ -305,23 +312,24 @@ static bool walk(struct qn_grammar *g, struct qn_grammar *twin, uint64_t seed, s
             return false;
         }
         if (step >= n_free && (step - n_free) % 500 == 499) {
-            struct qn_buf path = QN_BUF_INIT(1 << 20);
-            bool is_found = shortest_end(g, s, &path, 12000);
-            for (size_t i = 0; is_found && i < path.n_byte; i++) {
-                unsigned char b = (unsigned char)path.data[i];
+            static int path[SEARCH];
+            int n_path = shortest_end(g, s, path, SEARCH);
+            for (int i = 0; i < n_path; i++) {
+                int id = path[i], kind;
+                size_t n_byte;
                 qn_mask_fill(mask, g, s, bits);
-                if (!(bits[b / 64] >> (b % 64) & 1)) {
+                if (!(bits[id / 64] >> (id % 64) & 1)) {
                     *why = "a byte that leads to an end is not in the mask";
                     return false;
                 }
-                s = qn_mask_advance(mask, g, s, b);
-                if (twin) at = qn_mask_advance(mask, twin, at, b);
+                s = qn_mask_advance(mask, g, s, id);
+                if (twin) at = qn_mask_advance(mask, twin, at, id);
+                const char *text = token_bytes(NULL, id, &n_byte, &kind);
+                qn_buf_append(out, text, n_byte);
             }
-            if (is_found) qn_buf_append(out, qn_buf_str(&path), path.n_byte);
-            qn_buf_free(&path);
-            if (is_found && qn_mask_fill(mask, g, s, bits) && bits[END_ID / 64] >> (END_ID % 64) & 1)
+            if (n_path >= 0 && qn_mask_fill(mask, g, s, bits) && bits[END_ID / 64] >> (END_ID % 64) & 1)
                 return true;
-            if (is_found) {
+            if (n_path >= 0) {
                 *why = "the end is not in the mask";
                 return false;
             }
@@ -398,7 +406,8 @@ static int answer(const char *line)
     struct qn_constrain c = {.form = QN_CONTENT_JSON_SCHEMA, .schema = schema, .is_strict = strict};
     if (is_tool) {
         QN_CHECK(qn_toolset_create(&tools, tools_of(arena, schema, strict), NULL) == QN_OK);
-        c = (struct qn_constrain){.tools = tools, .choice = QN_CHOICE_REQUIRED, .single_call = true};
+        c = (struct qn_constrain){
+            .tools = tools, .choice = QN_CHOICE_REQUIRED, .single_call = true, .markers = MARKERS};
     }
     if (qn_constrain_compile(&g, &c, NULL, &e)) {
         printf("{\"error\": \"compile\"}\n");
@@ -448,7 +457,7 @@ static void test_walks_end(void **state)
 {
     (void)state;
     for (size_t i = 0; i < QN_COUNT(schemas); i++)
-        for (int is_tool = 0; is_tool < 2; is_tool++) {
+        for (int is_tool = 0; is_tool < 3; is_tool++) { /* 2: with markers as tokens */
             struct qn_arena *arena = qn_arena_create(64 << 20);
             struct qn_json *schema;
             struct qn_toolset *tools = NULL;
@@ -459,7 +468,10 @@ static void test_walks_end(void **state)
             struct qn_constrain c = {.form = QN_CONTENT_JSON_SCHEMA, .schema = schema, .is_strict = true};
             if (is_tool) {
                 assert_int_equal(qn_toolset_create(&tools, tools_of(arena, schema, false), NULL), QN_OK);
-                c = (struct qn_constrain){.tools = tools, .choice = QN_CHOICE_NAMED, .name = "f"};
+                c = (struct qn_constrain){.tools = tools,
+                                          .choice = QN_CHOICE_NAMED,
+                                          .name = "f",
+                                          .markers = is_tool == 2 ? MARKERS : 0};
             }
             for (uint64_t seed = 1; seed <= 150; seed++) {
                 if (seed == 1 || qn_grammar_is_worn(g) || qn_grammar_is_worn(twin)) {
@@ -472,7 +484,7 @@ static void test_walks_end(void **state)
                 }
                 struct qn_buf text = QN_BUF_INIT(1 << 20), out = QN_BUF_INIT(8 << 20);
                 const char *why = NULL;
-                if (!walk(g, twin, seed, &text, &why))
+                if (!walk(g, twin, is_tool == 2 ? seed + 1000 : seed, &text, &why))
                     fail_msg("schema %zu tool %d seed %d: %s: %s", i, is_tool, (int)seed, why,
                              qn_buf_str(&text));
                 struct qn_json *v;
@@ -506,7 +518,8 @@ struct bench_vocab {
 static const char *bench_bytes(void *ctx, int id, size_t *n, int *kind)
 {
     struct bench_vocab *v = ctx;
-    *kind = QN_MASK_TEXT;
+    *kind = id < v->n_real && qn_tokenizer_flags(v->tokenizer, id) & QN_TOKEN_MARKER ? QN_MASK_MARKER
+                                                                                     : QN_MASK_TEXT;
     if (id == v->n_vocab - 1) {
         *kind = QN_MASK_END;
         *n = 0;
@@ -639,7 +652,12 @@ static int bench(const char *folder, int n_vocab)
     struct qn_toolset *tools;
     QN_CHECK(qn_json_parse(&list, arena, tools_text.data, tools_text.n_byte, "tools", &e) == QN_OK);
     QN_CHECK(qn_toolset_create(&tools, list, &e) == QN_OK);
-    struct qn_constrain c = {.tools = tools, .starts_in_reasoning = true};
+    unsigned markers = 0;
+    for (int i = 0; i < QN_N_MARKER; i++) {
+        int32_t id = qn_tokenizer_id(tokenizer, qn_marker_text((enum qn_marker)i));
+        if (id >= 0 && qn_tokenizer_flags(tokenizer, id) & QN_TOKEN_MARKER) markers |= 1u << i;
+    }
+    struct qn_constrain c = {.tools = tools, .starts_in_reasoning = true, .markers = markers};
     static const char call[] =
         "I should write the file now.\n</think>\n\nDone "
         "soon.\n\n<tool_call>\n<function=tool_3>\n<parameter=path>\nsrc/main.c\n</parameter>\n"
@@ -651,7 +669,7 @@ static int bench(const char *folder, int n_vocab)
         "\"a\", \"new\": \"b\"}]\n</parameter>\n"
         "</function>\n</tool_call>";
     bench_text(m, &v, "call, 25 tools, auto", &c, call);
-    c = (struct qn_constrain){.tools = tools, .choice = QN_CHOICE_REQUIRED};
+    c = (struct qn_constrain){.tools = tools, .choice = QN_CHOICE_REQUIRED, .markers = markers};
     bench_text(m, &v, "the same, required", &c, strstr(call, "<tool_call>"));
     static const char schema_text[] =
         "{\"type\":\"object\",\"properties\":{\"title\":{\"type\":\"string\"},\"tags\":{\"type\":\"array\","

@@ -690,6 +690,7 @@ static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
     }
     if ((size_t)id < 256 + QN_COUNT(words)) {
         *n = strlen(words[id - 256]);
+        if (qn_marker_of(words[id - 256], *n) >= 0) *kind = QN_MASK_MARKER;
         return words[id - 256];
     }
     *n = 5;
@@ -697,13 +698,152 @@ static const char *token_bytes(void *ctx, int id, size_t *n, int *kind)
     return "<eos>";
 }
 
+#define N_VOCAB  (256 + (int)QN_COUNT(words) + 2)
+#define ALL      ((1u << QN_N_MARKER) - 1)
+#define CALL_TOK 256 /* "<tool_call>" */
+#define DONE_TOK 257 /* "</tool_call>" */
+
+static struct qn_mask *small_mask(void)
+{
+    struct qn_mask_vocab vocab = {.n_vocab = N_VOCAB, .bytes = token_bytes, .cache_bytes = 4096};
+    struct qn_mask *m;
+    assert_int_equal(qn_mask_create(&m, &vocab, NULL), QN_OK);
+    return m;
+}
+
+/* The state behind n bytes of a text whose whole markers are tokens. */
+static qn_gstate spell(const struct qn_mask *m, struct qn_grammar *g, const char *text, size_t n)
+{
+    qn_gstate s = qn_grammar_start(g);
+    for (size_t i = 0; i < n;) {
+        int marker = qn_marker_at(text + i, n - i), id = (unsigned char)text[i];
+        for (size_t k = 0; marker >= 0 && k < QN_COUNT(words); k++)
+            if (!strcmp(words[k], qn_marker_text((enum qn_marker)marker))) id = 256 + (int)k;
+        s = qn_mask_advance(m, g, s, id);
+        i += id < 256 ? 1 : strlen(words[id - 256]);
+    }
+    return s;
+}
+
+/* "allowed tokens, in order of their ids", words quoted as they are. */
+static void expect_tokens(struct qn_mask *m, struct qn_grammar *g, qn_gstate s, const char *want)
+{
+    uint64_t bits[8];
+    struct qn_buf got = QN_BUF_INIT(1 << 16);
+    int n = qn_mask_fill(m, g, s, bits), forced = qn_mask_forced(m, g, s);
+    for (int id = 0; id < N_VOCAB; id++) {
+        if (!(bits[id / 64] >> (id % 64) & 1)) continue;
+        size_t len;
+        int kind = QN_MASK_TEXT;
+        const char *text = token_bytes(NULL, id, &len, &kind);
+        if (got.n_byte) qn_buf_putc(&got, ' ');
+        qn_buf_append(&got, text, len);
+        if (n == 1 && forced >= 0) assert_int_equal(forced, id);
+    }
+    if (strcmp(qn_buf_str(&got), want)) fail_msg("allowed: %s; not: %s", qn_buf_str(&got), want);
+    if (n > 1) assert_int_equal(forced, -1);
+    qn_buf_free(&got);
+}
+
+/* Where a marker has to come, its token has to: rendered again the text is that token. */
+static void test_markers(void **state)
+{
+    (void)state;
+    struct qn_mask *m = small_mask();
+    struct qn_toolset *tools;
+    assert_int_equal(qn_toolset_create(&tools, json(tools_json), NULL), QN_OK);
+    struct qn_constrain c = {
+        .tools = tools, .choice = QN_CHOICE_NAMED, .name = "g", .single_call = true, .markers = ALL};
+    struct qn_grammar *g = compile(&c);
+    expect_tokens(m, g, qn_grammar_start(g), "\n <tool_call> \n\n");
+    expect_tokens(m, g, spell(m, g, "\n\n", 2), "<tool_call>");
+    assert_int_equal(qn_mask_forced(m, g, spell(m, g, "\n\n", 2)), CALL_TOK);
+    assert_int_equal(qn_mask_advance(m, g, qn_grammar_start(g), '<'), QN_GSTATE_DEAD);
+    assert_int_equal(qn_mask_advance(m, g, qn_grammar_start(g), DONE_TOK), QN_GSTATE_DEAD);
+    static const char call[] = "\n\n<tool_call>\n<function=g>\n</function>\n";
+    expect_tokens(m, g, spell(m, g, call, strlen(call)), "</tool_call>");
+    assert_int_equal(qn_mask_forced(m, g, spell(m, g, call, strlen(call))), DONE_TOK);
+    qn_gstate end = qn_mask_advance(m, g, spell(m, g, call, strlen(call)), DONE_TOK);
+    assert_true(qn_grammar_must_end(g, end));
+    qn_grammar_release(g);
+
+    /* none of the vocabulary: spelled */
+    c.markers = 0;
+    g = compile(&c);
+    expect_tokens(m, g, spell(m, g, "\n\n", 2), "< <tool_call>");
+    check(g, G, 'y');
+    qn_grammar_release(g);
+    c.markers = 1u << QN_MARKER_CALL_CLOSE;
+    g = compile(&c);
+    expect_tokens(m, g, spell(m, g, "\n\n", 2), "< <tool_call>");
+    expect_tokens(m, g, spell(m, g, call, strlen(call)), "</tool_call>");
+    qn_grammar_release(g);
+
+    /* free text: however the opener came about, a call follows, and ends with the token */
+    c = (struct qn_constrain){.tools = tools, .markers = ALL};
+    g = compile(&c);
+    qn_gstate s = spell(m, g, "text ", 5);
+    for (const char *b = "<tool_call>"; *b; b++) s = qn_mask_advance(m, g, s, (unsigned char)*b);
+    assert_true(s != QN_GSTATE_DEAD && s == spell(m, g, "text <tool_call>", 16));
+    static const char text[] = "text <tool_call>\n<function=g>\n</function>\n";
+    expect_tokens(m, g, spell(m, g, text, strlen(text)), "</tool_call>");
+    /* further calls */
+    qn_grammar_release(g);
+    c.choice = QN_CHOICE_REQUIRED;
+    g = compile(&c);
+    static const char two[] = "<tool_call>\n<function=g>\n</function>\n</tool_call>";
+    expect_tokens(m, g, spell(m, g, two, strlen(two)), "\n <eos>");
+    static const char more[] = "<tool_call>\n<function=g>\n</function>\n</tool_call>\n";
+    expect_tokens(m, g, spell(m, g, more, strlen(more)), "<tool_call>");
+    /* an argument is text, which may hold markers both ways */
+    static const char value[] = "<tool_call>\n<function=f>\n<parameter=s>\na ";
+    s = spell(m, g, value, strlen(value));
+    assert_true(qn_mask_allows(m, g, s, CALL_TOK) && qn_mask_allows(m, g, s, '<'));
+    assert_true(qn_mask_advance(m, g, s, DONE_TOK) != QN_GSTATE_DEAD);
+    qn_grammar_release(g);
+
+    /* structural tags: fixed strings */
+    c = *TAGS(
+        "{\"format\":{\"type\":\"triggered_tags\",\"triggers\":[\"<tool_call>\"],\"at_least_one\":true,"
+        "\"stop_after_first\":true,\"tags\":[{\"begin\":\"<tool_call>\",\"content\":{\"type\":\"regex\","
+        "\"pattern\":\"[0-9]\"},\"end\":\"</tool_call>\"}]}}");
+    c.markers = ALL;
+    g = compile(&c);
+    expect_tokens(m, g, qn_grammar_start(g), "<tool_call>");
+    expect_tokens(m, g, spell(m, g, "<tool_call>7", 12), "</tool_call>");
+    expect_tokens(m, g, spell(m, g, "<tool_call>7</tool_call>", 24), "<eos>");
+    qn_grammar_release(g);
+    c = *TAGS(
+        "{\"format\":{\"type\":\"sequence\",\"elements\":[{\"type\":\"optional\",\"content\":{\"type\":"
+        "\"const_string\",\"value\":\"x</think>y<tool_call>\"}},{\"type\":\"or\",\"elements\":[{\"type\":"
+        "\"const_string\",\"value\":\"</think\"},{\"type\":\"const_string\",\"value\":\"</think>\"}]}]}}");
+    c.markers = ALL;
+    g = compile(&c);
+    expect_tokens(m, g, qn_grammar_start(g), "< x </think> </");
+    expect_tokens(m, g, spell(m, g, "x", 1), "</think>");
+    expect_tokens(m, g, spell(m, g, "x</think>y", 10), "<tool_call>");
+    qn_gstate cut = spell(m, g, "</thin", 6);
+    expect_tokens(m, g, cut, "k");
+    expect_tokens(m, g, qn_mask_advance(m, g, cut, 'k'), "<eos>");
+    qn_grammar_release(g);
+    qn_toolset_free(tools);
+    qn_mask_free(m);
+}
+
+/* Does the text at n go on inside a marker? */
+static bool inside_marker(const char *text, size_t n)
+{
+    for (size_t from = 0; from < n; from++) {
+        int marker = qn_marker_at(text + from, strlen(text + from));
+        if (marker >= 0 && n < from + strlen(qn_marker_text((enum qn_marker)marker))) return true;
+    }
+    return false;
+}
+
 static void test_masks(void **state)
 {
     (void)state;
-    struct qn_mask_vocab vocab = {
-        .n_vocab = 256 + (int)QN_COUNT(words) + 2, .bytes = token_bytes, .cache_bytes = 4096};
-    struct qn_mask *m;
-    assert_int_equal(qn_mask_create(&m, &vocab, NULL), QN_OK);
+    struct qn_mask *m = small_mask();
     struct qn_toolset *tools;
     assert_int_equal(qn_toolset_create(&tools, json(tools_json), NULL), QN_OK);
     struct qn_constrain cases[] = {
@@ -713,19 +853,28 @@ static void test_masks(void **state)
          .schema = json("{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":40}"
                         ",\"b\":{\"type\":\"boolean\"}}}")},
         {.form = QN_CONTENT_REGEX, .text = "(name|12|é)*abc"},
+        {.tools = tools, .starts_in_reasoning = true, .markers = ALL},
+        {.tools = tools, .choice = QN_CHOICE_REQUIRED, .markers = ALL},
     };
     const char *texts[] = {
         "hm</think>\n\n<tool_call>\n<function=f>\n<parameter=s>\nabc </par\n</parameter>\n<",
         "<tool_call>\n<function=f>\n<parameter=o>\n{\"a\": \"b</parameter><",
-        "{\"name\": \"aé12\", \"b\": true", "name12éab"};
+        "{\"name\": \"aé12\", \"b\": true",
+        "name12éab",
+        "hm</think>\n\n<tool_call>\n<function=f>\n<parameter=s>\nabc "
+        "</par\n</parameter>\n</function>\n</tool_call>",
+        "<tool_call>\n<function=g>\n</function>\n</"
+        "tool_call>\n<tool_call>\n<function=f>\n<parameter=o>\n{\"a\": \"<"};
     uint64_t bits[8];
     for (size_t i = 0; i < QN_COUNT(cases); i++) {
         struct qn_grammar *g = compile(&cases[i]);
         for (size_t n = 0; n <= strlen(texts[i]); n++) {
-            qn_gstate s = qn_grammar_advance(g, qn_grammar_start(g), texts[i], n);
+            qn_gstate s = spell(m, g, texts[i], n);
+            /* a marker that is a token is not begun with a byte */
+            if (s == QN_GSTATE_DEAD && cases[i].markers && inside_marker(texts[i], n)) continue;
             assert_true(s != QN_GSTATE_DEAD);
             int count = qn_mask_fill(m, g, s, bits), seen = 0;
-            for (int id = 0; id < vocab.n_vocab; id++) {
+            for (int id = 0; id < N_VOCAB; id++) {
                 bool in_mask = bits[id / 64] >> (id % 64) & 1, allowed = qn_mask_allows(m, g, s, id);
                 if (in_mask != allowed)
                     fail_msg("case %zu, %zu bytes, token %d: mask %d, state %d", i, n, id, in_mask, allowed);
@@ -755,6 +904,7 @@ int main(void)
         cmocka_unit_test(test_costly_grammars),
         cmocka_unit_test(test_nested_expressions),
         cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_markers),
         cmocka_unit_test(test_equal_requests_share),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

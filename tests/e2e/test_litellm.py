@@ -1,5 +1,5 @@
 """litellm as a library: chat, tools in a stream, responses, the messages dialect both directly and translated to ours,
-and the errors it recognises.
+and the errors it recognises, against scripted answers; streams with tools and a conversation against models/mini.
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -9,7 +9,8 @@ import os
 
 import pytest
 
-from conftest import say
+from conftest import Server, say
+from test_tool_calls import CASES, MINI, TOOLS as TOOL_LIST, body_of, whole_chat
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import fetches a list of prices
 litellm = pytest.importorskip("litellm")
@@ -102,6 +103,82 @@ def test_messages(server, provider, stream):
     call, = [b for b in blocks if b["type"] == "tool_use"]
     assert text == "I will look." and reason == "tool_use"
     assert call["name"] == "ls" and call["input"] == {"path": 'a "b"', "depth": 3}
+
+
+@pytest.fixture(scope="module")
+def mini():
+    s = Server("quern", MINI, "--context", "4096", "--threads", "1", "--log-level", "warn")
+    yield s
+    assert s.stop() == 0
+
+
+def through(server, provider, body, stream):
+    """As whole_chat of a body, by litellm; and the usage."""
+    body = {k: v for k, v in body.items() if k != "model"}
+    ours = {k: body.pop(k) for k in ("chat_template_kwargs", "min_tokens", "top_k") if k in body}
+    answer = litellm.completion(model=provider + "/m", api_base=server.url + "/v1", api_key="x", timeout=60, extra_body=ours, stream=stream,
+                                **({"stream_options": {"include_usage": True}} if stream else {}), **body)
+    if stream:
+        chunks = list(answer)
+        assert len(chunks) > 5
+        answer = litellm.stream_chunk_builder(chunks, messages=body["messages"])
+    message = answer.choices[0].message
+    calls = [(c.function.name, c.function.arguments) for c in message.tool_calls or []]
+    return getattr(message, "reasoning_content", None) or "", message.content or "", calls, answer
+
+
+@pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
+@pytest.mark.parametrize("case", CASES)
+def test_live_stream(mini, provider, case):
+    """What comes through, streamed or whole, is what plain HTTP gives: thinking, text and calls, argument by argument."""
+    body = body_of("chat", case)
+    want = whole_chat(mini, body)
+    assert want[2], "the case makes a call"
+    usage = []
+    for stream in False, True:
+        *got, answer = through(mini, provider, body, stream)
+        assert tuple(got) == want
+        assert answer.choices[0].finish_reason in ("tool_calls", "stop")
+        usage.append(answer.usage.completion_tokens)
+    assert usage[0] == usage[1] > 0
+
+
+@pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
+def test_live_conversation(mini, provider):
+    """Question, call, result and answer, all streamed: the history that litellm sends back is the one that is in the cache."""
+    body = body_of("chat", "auto")
+    *_, calls, first = through(mini, provider, body, True)
+    assert len(calls) == 1 and calls[0][0] == "get_weather"
+    message = first.choices[0].message
+    body["messages"] += [message.model_dump(exclude_none=True),
+                         {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "14 degrees, rain"}]
+    _, text, more, second = through(mini, provider, body, True)
+    assert text or more
+    known = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert second.usage.prompt_tokens > known - 2
+    assert second.usage.prompt_tokens_details.cached_tokens >= known - 80  # a page, and what ends the turn
+    assert (text, more) == whole_chat(mini, body)[1:]
+
+
+def test_live_messages(mini):
+    """Claude Code's dialect, which litellm makes chat completions of, in a stream."""
+    body = body_of("messages", "named") | {"tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
+    plain = {k: v for k, v in body.items() if k not in ("model", "top_k", "chat_template_kwargs")}
+
+    async def run():
+        data = b""
+        async for chunk in await litellm.anthropic.messages.acreate(
+                model="hosted_vllm/m", api_base=mini.url + "/v1", api_key="x", stream=True,
+                extra_body={k: body[k] for k in ("top_k", "chat_template_kwargs")}, **plain):
+            data += chunk if isinstance(chunk, bytes) else chunk.encode()
+        return [json.loads(line[6:]) for line in data.decode().split("\n") if line.startswith("data: ")]
+
+    events = asyncio.run(run())
+    name, = [e["content_block"]["name"] for e in events if e["type"] == "content_block_start" and e["content_block"]["type"] == "tool_use"]
+    arguments = json.loads("".join(e["delta"]["partial_json"] for e in events
+                                   if e["type"] == "content_block_delta" and "partial_json" in e["delta"]))
+    assert name in [t[0] for t in TOOL_LIST] and set(next(t for t in TOOL_LIST if t[0] == name)[3]) <= set(arguments)
+    assert next(e["delta"]["stop_reason"] for e in events if e["type"] == "message_delta") == "tool_use"
 
 
 def test_errors(ask, start):

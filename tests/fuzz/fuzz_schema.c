@@ -34,7 +34,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (!qn_json_parse(&tools, arena, qn_buf_str(&text), text.n_byte, "tools", NULL) &&
             !qn_toolset_create(&set, tools, NULL)) {
             c = (struct qn_constrain){.tools = set,
-                                      .choice = data[0] & 4 ? QN_CHOICE_REQUIRED : QN_CHOICE_AUTO};
+                                      .choice = data[0] & 4 ? QN_CHOICE_REQUIRED : QN_CHOICE_AUTO,
+                                      .markers = data[0] & 8 ? (1u << QN_N_MARKER) - 1 : 0};
             if (!qn_constrain_compile(&g, &c, &report, &e)) fuzz_walk(g, data[0] + 1u);
             qn_grammar_release(g);
         }

@@ -18,7 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const struct qn_constrain c = {.form = QN_CONTENT_TAGS,
                                        .schema = tags,
                                        .is_strict = data[0] & 1,
-                                       .starts_in_reasoning = data[0] & 2};
+                                       .starts_in_reasoning = data[0] & 2,
+                                       .markers = data[0] & 8 ? (1u << QN_N_MARKER) - 1 : 0};
         int rc = qn_constrain_compile(&g, &c, &report, &e);
         QN_CHECK(!rc || (e.code == rc && e.text[0]));
         if (g) fuzz_walk(g, data[0]);

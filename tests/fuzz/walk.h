@@ -5,14 +5,25 @@
 
 #include "base/rng.h"
 #include "text/grammar.h"
+#include "text/term.h"
 
 #define FUZZ_WALK_STEPS 48
+#define FUZZ_WALK_WORK                                                                                       \
+    (1u << 17) /* steps of derivatives, some 10 ms under sanitizers; of every 16th no end */
 
-/* Forced bytes are taken as they are, else the first live byte from a random place on. */
+/* Forced bytes and markers are taken as they are, else the first live byte from a random place on. */
 static inline void fuzz_walk(struct qn_grammar *g, uint64_t seed)
 {
     qn_gstate s = qn_grammar_start(g);
+    uint64_t until = seed % 16 == 5 ? UINT64_MAX : qn_terms_work(qn_grammar_algebra(g)) + FUZZ_WALK_WORK;
     for (uint64_t i = 0; i < FUZZ_WALK_STEPS && s != QN_GSTATE_DEAD; i++) {
+        if (qn_terms_work(qn_grammar_algebra(g)) > until) break;
+        int marker = qn_grammar_forced_marker(g, s);
+        if (marker >= 0) {
+            s = qn_grammar_advance_marker(g, s, (enum qn_marker)marker);
+            QN_CHECK(s != QN_GSTATE_DEAD || qn_grammar_failed(g));
+            continue;
+        }
         char bytes[64];
         size_t n = qn_grammar_forced(g, s, bytes, sizeof bytes);
         if (n) {
@@ -27,6 +38,8 @@ static inline void fuzz_walk(struct qn_grammar *g, uint64_t seed)
             char b = (char)(from + k);
             next = qn_grammar_advance(g, s, &b, 1);
         }
+        for (int k = 0; k < QN_N_MARKER && next == QN_GSTATE_DEAD; k++)
+            next = qn_grammar_advance_marker(g, s, (enum qn_marker)k);
         s = next;
     }
 }

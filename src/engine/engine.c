@@ -151,6 +151,14 @@ static bool is_sound(const struct qn_err *error)
     return !error || (error->code != QN_DEVICE && error->code != QN_INTERNAL);
 }
 
+/* What it put into the cache goes again, and the copies of that in the tiers. */
+static void retract(struct qn_engine *g, struct qn_seq *q)
+{
+    int n = q->n_done, n_others = q->n_others;
+    qn_seq_retract(q, &g->cache);
+    if (g->tier) qn_tier_drop(g->tier, q->root, q->tok, n, n_others, q->since);
+}
+
 /* Ends a sequence that is in a queue of the scheduler. */
 static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish, int32_t stop_tok,
                    const struct qn_err *error)
@@ -159,7 +167,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
     if (is_sound(error) || q->is_proved || q->slot < 0)
         qn_seq_suspend(q, &g->cache, is_sound(error));
     else
-        qn_seq_retract(q, &g->cache); /* not one row of it was seen to be right */
+        retract(g, q); /* not one row of it was seen to be right */
     if (q->job) {
         struct qn_job *job = q->job;
         job->is_ended = true;

@@ -45,7 +45,9 @@ struct blob {
     int64_t busy;    /* number of the work that has its chore; done when it is back */
     bool is_filling; /* busy with a read of the device: goes to the copier afterwards */
     bool is_writing, is_reading, is_on_disk;
-    bool is_failed; /* the copier's, read when its letter is back */
+    bool is_failed;  /* the copier's, read when its letter is back */
+    bool is_dropped; /* not to be used any more; goes as soon as it is not busy */
+    int64_t born;    /* of the cache's clock; 0: before the start */
     int64_t last_use;
     struct blob *older[N_PLACE], *newer[N_PLACE]; /* by last use, in each place it is at */
     struct blob *next_sibling;                    /* snapshots behind the same parent */
@@ -84,7 +86,7 @@ struct qn_tier {
     int64_t n_fetch, n_fetched; /* asked for, come back; in order */
     int64_t n_reply;            /* letters of the copier */
     uint64_t version;           /* blobs that came */
-    int n_writing;
+    int n_writing, n_dropped;
     double write_left; /* bytes that may be written now */
     int64_t write_us;  /* when that was reckoned */
     struct qn_tier_stats stats;
@@ -248,6 +250,13 @@ static struct blob *find(const struct qn_tier *t, int kind, uint64_t key)
     return qn_map_get(&t->by_key, index_key(kind, key), &at) ? (struct blob *)(uintptr_t)at : NULL;
 }
 
+/* A page that may be brought back. */
+static struct blob *find_page(const struct qn_tier *t, uint64_t key)
+{
+    struct blob *b = find(t, KIND_PAGE, key);
+    return b && !b->is_dropped ? b : NULL;
+}
+
 static void add(struct qn_tier *t, struct blob *b)
 {
     if (t->n_blob == t->capacity) {
@@ -311,6 +320,7 @@ static void forget(struct qn_tier *t, struct blob *b)
         }
     }
     qn_map_remove(&t->by_key, index_key(b->h.kind, b->h.key));
+    t->n_dropped -= b->is_dropped;
     drop_data(t, b);
     t->blob[b->at] = t->blob[--t->n_blob];
     t->blob[b->at]->at = b->at;
@@ -374,7 +384,8 @@ static bool may_write(struct qn_tier *t, double n)
 /* To the copier, when it is only in RAM and may be written. */
 static void write_out(struct qn_tier *t, struct blob *b)
 {
-    if (!t->has_copier || !b->data || b->is_on_disk || b->is_filling || b->is_writing) return;
+    if (!t->has_copier || !b->data || b->is_on_disk || b->is_filling || b->is_writing || b->is_dropped)
+        return;
     if (!may_write(t, (double)(sizeof b->h + b->h.n_byte))) {
         t->stats.n_over_budget++;
         return;
@@ -403,6 +414,7 @@ static struct blob *new_blob(struct qn_tier *t, int kind, uint64_t key, uint64_t
     memcpy(b->h.magic, MAGIC, sizeof b->h.magic);
     if (n) memcpy(b->h.tok, tok, (size_t)n * sizeof *tok);
     b->data = data;
+    b->born = t->cache->clock;
     b->is_filling = true;
     *t->end_filling = b;
     t->end_filling = &b->next_filling;
@@ -472,13 +484,13 @@ static struct blob *deepest(const struct qn_tier *t, uint64_t root, const int32_
         uint64_t first = 0;
         qn_map_get(&t->by_parent, parent, &first);
         for (struct blob *b = (struct blob *)(uintptr_t)first; b; b = b->next_sibling)
-            if (b->h.root == root && b->h.n_tok < n && b->h.n_tok > n_have && b->h.n_tok - done < QN_PAGE &&
-                b->h.n_tok >= done && (!best || b->h.n_tok > best->h.n_tok) &&
+            if (!b->is_dropped && b->h.root == root && b->h.n_tok < n && b->h.n_tok > n_have &&
+                b->h.n_tok - done < QN_PAGE && b->h.n_tok >= done && (!best || b->h.n_tok > best->h.n_tok) &&
                 is_same(b, tok + done, b->h.n_tok - done))
                 best = b;
         if (n - done < QN_PAGE) break;
         uint64_t key = qn_cache_chain(parent, tok + done);
-        const struct blob *page = find(t, KIND_PAGE, key);
+        const struct blob *page = find_page(t, key);
         bool is_here = page && is_same(page, tok + done, QN_PAGE);
         if (!is_here && !qn_map_get(&t->cache->by_key, key, NULL)) break;
         parent = key;
@@ -523,7 +535,7 @@ static bool bring_pages(struct qn_tier *t, uint64_t root, const int32_t *tok, in
         if (node >= 0) {
             qn_cache_use_page(c, node);
         } else {
-            struct blob *b = find(t, KIND_PAGE, key);
+            struct blob *b = find_page(t, key);
             if (!b || !is_same(b, page_tok, QN_PAGE)) return false;
             touch(t, b);
             if (!has_bytes(b)) {
@@ -583,7 +595,7 @@ static bool fetch(struct qn_tier *t, uint64_t root, const int32_t *tok, int firs
         const int32_t *page_tok = tok + (size_t)i * QN_PAGE;
         if (i < n_full) key = qn_cache_chain(key, page_tok);
         if (i < first) continue;
-        struct blob *b = i < n_full ? find(t, KIND_PAGE, key) : snap;
+        struct blob *b = i < n_full ? find_page(t, key) : snap;
         if (!b || (i < n_full && !is_same(b, page_tok, QN_PAGE))) continue; /* in the tree */
         touch(t, b);
         left -= (int64_t)b->h.n_byte;
@@ -604,6 +616,45 @@ static bool fetch(struct qn_tier *t, uint64_t root, const int32_t *tok, int firs
     f->number = wait->fetch = ++t->n_fetch;
     qn_mail_post(t->copier_mail, &f->job.letter);
     return true;
+}
+
+/* --- taking back --- */
+
+static void drop(struct qn_tier *t, struct blob *b)
+{
+    t->n_dropped += !b->is_dropped;
+    b->is_dropped = true;
+}
+
+/* Those that were taken back and are not busy go, with their files. */
+static void remove_dropped(struct qn_tier *t)
+{
+    for (int i = t->n_blob; i-- && t->n_dropped;) {
+        struct blob *b = t->blob[i];
+        if (!b->is_dropped || is_busy(t, b)) continue;
+        if (b->is_on_disk) remove_file(t, b);
+        forget(t, b);
+    }
+}
+
+void qn_tier_drop(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_keep_page, int64_t since)
+{
+    uint64_t parent = root;
+    for (int done = 0;; done += QN_PAGE) {
+        uint64_t first = 0;
+        qn_map_get(&t->by_parent, parent, &first);
+        for (struct blob *b = (struct blob *)(uintptr_t)first; b; b = b->next_sibling)
+            if (b->h.root == root && b->born >= since && b->h.n_tok >= done && b->h.n_tok <= n &&
+                is_same(b, tok + done, b->h.n_tok - done))
+                drop(t, b);
+        if (n - done < QN_PAGE) break;
+        parent = qn_cache_chain(parent, tok + done);
+        struct blob *page = find(t, KIND_PAGE, parent);
+        if (page && done / QN_PAGE >= n_keep_page && page->born >= since &&
+            is_same(page, tok + done, QN_PAGE))
+            drop(t, page);
+    }
+    remove_dropped(t);
 }
 
 uint64_t qn_tier_version(const struct qn_tier *t)
@@ -674,6 +725,7 @@ void qn_tier_returned(struct qn_tier *t)
         b->is_filling = false;
         write_out(t, b);
     }
+    remove_dropped(t);
 }
 
 static void came_back(struct qn_tier *t, struct fetch *f)
@@ -730,6 +782,7 @@ void qn_tier_letter(struct qn_tier *t, struct qn_letter *letter)
         came_back(t, (struct fetch *)j);
     else
         was_written(t, (struct blob *)j);
+    remove_dropped(t);
 }
 
 bool qn_tier_is_copying(const struct qn_tier *t)

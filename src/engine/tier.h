@@ -60,6 +60,12 @@ enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const in
 uint64_t qn_tier_version(const struct qn_tier *t); /* pages and snapshots that came, from 1 on */
 bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait);
 
+/* Takes back what a sequence put here by way of the cache: of its tok[n], pages behind the first n_keep_page
+ * and snapshots, as far as they came at `since` (of the cache's clock) or later. What is being copied goes
+ * once that is over, unread. */
+void qn_tier_drop(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_keep_page,
+                  int64_t since);
+
 /* Work was published; it came back (its chores are done: blobs it filled go to the copier). */
 void qn_tier_published(struct qn_tier *t);
 void qn_tier_returned(struct qn_tier *t);

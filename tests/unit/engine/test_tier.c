@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -19,15 +20,17 @@ static struct qn_fake fake;
 static char folder[64];
 
 static int64_t write_bytes; /* a day; 0: default */
+static struct qn_fake_options fake_options;
 
 static struct qn_engine *open_engine(const char *disk, int64_t ram, int n_slot, bool other_layout)
 {
     struct qn_engine_options o;
     struct qn_engine *g;
     struct qn_err e = {0};
-    qn_fake_init(&fake, NULL);
+    qn_fake_init(&fake, &fake_options);
     qn_fake_engine_options(&fake, &o);
     o.mtp = 2;
+    o.step_tokens = 64;
     o.max_seqs = 2;
     o.n_slot = n_slot;
     o.disk_tier = disk;
@@ -43,6 +46,13 @@ static int ask_one(struct qn_engine *g, uint64_t seed, struct ask_answer *out)
 {
     int32_t *prompt = ask_prompt(seed, N_PROMPT, 200);
     struct qn_request_params p = ask_params(prompt, N_PROMPT);
+    const float never = -1e6f;
+    const int32_t bad_tok = fake_options.bad_tok;
+    if (bad_tok) {
+        p.bias_tok = &bad_tok;
+        p.bias = &never;
+        p.n_bias = 1;
+    }
     ask(g, &p, out);
     free(prompt);
     return out->stats.n_cached;
@@ -328,6 +338,71 @@ static void test_budgets(void **state)
     assert_true(s.tier.ram_bytes > n_file_byte); /* the rest is in RAM */
 }
 
+static struct qn_tier_stats tier_stats(struct qn_engine *g)
+{
+    struct qn_engine_stats s;
+    qn_engine_stats(g, &s);
+    return s.tier;
+}
+
+/* A prompt that ends in no finite logits, long after its first pages and a snapshot were copied: none of it
+ * stays in RAM or in files; what was there before does. */
+static void bad_prompt(const char *disk)
+{
+    const int n_tok = 1500, bad_tok = 240, end_of_turn = 255;
+    struct ask_answer good, bad, again;
+    struct qn_tier_stats before, after;
+    fake_options = (struct qn_fake_options){.bad_tok = bad_tok, .bad_logit = NAN};
+    struct qn_engine *g = open_engine(disk, (int64_t)16 << 20, 12, false);
+    ask_one(g, 1, &good);
+    assert_int_equal(good.finish, QN_FINISH_LENGTH);
+    if (disk) { /* all of it in files */
+        close_engine(g);
+        g = open_engine(disk, (int64_t)16 << 20, 12, false);
+    } else {
+        usleep(1100000); /* until another is saved beside a running one */
+    }
+    before = tier_stats(g);
+    assert_true(before.n_ram + before.n_file > 4);
+    int32_t *prompt = ask_prompt(1, n_tok, 200), *head = ask_prompt(1, N_PROMPT, 200);
+    memcpy(prompt, head, N_PROMPT * sizeof *prompt);
+    prompt[600] = end_of_turn;
+    prompt[n_tok - 1] = bad_tok;
+    struct qn_request_params p = ask_params(prompt, n_tok);
+    ask(g, &p, &bad);
+    assert_int_equal(bad.finish, QN_FINISH_ERROR);
+    assert_true(bad.stats.n_cached > 200);
+    for (int i = 0; i < 1000; i++) { /* what is being copied goes when that is over */
+        after = tier_stats(g);
+        if (after.n_file == before.n_file && (disk || after.n_ram == before.n_ram)) break;
+        usleep(2000);
+    }
+    assert_true(after.n_saved > before.n_saved); /* else it proves nothing */
+    assert_int_equal(after.n_file, before.n_file);
+    if (!disk) assert_int_equal(after.n_ram, before.n_ram);
+    if (disk) {
+        close_engine(g);
+        g = open_engine(disk, (int64_t)16 << 20, 12, false);
+        assert_int_equal(tier_stats(g).n_file, before.n_file);
+    }
+    assert_true(ask_one(g, 1, &again) > N_PROMPT - 20);
+    assert_memory_equal(again.tok, good.tok, (size_t)good.n * sizeof *good.tok);
+    close_engine(g);
+    fake_options = (struct qn_fake_options){0};
+    ask_free(&good);
+    ask_free(&bad);
+    ask_free(&again);
+    free(prompt);
+    free(head);
+}
+
+static void test_bad_prompt(void **state)
+{
+    (void)state;
+    bad_prompt(NULL);
+    bad_prompt(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -338,6 +413,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_slow_disk, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_small_ram, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_budgets, make_folder, drop_folder),
+        cmocka_unit_test_setup_teardown(test_bad_prompt, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_kill, make_folder, drop_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,20 +8,21 @@
 #define SETTLE        4 /* steps at a new depth that tell only of it */
 #define PROBE_STEPS   6
 #define PROBE_MOST    24    /* when it looks good */
-#define PROBE_AGAIN   0.93  /* of the rate at home: looks good */
+#define PROBE_AGAIN   0.97  /* of the rate at home: looks good */
 #define PROBE_LOSS    0.003 /* of all time, at most, for tries */
 #define PROBE_FIRST   6
-#define PROBE_SOONEST 96 /* steps between two */
+#define PROBE_SOONEST 96  /* steps between two */
+#define PROBE_SECOND  384 /* the latest after a first try, which something else may have slowed */
 #define PROBE_LATEST  8192
 #define HYSTERESIS    1.01
-#define FADE          0.985 /* of counts, an observation */
+#define FADE          0.015 /* of counts, an observation of one stream */
 #define PRIOR         0.6
 #define PRIOR_WEIGHT  2.0
 #define PROBE_WEIGHT  4.0 /* what an old count weighs against a try */
-#define SMOOTH_TIME   0.1
+#define SMOOTH_TIME   0.06
 #define SMOOTH_MIX    0.03 /* of what lookup does, a step */
-#define FRESH_TIME    0.3  /* of the first few at a depth, and in a try */
-#define OUTLIER       2.0  /* times the expected */
+#define FRESH_TIME    0.12 /* of those in a try; the first few weigh the same */
+#define OUTLIER       1.5  /* times the expected, or less by that */
 #define GUESS_PER_ROW 0.04 /* of a step's time, what a draft adds where nothing was measured */
 #define ROW_WEIGHT    0.2  /* of the guess, in steps with a row a stream more */
 #define LEAST_ROW     1e-4 /* of a step's time, a row */
@@ -58,10 +59,10 @@ static double chance(const struct qn_spec_count *c)
     return c->hit / c->n;
 }
 
-static void count(struct qn_spec_count *c, bool is_hit)
+static void count(struct qn_spec_count *c, bool is_hit, double fade)
 {
-    c->n = c->n * FADE + 1;
-    c->hit = c->hit * FADE + is_hit;
+    c->n = c->n * (1 - fade) + 1;
+    c->hit = c->hit * (1 - fade) + is_hit;
 }
 
 static double expected(const struct qn_spec_count *accept, int depth)
@@ -171,7 +172,8 @@ static int until_probe(const struct qn_spec *s)
     double loss = 1 - rate(s, next) / rate(s, s->depth);
     double steps = PROBE_STEPS * loss * time_at(s, next) / time_at(s, s->depth);
     if (!s->depth) steps += WAKE_STEPS * GUESS_KEEP;
-    return (int)QN_CLAMP(steps / PROBE_LOSS, PROBE_SOONEST, PROBE_LATEST);
+    bool is_known = s->time[s->seqs][s->context][next].n >= 2 * PROBE_STEPS;
+    return (int)QN_CLAMP(steps / PROBE_LOSS, PROBE_SOONEST, is_known ? PROBE_LATEST : PROBE_SECOND);
 }
 
 static void decide(struct qn_spec *s)
@@ -218,10 +220,8 @@ int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context, int n_whole)
 {
     if (!n_seq) return s->depth;
     s->n_seq = n_seq;
-    int seqs = bucket(n_seq, 1, 2, QN_SPEC_N_SEQ);
-    bool is_other = seqs != s->seqs;
-    s->seqs = seqs;
-    if (is_other && s->depth && !s->n_probe && !knows_plain(s)) s->n_until = QN_MIN(s->n_until, PROBE_FIRST);
+    s->seqs = bucket(n_seq, 1, 2, QN_SPEC_N_SEQ);
+    if (s->depth && !s->n_probe && !knows_plain(s)) s->n_until = QN_MIN(s->n_until, PROBE_FIRST);
     s->context = bucket(n_context / n_seq, 1024, 4, QN_SPEC_N_CONTEXT);
     if (!s->has_mtp || s->fixed >= 0) return s->depth;
     s->n_at_depth++;
@@ -262,8 +262,8 @@ static void learn_row(struct qn_spec *s, double n_more, double more_us, double t
 {
     struct qn_spec_row *r = &s->row[s->seqs];
     if (!r->n_more2 && fabs(n_more) < 1e-9) return;
-    r->n_more2 = r->n_more2 * FADE + n_more * n_more;
-    r->product = r->product * FADE + n_more * more_us / s->n_seq;
+    r->n_more2 = r->n_more2 * (1 - FADE) + n_more * n_more;
+    r->product = r->product * (1 - FADE) + n_more * more_us / s->n_seq;
     double us = (r->product + ROW_WEIGHT * GUESS_PER_ROW * took_us) / (r->n_more2 + ROW_WEIGHT);
     r->us = QN_CLAMP(us, LEAST_ROW * took_us, took_us / s->n_seq);
 }
@@ -282,7 +282,7 @@ static void learn_time(struct qn_spec *s, int depth, double n_more, double took_
     bool is_home = !s->n_probe && s->n_at_depth > SETTLE && t->n > 8;
     if (t->n > 8) took_us = QN_CLAMP(took_us, expected_us / OUTLIER, expected_us * OUTLIER);
     learn_row(s, off, took_us - t->us, took_us);
-    double smooth = is_home ? SMOOTH_TIME : FRESH_TIME;
+    double smooth = is_home ? SMOOTH_TIME : fmax(1.0 / t->n, FRESH_TIME);
     t->n_more += smooth * off;
     t->us += smooth * (took_us - t->us);
     double by = 1 + smooth * (took_us / expected_us - 1);
@@ -296,6 +296,7 @@ void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us)
     bool is_uniform = t->n_decode && t->n_decode == t->n_seq, any_whole = false;
     int n_row = 0;
     struct qn_spec_mix mix = {0};
+    double fade = FADE / sqrt(QN_MAX(t->n_decode, 1)); /* many streams tell much at once: less of chance */
     for (int i = 0; i < t->n_decode; i++) any_whole |= !b->part[i].has_hole;
     for (int i = 0; i < t->n_decode; i++) {
         const struct qn_batch_part *part = &b->part[i];
@@ -314,7 +315,7 @@ void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us)
             continue; /* those with the whole KV tell more */
         }
         for (int k = 0; k < part->n_draft && k <= n_accepted; k++)
-            count(is_lookup ? &s->lookup[k] : &s->accept[k], k < n_accepted);
+            count(is_lookup ? &s->lookup[k] : &s->accept[k], k < n_accepted, fade);
     }
     if (!t->n_decode) return;
     s->mix.seqs += SMOOTH_MIX * (mix.seqs / t->n_decode - s->mix.seqs);

@@ -3,7 +3,8 @@
  * everywhere.
  *
  * Three engines, without drafts, with the depth of each request, and automatic, answer in turn, so that a
- * machine whose speed drifts is fair to all; what is compared are ratios of runs next to each other. Once
+ * machine whose speed drifts is fair to all; what is compared are ratios of runs next to each other, and
+ * rounds in which other processes ran are repeated. Once
  * from the first token to the last, and once from submit on, prompt included.
  *
  * By default a small model, where only the tokens and the rates are checked: times of a busy machine prove
@@ -15,6 +16,7 @@
 #include "support/test.h"
 
 #include <math.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -25,9 +27,10 @@
 #include "support/ask.h"
 #include "support/drafter.h"
 
-#define MAX_SEQS  64
-#define MAX_DEPTH 10
-#define MAX_RUNS  99
+#define MAX_SEQS   64
+#define MAX_DEPTH  10
+#define MAX_RUNS   99
+#define MAX_OTHERS 0.05 /* processors that others may take in a round of runs; else it is repeated */
 
 struct lab {
     struct qn_model *model;
@@ -81,8 +84,9 @@ static uint64_t n_ended(struct qn_engine *g)
 
 /* n streams with the same prompt and seed, so that the one known answer is everybody's; each with a salt of
  * its own, so that each reads its prompt. */
-static struct figure run(struct lab *l, struct qn_engine *g, int n, int mtp)
+static struct figure run_noted(struct lab *l, struct qn_engine *g, int n, int mtp, int who)
 {
+    l->drafter.who = who;
     static uint64_t salt = 1;
     struct qn_request *r[MAX_SEQS];
     struct qn_err e = {0};
@@ -112,6 +116,24 @@ static struct figure run(struct lab *l, struct qn_engine *g, int n, int mtp)
                            drafted ? 100.0 * (double)right / (double)drafted : -1};
 }
 
+/* Processor seconds that others took since boot: all of the machine's less this process's. */
+static double others_s(void)
+{
+    long long x[8] = {0};
+    char line[256] = "";
+    struct rusage own;
+    FILE *f = fopen("/proc/stat", "r");
+    if (f && !fgets(line, sizeof line, f)) line[0] = 0;
+    if (f) fclose(f);
+    char *p = line + QN_MIN(strlen(line), 3);
+    for (int i = 0; i < 8; i++) x[i] = strtoll(p, &p, 10);
+    getrusage(RUSAGE_SELF, &own);
+    double ours = (double)(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
+                  (double)(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6;
+    double all = (double)(x[0] + x[1] + x[2] + x[5] + x[6] + x[7]); /* neither idle nor waiting */
+    return all / (double)sysconf(_SC_CLK_TCK) - ours;
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -132,10 +154,48 @@ static double part(const double *got, const double *other, int n)
     return median(x, n);
 }
 
+static struct figure run(struct lab *l, struct qn_engine *g, int n, int mtp)
+{
+    return run_noted(l, g, n, mtp, 0);
+}
+
 struct cell {
     double fixed[MAX_DEPTH][MAX_RUNS], off[MAX_RUNS], got[MAX_RUNS]; /* decode */
     double off_all[MAX_RUNS], got_all[MAX_RUNS], first;
 };
+
+/* Steps of the same work, in order of their time. */
+static int by_work(const void *a, const void *b)
+{
+    const struct qn_drafter_step *x = a, *y = b;
+    if (x->n_decode != y->n_decode) return x->n_decode - y->n_decode;
+    if (x->n_row != y->n_row) return x->n_row - y->n_row;
+    if (x->n_made != y->n_made) return x->n_made - y->n_made;
+    if (x->keeps_mtp != y->keeps_mtp) return x->keeps_mtp - y->keeps_mtp;
+    return x->us - y->us;
+}
+
+static bool is_same_work(const struct qn_drafter_step *x, const struct qn_drafter_step *y)
+{
+    return x->n_decode == y->n_decode && x->n_row == y->n_row && x->n_made == y->n_made &&
+           x->keeps_mtp == y->keeps_mtp;
+}
+
+/* Tokens a second of each when every step takes the median time of all steps of the same work: what the
+ * choice of depths is worth, whoever else used the machine. */
+static void rates_by_work(struct qn_drafter *d, double *rate, int n_who)
+{
+    double us[2 + MAX_DEPTH] = {0}, n_tok[2 + MAX_DEPTH] = {0};
+    qsort(d->step, (size_t)d->n_step, sizeof *d->step, by_work);
+    for (int i = 0, end; i < d->n_step; i = end) {
+        for (end = i + 1; end < d->n_step && is_same_work(&d->step[i], &d->step[end]);) end++;
+        for (int k = i; k < end; k++) {
+            us[d->step[k].who - 1] += d->step[(i + end) / 2].us;
+            n_tok[d->step[k].who - 1] += d->step[k].n_tok;
+        }
+    }
+    for (int i = 0; i < n_who; i++) rate[i] = n_tok[i] * 1e6 / us[i];
+}
 
 /* One line of the table; false when automatic depth falls short. */
 static bool compare(struct lab *l, int n, int percent)
@@ -144,6 +204,7 @@ static bool compare(struct lab *l, int n, int percent)
     int best = -1;
     double of_best = INFINITY, accepted = 0; /* the mean of the fixed depths */
     l->drafter.percent = percent;
+    l->drafter.n_step = 0;
     struct qn_engine *off = open_engine(l, n, 0), *fixed = open_engine(l, n, QN_MAX_DRAFT),
                      *got = open_engine(l, n, -1);
     run(l, fixed, n, 0); /* caches, threads */
@@ -151,19 +212,29 @@ static bool compare(struct lab *l, int n, int percent)
         run(l, off, n, -1).decode; /* an engine's first steps touch its memory: of each, the first run */
     c.first = run(l, got, n, -1).decode / off_first;
     for (int i = 0; i < l->n_warm; i++) run(l, got, n, -1); /* what it learns */
+    int n_again = 0;
     for (int i = 0; i < l->n_run; i++) {
+        double others = others_s();
+        int64_t start = qn_now_us();
         for (int d = 0; d < l->n_depth; d++) {
-            struct figure f = run(l, fixed, n, l->depth[d]);
+            struct figure f = run_noted(l, fixed, n, l->depth[d], 3 + d);
             c.fixed[d][i] = f.decode;
-            accepted += f.accepted / (l->n_run * l->n_depth);
+            accepted += f.accepted;
         }
-        struct figure a = run(l, off, n, -1), b = run(l, got, n, -1);
+        struct figure a = run_noted(l, off, n, -1, 1), b = run_noted(l, got, n, -1, 2);
         c.off[i] = a.decode;
         c.off_all[i] = a.all;
         c.got[i] = b.decode;
         c.got_all[i] = b.all;
+        others = (others_s() - others) * 1e6 / (double)(qn_now_us() - start);
+        if (l->is_real && others > MAX_OTHERS && n_again < l->n_run &&
+            qn_now_us() - start < 3000000) { /* a busy machine proves nothing */
+            n_again++;
+            i--;
+        }
     }
-    assert_true(accepted > percent - 25 && accepted < percent + 25);
+    accepted /= (l->n_run + n_again) * l->n_depth;
+    assert_true(!l->n_depth || (accepted > percent - 25 && accepted < percent + 25));
     struct qn_engine_stats stats;
     qn_engine_stats(got, &stats);
     qn_engine_close(off);
@@ -178,13 +249,18 @@ static bool compare(struct lab *l, int n, int percent)
             best = d;
         }
     }
+    double rate[2 + MAX_DEPTH], work_of_best = INFINITY;
+    rates_by_work(&l->drafter, rate, 2 + l->n_depth);
+    for (int i = 0; i < 2 + l->n_depth; i++)
+        if (i != 1) work_of_best = fmin(work_of_best, rate[1] / rate[i]);
     print_message("%5d  %7d %%  %8.2f", n, percent, median(c.off, l->n_run));
     for (int d = 0; d < l->n_depth; d++) print_message("  %8.2f", median(c.fixed[d], l->n_run));
     print_message(
-        "  %8.2f   best %d  %.3f of it  %.3f of off  %.3f with the prompt  %.3f at first  ends at %d\n",
+        "  %8.2f   best %d  %.3f of it  %.3f of off  %.3f with the prompt  %.3f at first  ends at %d  rounds "
+        "repeated %d  by work %.3f of the best  %.3f of off\n",
         median(c.got, l->n_run), best < 0 ? 0 : l->depth[best], of_best, of_off, of_off_all, c.first,
-        stats.depth);
-    return of_best >= 0.98 && of_off >= 0.98 && of_off_all >= 0.98;
+        stats.depth, n_again, work_of_best, rate[1] / rate[0]);
+    return work_of_best >= 0.98 && of_off_all >= 0.98;
 }
 
 static int read_list(const char *name, const char *otherwise, int *out)
@@ -256,6 +332,7 @@ static void test_automatic_depth_pays(void **state)
             n_short += !compare(&l, QN_CLAMP(batch[i], 1, MAX_SEQS), percent[k]);
     if (l.is_real) assert_int_equal(n_short, 0);
     free(tok);
+    free(l.drafter.step);
     qn_model_close(l.model);
     if (!l.is_real) {
         snprintf(line, sizeof line, "rm -rf %s", folder);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "support/drafter.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -35,12 +36,29 @@ static void drafter_close(void *run)
     free(r);
 }
 
+static void note(struct qn_drafter *d, const struct qn_step *s, const struct qn_step_result *result, int us)
+{
+    struct qn_drafter_step n = {.who = d->who, .n_decode = s->n_decode, .n_row = s->n_row, .us = us};
+    for (int i = 0; i < s->n_seq; i++) {
+        n.n_made += s->seq[i].n_draft_next;
+        n.keeps_mtp |= s->seq[i].wants_mtp;
+        n.n_tok += 1 + result->n_accepted[i];
+    }
+    if (d->n_step == d->step_capacity) {
+        d->step_capacity = QN_MAX(1024, 2 * d->step_capacity);
+        d->step = xreallocarray(d->step, (size_t)d->step_capacity, sizeof *d->step);
+    }
+    d->step[d->n_step++] = n;
+}
+
 static void drafter_run(void *run, const struct qn_step *s, struct qn_step_result *result)
 {
     struct run *r = run;
     struct qn_drafter *d = r->d;
+    int64_t from = qn_now_us();
     qn_runner_forward.run(r->inner, s, result);
     if (result->fault) return;
+    if (d->who && s->n_decode == s->n_seq) note(d, s, result, (int)(qn_now_us() - from));
     for (int i = 0; i < s->n_seq; i++) {
         const struct qn_step_seq *q = &s->seq[i];
         if (!q->wants_token) continue;

@@ -7,12 +7,22 @@
 
 #include "engine/rank.h"
 
+/* A step of streams alone: what was in it and the time it took. */
+struct qn_drafter_step {
+    int who, n_decode, n_row, n_made; /* whose, streams, their rows, drafts made */
+    bool keeps_mtp;
+    int n_tok, us; /* tokens that came of it */
+};
+
 struct qn_drafter {
     const int32_t
         *tok; /* [n_tok] prompt and answer, the same for every sequence; set before the engine runs */
     int n_tok, vocab;
     int percent; /* of drafts that are right, given that those before were */
     uint64_t draw;
+    int who;                      /* noted with the steps, when it is above 0 */
+    struct qn_drafter_step *step; /* [n_step] */
+    int n_step, step_capacity;
 };
 
 extern const struct qn_runner qn_runner_drafter; /* user: struct qn_drafter */

@@ -20,6 +20,7 @@ struct cost {
     double slow;   /* the machine is this much slower half of the time */
     bool wobble;   /* one stream more half of the time */
     int looked_up; /* percent of stream steps whose drafts are LOOKUP_ROWS looked-up ones, all right */
+    bool is_noisy; /* steps take up to a quarter more or less, one stretch of ten in ten twice as long */
 };
 
 struct bench {
@@ -68,7 +69,8 @@ static void run_steps(const struct cost *c, int fixed, int n_step, struct bench 
         }
         double took = c->base_us + c->row_us * n_row;
         took += (c->draft_us + c->draft_row_us * n_seq) * next + (keeps && !next ? c->keep_us : 0);
-        took *= (0.96 + 0.08 * unit(&b)) * (i / 500 % 2 ? c->slow : 1);
+        if (c->is_noisy && qn_rng64(2, (uint64_t)i / 10, 0) % 100 < 10) took *= 2;
+        took *= (c->is_noisy ? 0.75 + 0.5 * unit(&b) : 0.96 + 0.08 * unit(&b)) * (i / 500 % 2 ? c->slow : 1);
         b.us[half] += took;
         b.n_step_at[next]++;
         qn_spec_learn(&b.spec, &batch, (int64_t)took);
@@ -165,6 +167,18 @@ static void test_auto_is_near_the_best(void **state)
          1,
          false,
          80},
+        {"one stream, noisy, drafts nearly pay", .base_us = 80, .row_us = 100, .draft_us = 100, .keep_us = 10,
+         .accept = {{75, 75, 75}, {75, 75, 75}}, .n_seq = {1, 1}, .slow = 1, .is_noisy = true},
+        {"one stream, noisy, drafts pay", .base_us = 80, .row_us = 100, .draft_us = 40, .keep_us = 10,
+         .accept = {{95, 5, 75}, {95, 5, 75}}, .n_seq = {1, 1}, .slow = 1, .is_noisy = true},
+        {"one stream, noisy, bad drafts", .base_us = 80, .row_us = 100, .draft_us = 60, .keep_us = 10,
+         .accept = {{20, 20, 20}, {20, 20, 20}}, .n_seq = {1, 1}, .slow = 1, .is_noisy = true},
+        {"16 streams, noisy, drafts nearly pay", .base_us = 300, .row_us = 70, .draft_us = 100,
+         .draft_row_us = 10, .keep_us = 10, .accept = {{75, 75, 75}, {75, 75, 75}}, .n_seq = {16, 16},
+         .slow = 1, .is_noisy = true},
+        {"16 streams, noisy, good drafts", .base_us = 1000, .row_us = 40, .draft_us = 100, .draft_row_us = 10,
+         .keep_us = 10, .accept = {{75, 75, 75}, {75, 75, 75}}, .n_seq = {16, 16}, .slow = 1,
+         .is_noisy = true},
         {"content changes to bad", 20000, 800, 600, 600, 0, {{90, 90, 90}, {5, 5, 5}}, {1, 1}, 1},
         {"content changes to good", 20000, 800, 600, 600, 0, {{5, 5, 5}, {90, 90, 90}}, {1, 1}, 1},
         {"streams come", 20000, 3000, 800, 600, 200, {{60, 50, 40}, {60, 50, 40}}, {1, 16}, 1},
@@ -207,7 +221,10 @@ static void test_auto_is_near_the_best(void **state)
         for (int d = 0; d <= QN_MAX_DRAFT; d++) print_message(" %d", got.n_step_at[d]);
         print_message("\n");
         bool is_steady = at[0] == at[1]; /* else the best depth has to be found twice */
-        n_bad += of_best < (is_steady ? 0.98 : 0.97) || of_off < 0.98;
+        n_bad += of_best < (c->is_noisy ? 0.95
+                            : is_steady ? 0.98
+                                        : 0.97) ||
+                 of_off < (c->is_noisy ? 0.97 : 0.98);
     }
     assert_int_equal(n_bad, 0);
 }

@@ -97,6 +97,17 @@ void qn_metric_observe(struct qn_metric *x, double value)
     atomic_fetch_add_explicit(&x->count, 1, memory_order_release);
 }
 
+void qn_metric_set_counts(struct qn_metric *x, const uint64_t *counts, double sum)
+{
+    uint64_t n = 0;
+    for (int i = 0; i <= x->n_bound; i++) {
+        atomic_store_explicit(&x->buckets[i], counts[i], memory_order_relaxed);
+        n += counts[i];
+    }
+    qn_metric_set(x, sum);
+    atomic_store_explicit(&x->count, n, memory_order_release);
+}
+
 double qn_metric_value(const struct qn_metric *x)
 {
     return from_bits(atomic_load_explicit(&x->value, memory_order_relaxed));

@@ -31,6 +31,8 @@ int qn_metrics_write(const struct qn_metrics *m, struct qn_buf *out);
 
 void qn_metric_inc(struct qn_metric *x, double by); /* counters and gauges */
 void qn_metric_set(struct qn_metric *x, double to); /* gauges, and counters kept elsewhere */
+/* Of a histogram kept elsewhere: how many values each bound has, the last above all; their sum. */
+void qn_metric_set_counts(struct qn_metric *x, const uint64_t *counts, double sum);
 void qn_metric_observe(struct qn_metric *x, double value);
 double qn_metric_value(const struct qn_metric *x); /* of a histogram: its sum */
 uint64_t qn_metric_count(const struct qn_metric *x);

@@ -377,6 +377,7 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
         return;
     }
     qn_request_set_progress(q->request, QN_MIN(q->n_done, q->n_prompt));
+    if (!q->first_us) qn_request_set_stats(q->request, &q->stats);
     if (b->step.all_logits) {
         int bad = send_prompt_scores(q, b->logits, b->vocab, first, part->n_row);
         tell(g, q->request);
@@ -424,6 +425,10 @@ static void apply(struct qn_engine *g, struct qn_batch *b)
     if (g->tier) qn_tier_returned(g->tier);
     if (b->work.step) {
         g->counters.n_step++;
+        g->counters.n_step_tok += (uint64_t)b->step.n_row;
+        int bin = 0;
+        while (bin < QN_STEP_BINS - 1 && b->step.n_row > 1 << bin) bin++;
+        g->counters.steps_of[bin]++;
         qn_sched_learn(&g->sched, b, took_us);
         for (int i = 0; i < b->step.n_seq; i++) {
             b->part[i].seq->stats.n_step++;

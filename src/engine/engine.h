@@ -85,11 +85,14 @@ struct qn_admission {
 };
 #define QN_N_ADMISSION 64
 
+#define QN_STEP_BINS 16 /* steps of 1, 2, 3 to 4, 5 to 8, ... tokens; the last holds all above 16,384 */
+
 /* Running numbers, for /metrics and /health. Counters only grow. */
 struct qn_engine_stats {
     int n_running, n_waiting;
     int n_page, n_page_used, n_page_cached, n_slot, n_slot_live, n_slot_snapshot;
     uint64_t n_step, n_prompt_tok, n_cached_tok, n_new_tok, n_request, n_preempted, n_rejected;
+    uint64_t n_step_tok, steps_of[QN_STEP_BINS]; /* tokens read by steps; steps by them */
     uint64_t n_draft_round, n_drafted, n_accepted, accepted_at[QN_MAX_DRAFT], drafted_at[QN_MAX_DRAFT];
     uint64_t prefix_queries, prefix_hits; /* in tokens */
     uint64_t finished[4];                 /* by enum qn_finish */

@@ -72,7 +72,8 @@ struct qn_event {
     struct qn_err error; /* QN_FINISH_ERROR */
 };
 
-/* Numbers of a request, final once END has been read; prompt numbers are final with the first event. */
+/* Numbers of a request, final once END has been read; prompt numbers are final with the first event, and
+ * there from the first piece of the prompt on. */
 struct qn_request_stats {
     int n_prompt, n_cached, n_new;
     int n_known; /* prompt tokens that the cache knew, cached or not */

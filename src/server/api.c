@@ -389,6 +389,8 @@ int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct q
     QN_TRY(qn_json_get_bool(body, "return_token_ids", false, &a->return_token_ids, e));
     x->param = "return_tokens_as_token_ids";
     QN_TRY(qn_json_get_bool(body, "return_tokens_as_token_ids", false, &a->tokens_as_ids, e));
+    x->param = "return_progress";
+    QN_TRY(qn_json_get_bool(body, "return_progress", false, &a->wants_progress, e));
     x->param = "timings_per_token";
     QN_TRY(qn_json_get_bool(body, "timings_per_token", false, &a->wants_timings, e));
     x->param = "cache_salt";
@@ -513,7 +515,7 @@ int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
     }
     for (size_t i = 0; i < QN_COUNT(flat); i++) {
         const struct qn_json *v = qn_json_get(body, flat[i].key);
-        if (qn_json_is_null(v)) continue;
+        if (qn_json_is_null(v) || qn_json_is_str(v, "")) continue; /* llama.cpp's clients send all members */
         n++;
         a->form = flat[i].form;
         a->form_value = v;

@@ -68,6 +68,7 @@ struct qn_ask {
     bool return_token_ids; /* token ids beside the text */
     bool tokens_as_ids;    /* "token_id:N" in log-probabilities */
     bool wants_timings;
+    bool wants_progress; /* of the prompt, while it is read */
 
     enum qn_priority priority;
     uint64_t salt;

@@ -172,10 +172,25 @@ static void stream_fail(struct qn_stream *s, int status, const char *text)
 
 static void stream_ping(struct qn_stream *s)
 {
-    int done = 0, all = 0;
+    int done = 0, all = 0, cached = 0;
     for (int i = 0; i < s->n_choice; i++) {
+        struct qn_request_stats stats = s->choices[i].stats;
         all += s->choices[i].prompt->n_tok;
-        if (s->choices[i].request) done += qn_request_progress(s->choices[i].request);
+        if (s->choices[i].request) {
+            done += qn_request_progress(s->choices[i].request);
+            qn_request_stats(s->choices[i].request, &stats);
+        }
+        cached += stats.n_cached;
+    }
+    if (s->ask.wants_progress && !s->dialect->is_raw) { /* as llama.cpp has it */
+        open_chunk(s);
+        qn_buf_printf(&s->out,
+                      ",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":null}],"
+                      "\"prompt_progress\":{\"total\":%d,\"cache\":%d,\"processed\":%d,\"time_ms\":%" PRId64
+                      "}",
+                      all, cached, done, (qn_now_us() - s->x->start_us) / 1000);
+        close_chunk(s, false);
+        return;
     }
     char text[64];
     snprintf(text, sizeof text, "prefill %d/%d", done, all);

@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <sys/random.h>
@@ -107,7 +108,10 @@ enum qn_peer qn_http_peer(const struct qn_exchange *x)
 {
     char c;
     ssize_t n = recv(x->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (n == 0) return QN_PEER_HALF;
+    if (n == 0) { /* and stays so when a reset follows, which only poll shows */
+        struct pollfd p = {.fd = x->fd};
+        return poll(&p, 1, 0) > 0 && p.revents & (POLLERR | POLLHUP) ? QN_PEER_GONE : QN_PEER_HALF;
+    }
     if (n > 0 || errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return QN_PEER_OPEN;
     return QN_PEER_GONE;
 }

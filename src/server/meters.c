@@ -10,6 +10,8 @@ static const double token_seconds[] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.025, 
                                        0.15,  0.2,    0.3,   0.4,  0.5,  0.75,  1,    2.5,   5};
 static const double tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
                                 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+static const double step_tokens[QN_STEP_BINS - 1] = {1,   2,   4,    8,    16,   32,   64,   128,
+                                                     256, 512, 1024, 2048, 4096, 8192, 16384};
 static const double few[] = {1, 2, 5, 10, 20};
 
 void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
@@ -111,6 +113,8 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
                         "From the request's first byte to its first token.", seconds);
     m->itl = HISTOGRAM("quern_inter_token_latency_seconds", "vllm:inter_token_latency_seconds",
                        "Between two tokens of a request.", token_seconds);
+    m->itl_old = HISTOGRAM("vllm:time_per_output_token_seconds", NULL,
+                           "Older name of vllm:inter_token_latency_seconds.", token_seconds);
     m->tpot = HISTOGRAM("quern_time_per_output_token_seconds", "vllm:request_time_per_output_token_seconds",
                         "A request's decode time by its tokens.", token_seconds);
     m->e2e =
@@ -125,9 +129,17 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
         HISTOGRAM("quern_request_prompt_tokens", "vllm:request_prompt_tokens", "Prompt lengths.", tokens);
     m->new_tok = HISTOGRAM("quern_request_generation_tokens", "vllm:request_generation_tokens",
                            "Output lengths.", tokens);
+    m->most_new = HISTOGRAM("quern_request_max_generation_tokens", "vllm:request_max_num_generation_tokens",
+                            "Output lengths, of several choices the longest.", tokens);
     m->max_tokens = HISTOGRAM("quern_request_max_tokens", "vllm:request_params_max_tokens",
                               "Output limits asked for.", tokens);
     m->n = HISTOGRAM("quern_request_n", "vllm:request_params_n", "Choices asked for.", few);
+    m->step_tok =
+        HISTOGRAM("quern_step_tokens", "vllm:iteration_tokens_total", "Tokens read by a step.", step_tokens);
+    char lora[512]; /* boards filter by it; there are no adapters */
+    snprintf(lora, sizeof lora, "%.400s,max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"",
+             labels);
+    ADD(GAUGE, "vllm:lora_requests_info", NULL, "Adapters: none.", lora, NULL, 0);
     qn_metric_set(m->start_s, (double)qn_unix_s());
     qn_buf_free(&base);
 #undef ADD
@@ -158,6 +170,7 @@ void qn_meters_refresh(struct qn_server *s)
     qn_metric_set(m->slot_snapshot, t.n_slot_snapshot);
     qn_metric_set(m->depth, t.depth);
     qn_metric_set(m->steps, (double)t.n_step);
+    qn_metric_set_counts(m->step_tok, t.steps_of, (double)t.n_step_tok);
     qn_metric_set(m->step_s, (double)t.step_us / 1e6);
     qn_metric_set(m->step_gap_s, (double)t.gap_us / 1e6);
     qn_metric_set(m->rejected, (double)t.n_rejected);

@@ -17,13 +17,13 @@ struct qn_stored;
 struct qn_meters {
     struct qn_metrics *all;
     /* observed by the connection threads */
-    struct qn_metric *ttft, *itl, *tpot, *e2e, *queue, *inference, *prefill, *decode;
-    struct qn_metric *prompt_tok, *new_tok, *max_tokens, *n;
+    struct qn_metric *ttft, *itl, *itl_old, *tpot, *e2e, *queue, *inference, *prefill, *decode;
+    struct qn_metric *prompt_tok, *new_tok, *most_new, *max_tokens, *n;
     struct qn_metric *success[5]; /* stop length abort error tool_calls */
     /* copied from the engine when read */
     struct qn_metric *running, *waiting, *kv_usage, *kv_usage_old, *prompt_total, *new_total, *cached_total,
         *preempted;
-    struct qn_metric *queries, *hits, *drafts, *drafted, *accepted, *accepted_at[8], *depth;
+    struct qn_metric *queries, *hits, *drafts, *drafted, *accepted, *accepted_at[8], *depth, *step_tok;
     struct qn_metric *page, *page_used, *page_cached, *slot, *slot_live, *slot_snapshot, *steps, *step_s,
         *step_gap_s, *rejected;
     struct qn_metric *up, *connections, *start_s;

@@ -15,6 +15,7 @@
 #define WINDOW         32                  /* choices of one request in the engine at once */
 #define WAIT_US        100000
 #define PROBE_US       200000
+#define PROGRESS_US    1000000
 #define FULL_BYTES     ((size_t)32 << 10) /* enough for one write */
 #define MIN_SHARED     256                /* tokens of room from which on an answer is kept some of it */
 #define ANSWER_TOKENS  1024
@@ -175,6 +176,12 @@ static void observe_end(struct qn_output *c, const char *reason)
     if (c->n_tok > 1) qn_metric_observe(m->tpot, decode / (c->n_tok - 1));
     qn_metric_observe(m->prompt_tok, c->prompt->n_tok);
     qn_metric_observe(m->new_tok, c->n_tok);
+    if (s->n_over < s->n_choice) return;
+    for (int i = 0, n = s->ask.n; i < s->n_choice; i += n) { /* the choices of a prompt */
+        int most = 0;
+        for (int k = i; k < i + n && k < s->n_choice; k++) most = QN_MAX(most, s->choices[k].n_tok);
+        qn_metric_observe(m->most_new, most);
+    }
 }
 
 /* The choice has ended: numbers, log facts, memory of its calls. */
@@ -242,9 +249,16 @@ static void take_token(struct qn_output *c, const struct qn_step_token *t)
     int64_t now = qn_now_us();
     if (!c->first_us) {
         c->first_us = now;
+        if (s->ask.wants_progress && s->ask.is_stream) { /* all of it */
+            begin(s);
+            s->dialect->ping(s);
+        }
         qn_metric_observe(m->ttft, (double)(now - s->x->start_us) / 1e6);
-    } else
-        qn_metric_observe(m->itl, (double)(now - c->last_us) / 1e6);
+    } else {
+        double gap = (double)(now - c->last_us) / 1e6;
+        qn_metric_observe(m->itl, gap);
+        qn_metric_observe(m->itl_old, gap);
+    }
     c->last_us = now;
     if (s->ask.is_scoring) return;
     c->n_tok++;
@@ -463,7 +477,8 @@ static bool idle(struct qn_stream *s)
             qn_sse_comment(&s->out, "waiting");
         }
     }
-    if (now - s->last_write_us >= QN_SSE_KEEPALIVE_US) {
+    bool tells_progress = s->ask.wants_progress && !s->choices[0].first_us;
+    if (now - s->last_write_us >= (tells_progress ? PROGRESS_US : QN_SSE_KEEPALIVE_US)) {
         begin(s);
         s->dialect->ping(s);
     }

@@ -20,19 +20,58 @@ def chat(text, **more):
     return {"model": "fake", "messages": user(text), **more}
 
 
+# what vLLM's boards ask for, in its present and its older names
+DASHBOARDS = """num_requests_running num_requests_waiting kv_cache_usage_perc gpu_cache_usage_perc cache_config_info lora_requests_info
+    prompt_tokens_total generation_tokens_total request_success_total num_preemptions_total prefix_cache_queries_total prefix_cache_hits_total
+    spec_decode_num_drafts_total spec_decode_num_draft_tokens_total spec_decode_num_accepted_tokens_total
+    spec_decode_num_accepted_tokens_per_pos_total time_to_first_token_seconds inter_token_latency_seconds time_per_output_token_seconds
+    request_time_per_output_token_seconds e2e_request_latency_seconds request_queue_time_seconds request_inference_time_seconds
+    request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens request_generation_tokens
+    request_max_num_generation_tokens request_params_n request_params_max_tokens iteration_tokens_total"""
+
+
 def test_health_metrics_version(server):
     assert server.get("/health")[1]["status"] == "ok"
     assert server.get("/ping")[0] == 200
     assert server.get("/version")[1]["version"]
     server.post("/v1/chat/completions", chat("x"))
     _, text = server.get("/metrics")
-    for name in ("vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:prompt_tokens_total",
-                 "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket",
-                 "vllm:request_success_total", "vllm:prefix_cache_hits_total",
-                 "vllm:spec_decode_num_accepted_tokens_per_pos_total", "quern_up", "vllm:cache_config_info"):
-        assert re.search("^" + name + r"\{", text, re.M), name
+    for name in DASHBOARDS.split():
+        assert re.search("^vllm:" + name + r"(_bucket)?\{", text, re.M), name
+    assert re.search(r"^quern_up\{", text, re.M)
     for line in text.splitlines():
         assert re.match(r"^(# (HELP|TYPE) .*|[a-z0-9_:]+(\{[^}]*\})? [-+0-9.eInf]+)$", line), line
+
+
+def test_metrics_of_steps_and_choices(start):
+    """Tokens that steps read, by step; the longest of several choices."""
+    s = start()
+    s.post("/v1/chat/completions", chat("one two three", n=3))
+    s.post("/v1/chat/completions", chat("x"))
+    assert s.metric("vllm:iteration_tokens_total_count") == s.metric("quern_steps_total") > 2
+    assert s.metric("vllm:iteration_tokens_total_sum") >= s.metric("quern_prompt_tokens_total")
+    assert s.metric("vllm:request_max_num_generation_tokens_count") == 2
+    assert s.metric("vllm:request_generation_tokens_count") == 4
+    assert s.metric("vllm:request_max_num_generation_tokens_sum") < s.metric("vllm:request_generation_tokens_sum")
+    assert s.metric("vllm:time_per_output_token_seconds_count") == s.metric("vllm:inter_token_latency_seconds_count") > 0
+
+
+def test_progress(start):
+    """return_progress: chunks in llama.cpp's form while the prompt is read, the last with all of it; else none."""
+    s = start("--context", "32768", "--step-tokens", "64", FAKE_STEP_US=40000)
+    body = chat("Fine.", messages=user("Fine.", "word " * 1000), stream=True)
+    plain = s.events("/v1/chat/completions", body)
+    assert not any("prompt_progress" in data for _, data in plain if data != "[DONE]")
+    chunks = [data for _, data in s.events("/v1/chat/completions", body | {"return_progress": True, "cache_salt": "x"}) if data != "[DONE]"]
+    parts = [c["prompt_progress"] for c in chunks if "prompt_progress" in c]
+    assert len(parts) > 1 and all(set(p) == {"total", "cache", "processed", "time_ms"} for p in parts)
+    assert parts[-1]["processed"] == parts[-1]["total"] == parts[0]["total"] > 1000 and parts[-1]["cache"] == 0
+    assert sorted(p["processed"] for p in parts) == [p["processed"] for p in parts]
+    assert sorted(p["time_ms"] for p in parts) == [p["time_ms"] for p in parts]
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "Fine."
+    again = [data["prompt_progress"] for _, data in s.events("/v1/chat/completions", body | {"return_progress": True})
+             if data != "[DONE]" and "prompt_progress" in data]
+    assert again[-1]["cache"] > 900 and again[-1]["processed"] == again[-1]["total"]
 
 
 def test_page_and_paths(server):
@@ -141,16 +180,27 @@ def test_template_errors_are_the_clients(server):
     assert status == 400 and "image" in answer["error"]["message"]
 
 
-def test_client_that_leaves_a_whole_answer(server):
-    before = server.metric("quern_requests_total")
-    connection = server.connect()
-    connection.request("POST", "/v1/chat/completions", json.dumps(chat("y" * 6000)))
-    time.sleep(0.3)
-    assert server.metric("quern_requests_running") == 1
+def aborted(server):
+    return float(re.search(r'^quern_requests_total\{[^}]*finished_reason="abort"\} (\S+)$', server.get("/metrics")[1], re.M)[1])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("step_tokens", ["16", "16384"])
+def test_client_that_leaves(start, stream, step_tokens):
+    """Without a reset, while its prompt is read (16 tokens a step) or its answer made: either would take many seconds more."""
+    s = start("--context", "32768", "--step-tokens", step_tokens, "--mtp", "off", FAKE_STEP_US=20000)
+    connection = s.connect()
+    connection.request("POST", "/v1/chat/completions", json.dumps(chat("y" * 6000, stream=stream)))
+    end = time.monotonic() + 5
+    while time.monotonic() < end and s.metric("quern_requests_running") != 1:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert s.metric("quern_requests_running") == 1
+    assert (s.metric("quern_generation_tokens_total") > 0) == (step_tokens != "16")
     connection.close()
     begin = time.monotonic()
-    assert server.wait_idle(5) and time.monotonic() - begin < 2
-    assert server.metric("quern_requests_total") == before + 1
+    assert s.wait_idle(5) and time.monotonic() - begin < 4
+    assert aborted(s) == 1
 
 
 def test_client_that_resets(server):

@@ -37,6 +37,16 @@ static void test_text(void **state)
                                           "quern_h_bucket{x=\"y\",le=\"+Inf\"} 3\n"
                                           "quern_h_sum{x=\"y\"} 55.1\nquern_h_count{x=\"y\"} 3\n");
     assert_int_equal(qn_metric_count(h), 3);
+    /* counted elsewhere */
+    qn_metric_set_counts(h, (const uint64_t[]){4, 0, 1, 2}, 107);
+    assert_int_equal(qn_metric_count(h), 7);
+    qn_buf_clear(&out);
+    assert_int_equal(qn_metrics_write(m, &out), QN_OK);
+    assert_non_null(strstr(qn_buf_str(&out), "quern_h_bucket{x=\"y\",le=\"0.1\"} 4\n"
+                                             "quern_h_bucket{x=\"y\",le=\"1.0\"} 4\n"
+                                             "quern_h_bucket{x=\"y\",le=\"10.0\"} 5\n"
+                                             "quern_h_bucket{x=\"y\",le=\"+Inf\"} 7\n"
+                                             "quern_h_sum{x=\"y\"} 107\nquern_h_count{x=\"y\"} 7\n"));
     qn_buf_free(&out);
     qn_metrics_free(m);
 }

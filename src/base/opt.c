@@ -79,8 +79,10 @@ static int unknown(const struct qn_opt *table, size_t n_opt, const char *name, s
                       name);
 }
 
-static int store(const struct qn_opt *o, const char *value, struct qn_err *e)
+/* name: as it was written, one of the option's */
+static int store(const struct qn_opt *o, const char *name, size_t n_name, const char *value, struct qn_err *e)
 {
+    const int n = (int)n_name;
     int rc = QN_OK;
     char *end;
     switch (o->type) {
@@ -94,25 +96,26 @@ static int store(const struct qn_opt *o, const char *value, struct qn_err *e)
     case QN_OPT_INT: {
         errno = 0;
         long long x = strtoll(value, &end, 10);
-        QN_FAIL_IF(end == value || *end || errno, e, QN_INVAL, "--%s: '%s' is not a whole number", o->name,
+        QN_FAIL_IF(end == value || *end || errno, e, QN_INVAL, "--%.*s: '%s' is not a whole number", n, name,
                    value);
         QN_FAIL_IF(o->min < o->max && (x < o->min || x > o->max), e, QN_INVAL,
-                   "--%s: %lld is not between %" PRId64 " and %" PRId64, o->name, x, o->min, o->max);
+                   "--%.*s: %lld is not between %" PRId64 " and %" PRId64, n, name, x, o->min, o->max);
         *(int64_t *)o->out = x;
         break;
     }
     case QN_OPT_NUM: {
         double x = strtod(value, &end);
-        QN_FAIL_IF(end == value || *end || x != x, e, QN_INVAL, "--%s: '%s' is not a number", o->name, value);
+        QN_FAIL_IF(end == value || *end || x != x, e, QN_INVAL, "--%.*s: '%s' is not a number", n, name,
+                   value);
         *(double *)o->out = x;
         break;
     }
     case QN_OPT_BYTES:
-        QN_FAIL_IF(qn_opt_bytes(value, o->out), e, QN_INVAL, "--%s: '%s' is not a size (like 512M or 8G)",
-                   o->name, value);
+        QN_FAIL_IF(qn_opt_bytes(value, o->out), e, QN_INVAL, "--%.*s: '%s' is not a size (like 512M or 8G)",
+                   n, name, value);
         break;
     case QN_OPT_NOTE:
-        fprintf(stderr, "--%s: %s\n", o->name, o->help);
+        fprintf(stderr, "--%.*s: %s\n", n, name, o->help);
         break;
     }
 out:
@@ -132,7 +135,7 @@ int qn_opt_parse(const struct qn_opt *table, size_t n_opt, const struct qn_opt_u
     *n_arg = 0;
     for (size_t i = 0; i < n_opt; i++) {
         const char *value = table[i].env ? getenv(table[i].env) : NULL;
-        if (value && *value) QN_TRY(store(&table[i], value, e));
+        if (value && *value) QN_TRY(store(&table[i], table[i].name, strlen(table[i].name), value, e));
     }
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -150,24 +153,27 @@ int qn_opt_parse(const struct qn_opt *table, size_t n_opt, const struct qn_opt_u
             return QN_CANCELED;
         }
         const struct qn_opt *o = NULL;
-        const char *value = NULL;
-        if (a[1] == '-') {
-            size_t n = strcspn(a + 2, "=");
-            if (a[2 + n] == '=') value = a + 3 + n;
-            o = find(table, n_opt, a + 2, n);
-            if (!o) return unknown(table, n_opt, a + 2, n, e);
+        const char *value = NULL, *name = a + (a[1] == '-' ? 2 : 1);
+        size_t n = strcspn(name, "=");
+        if (a[1] == '-' || n > 1) o = find(table, n_opt, name, n); /* vLLM has -tp, -dp */
+        if (o) {
+            if (name[n] == '=') value = name + n + 1;
+        } else if (a[1] == '-') {
+            return unknown(table, n_opt, name, n, e);
         } else {
             for (size_t k = 0; k < n_opt && !o; k++)
                 if (table[k].letter == a[1]) o = &table[k];
             QN_FAIL_IF(!o, e, QN_INVAL, "unknown option %s; --help lists all", a);
             if (a[2]) value = a + 2;
+            name = o->name;
+            n = strlen(name);
         }
         if (!value && takes_value(o)) {
-            QN_FAIL_IF(i + 1 >= argc, e, QN_INVAL, "--%s needs a value (%s)", o->name,
+            QN_FAIL_IF(i + 1 >= argc, e, QN_INVAL, "--%.*s needs a value (%s)", (int)n, name,
                        o->arg ? o->arg : "VALUE");
             value = argv[++i];
         }
-        QN_TRY(store(o, value, e));
+        QN_TRY(store(o, name, n, value, e));
     }
 out:
     return rc;

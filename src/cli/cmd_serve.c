@@ -30,7 +30,7 @@ struct wish {
         body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, spec_steps, max_tokens, stuck;
     double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
     int64_t top_k;
-    bool no_prefix_cache, mirror_reasoning, request_template, strict_model, isolate_keys;
+    bool no_prefix_cache, mirror_reasoning, stream_usage, request_template, strict_model, isolate_keys;
 };
 
 static const char parsers_note[] = "not needed: the model's own call and reasoning format is always parsed";
@@ -42,6 +42,7 @@ static const char auto_note[] = "not needed: decided from the checkpoint and the
 static const char process_note[] = "not needed: one process serves";
 static const char log_note[] = "noted: one line a request is logged (--log-level)";
 static const char format_note[] = "not needed: each tensor's format is read from the file";
+static const char grammar_note[] = "not needed: one grammar engine does all forms";
 static const char graph_note[] = "not needed: nothing is compiled at start";
 
 static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
@@ -122,6 +123,8 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         FLAG("allow-request-template", request_template, "requests may bring a template",
              .alias = "trust-request-chat-template"),
         FLAG("mirror-reasoning", mirror_reasoning, "send reasoning_content as reasoning, too"),
+        FLAG("stream-usage", stream_usage, "streams end with usage where the request does not say",
+             .alias = "enable-force-include-usage,stream-response-default-include-usage"),
         NUM("temperature", temperature, "T", "default where a request does not say"),
         NUM("top-p", top_p, "P", "likewise"),
         INT("top-k", top_k, "K", "likewise; 0: off", .min = -1, .max = INT32_MAX),
@@ -156,19 +159,33 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         NOTE("trust-remote-code", NULL, code_note),
         NOTE("quantization", "NAME", format_note, .letter = 'q'),
         NOTE("dtype", "NAME", format_note),
-        NOTE("load-format", "NAME", format_note),
+        NOTE("load-format", "NAME", format_note,
+             .alias = "safetensors-load-strategy,model-loader-extra-config"),
         NOTE("mamba-ssm-dtype", "NAME", "not needed: the recurrent state is float32"),
         NOTE("mamba-ssm-cache-dtype", "NAME", "not needed: the recurrent state is float32"),
         NOTE("mamba-scheduler-strategy", "NAME", auto_note),
-        NOTE("mamba-cache-mode", "NAME", auto_note),
-        NOTE("attention-backend", "NAME", auto_note),
+        NOTE("mamba-cache-mode", "NAME", auto_note, .alias = "mamba-radix-cache-strategy"),
+        NOTE("max-mamba-cache-size", "N", auto_note,
+             .alias = "mamba-full-memory-ratio,mamba-track-interval,max-total-tokens"),
+        NOTE("attention-backend", "NAME", auto_note,
+             .alias = "linear-attn-backend,linear-attn-prefill-backend,linear-attn-decode-backend,"
+                      "linear-attn-verify-backend,gdn-prefill-backend,attention-config"),
+        NOTE("moe-backend", "NAME", auto_note,
+             .alias = "moe-runner-backend,moe-a2a-backend,all2all-backend,fp8-gemm-backend,fp4-gemm-backend,"
+                      "kernel-config"),
+        NOTE("schedule-policy", "NAME", auto_note,
+             .alias = "schedule-conservativeness,scheduler-recv-interval,performance-mode"),
+        NOTE("max-prefill-tokens", "N", auto_note, .alias = "max-num-partial-prefills"),
+        NOTE("structured-outputs-config", "JSON", grammar_note,
+             .alias = "guided-decoding-backend,grammar-backend"),
         NOTE("block-size", "N", "not needed: pages have 64 tokens", .alias = "page-size"),
         NOTE("media-io-kwargs", "JSON", media_note),
         NOTE("limit-mm-per-prompt", "JSON", media_note),
         NOTE("mm-processor-kwargs", "JSON", media_note),
         NOTE("mm-processor-cache-type", "NAME", media_note),
         NOTE("mm-encoder-tp-mode", "NAME", media_note),
-        NOTE("language-model-only", NULL, media_note),
+        NOTE("language-model-only", NULL, media_note, .alias = "skip-mm-profiling,mm-enable-dp-encoder"),
+        NOTE("mm-attention-backend", "NAME", media_note),
         NOTE("enable-multimodal", NULL, media_note),
         NOTE("decode-context-parallel-size", "N", "noted: this build has one rank", .alias = "dcp,dcp-size"),
         NOTE("pipeline-parallel-size", "N", "noted: this build has one rank", .alias = "pp,pp-size"),
@@ -176,12 +193,17 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         NOTE("expert-parallel-size", "N", "noted: this build has one rank", .alias = "ep,ep-size"),
         NOTE("enable-expert-parallel", NULL, "noted: this build has one rank"),
         NOTE("distributed-executor-backend", "NAME", process_note),
-        NOTE("disable-custom-all-reduce", NULL, process_note),
-        NOTE("async-scheduling", NULL, auto_note),
+        NOTE("disable-custom-all-reduce", NULL, process_note,
+             .alias = "enable-flashinfer-allreduce-fusion,enable-pcie-oneshot-allreduce,enable-dp-attention,"
+                      "enable-dp-lm-head"),
+        NOTE("api-server-count", "N", process_note, .alias = "tokenizer-worker-num"),
+        NOTE("async-scheduling", NULL, auto_note,
+             .alias = "no-async-scheduling,disable-overlap-schedule,disable-hybrid-kv-cache-manager"),
         NOTE("enforce-eager", NULL, graph_note),
         NOTE("compilation-config", "JSON", graph_note, .letter = 'O'),
-        NOTE("cuda-graph-max-bs", "N", graph_note),
-        NOTE("disable-cuda-graph", NULL, graph_note),
+        NOTE("cuda-graph-max-bs", "N", graph_note,
+             .alias = "cuda-graph-max-bs-decode,max-cudagraph-capture-size"),
+        NOTE("disable-cuda-graph", NULL, graph_note, .alias = "enable-torch-compile"),
         NOTE("swap-space", "SIZE", "not needed: --ram-tier has that role"),
         NOTE("cpu-offload-gb", "N", "not needed: weights stay where they are mapped"),
         NOTE("max-logprobs", "N", "not needed: requests may ask for up to 20"),
@@ -194,6 +216,15 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         NOTE("random-seed", "N", "not needed: requests bring their seed"),
         NOTE("disable-log-requests", NULL, log_note),
         NOTE("disable-log-stats", NULL, log_note),
+        NOTE("disable-access-log-for-endpoints", "PATHS",
+             "not needed: polled endpoints are logged at level debug"),
+        NOTE("no-use-tqdm-on-load", NULL, log_note),
+        NOTE("enable-request-id-headers", NULL, "not needed: answers always carry x-request-id"),
+        NOTE("enable-cache-report", NULL, "not needed: usage always has the cached tokens",
+             .alias = "enable-prompt-tokens-details"),
+        NOTE("stream-interval", "N", "not needed: tokens are sent as they come"),
+        NOTE("revision", "NAME", "noted: a folder is served as it is; quern pull fetches a revision",
+             .alias = "tokenizer-revision,download-dir"),
         NOTE("enable-metrics", NULL, "not needed: /metrics is always there"),
         NOTE("warmups", "NAME", "not needed: nothing is compiled at the first request"),
         NOTE("skip-server-warmup", NULL, "not needed: nothing is compiled at the first request"),
@@ -603,6 +634,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         .template_kwargs = kwargs,
         .allow_request_template = w.request_template,
         .mirror_reasoning = w.mirror_reasoning,
+        .stream_usage = w.stream_usage,
         .trace_dir = w.trace,
         .isolate_keys = w.isolate_keys,
         .request_timeout_s = w.request_timeout,

@@ -411,7 +411,7 @@ int qn_ask_read_sampling(struct qn_ask *a, struct qn_exchange *x, const struct q
     x->param = "stream_options";
     struct qn_json *options;
     QN_TRY(qn_json_get_obj(body, "stream_options", &options, e));
-    QN_TRY(qn_json_get_bool(options, "include_usage", false, &a->wants_usage, e));
+    QN_TRY(qn_json_get_bool(options, "include_usage", x->server->o.stream_usage, &a->wants_usage, e));
     QN_TRY(qn_json_get_bool(options, "continuous_usage_stats", false, &a->continuous_usage, e));
     x->param = NULL;
 out:

@@ -38,6 +38,7 @@ struct qn_server_options {
     const struct qn_json *template_kwargs; /* object or NULL */
     bool allow_request_template;
     bool mirror_reasoning;    /* also as "reasoning" */
+    bool stream_usage;        /* include_usage where a request does not say */
     bool isolate_keys;        /* requests of different keys share no cached prefixes */
     double request_timeout_s; /* 0: none */
     const char *trace_dir;    /* or NULL */

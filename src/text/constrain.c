@@ -218,7 +218,7 @@ static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
         *out = qn_term_alts(m->t, each, c->schema->n);
         break;
     case QN_CONTENT_GRAMMAR:
-        QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), e));
+        QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), c->markers, e));
         break;
     }
     QN_FAIL_IF(*out == QN_TERM_EMPTY && c->form != QN_CONTENT_FREE && c->form != QN_CONTENT_TAGS, e, QN_INVAL,

@@ -20,6 +20,7 @@ struct parser {
     struct rule *rules; /* [n_rule], grows: no pointer into it outlives the next name */
     int n_rule, cap_rule, depth;
     int n_count; /* repetitions that count */
+    unsigned tokens;
     struct qn_err *e;
 };
 
@@ -147,6 +148,15 @@ static int element(struct parser *p, qn_term *out)
         QN_FAIL_IF(p->s >= p->end || *p->s != ')', e, QN_INVAL, "grammar line %d: a group lacks its ')'",
                    line_of(p));
         p->s++;
+    } else if (*p->s == '<') { /* as llama.cpp writes a token */
+        int marker = qn_marker_at(p->s, (size_t)(p->end - p->s));
+        QN_FAIL_IF(marker < 0, e, QN_INVAL,
+                   "grammar line %d: of tokens only <think>, <tool_call>, <tool_response> and their closing "
+                   "forms can be named; write text in quotes",
+                   line_of(p));
+        n = strlen(qn_marker_text((enum qn_marker)marker));
+        *out = qn_term_marked(p->t, p->s, n, p->tokens);
+        p->s += n;
     } else if ((n = name_len(p))) {
         QN_TRY(rule_of(p, p->s, n, &rule));
         p->s += n;
@@ -273,11 +283,15 @@ out:
 }
 
 /* As for expressions (regex.c), the whole grammar at once: rules may nest where groups do not. */
-static int try_out(const char *text, size_t n, struct qn_err *e)
+static int try_out(const char *text, size_t n, unsigned tokens, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct parser p = {
-        .t = qn_terms_create(QN_REGEX_TRY_TERMS), .text = text, .s = text, .end = text + n, .e = e};
+    struct parser p = {.t = qn_terms_create(QN_REGEX_TRY_TERMS),
+                       .text = text,
+                       .s = text,
+                       .end = text + n,
+                       .tokens = tokens,
+                       .e = e};
     qn_term start;
     QN_TRY(rules(&p, &start));
     QN_TRY(qn_terms_seal(p.t, e));
@@ -291,13 +305,14 @@ out:
     return rc;
 }
 
-int qn_gbnf_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, struct qn_err *e)
+int qn_gbnf_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, unsigned tokens,
+                 struct qn_err *e)
 {
     int rc = QN_OK;
-    struct parser p = {.t = t, .text = text, .s = text, .end = text + n, .e = e};
+    struct parser p = {.t = t, .text = text, .s = text, .end = text + n, .tokens = tokens, .e = e};
     QN_FAIL_IF(n > QN_GRAMMAR_MAX_TEXT, e, QN_TOOBIG, "grammar: longer than %u bytes", QN_GRAMMAR_MAX_TEXT);
     QN_TRY(rules(&p, out));
-    if (p.n_count > 1) QN_TRY(try_out(text, n, e));
+    if (p.n_count > 1) QN_TRY(try_out(text, n, tokens, e));
 out:
     free(p.rules);
     return rc;

@@ -370,7 +370,7 @@ static int read_kind(qn_term *out, struct reader *r, const struct qn_json *f, co
         QN_TRY(qn_regex_term(out, r->t, text, strlen(text), true, false, "structural_tag", e));
     } else if (!strcmp(type, "grammar")) {
         QN_TRY(read_str(&text, f, "grammar", type, e));
-        QN_TRY(qn_gbnf_term(out, r->t, text, strlen(text), e));
+        QN_TRY(qn_gbnf_term(out, r->t, text, strlen(text), r->opt->markers, e));
     } else if (!strcmp(type, "optional") || !strcmp(type, "star") || !strcmp(type, "plus") ||
                !strcmp(type, "repeat")) {
         QN_TRY(repeated(out, r, f, type, e));

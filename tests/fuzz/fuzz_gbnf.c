@@ -10,7 +10,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1 || memchr(data + 1, 0, size - 1)) return 0;
     char *text = xstrndup((const char *)data + 1, size - 1);
-    struct qn_constrain c = {.form = data[0] & 1 ? QN_CONTENT_REGEX : QN_CONTENT_GRAMMAR, .text = text};
+    struct qn_constrain c = {.form = data[0] & 1 ? QN_CONTENT_REGEX : QN_CONTENT_GRAMMAR,
+                             .text = text,
+                             .markers = data[0] & 8 ? (1u << QN_N_MARKER) - 1 : 0};
     struct qn_grammar *g = NULL;
     struct qn_err e = {0};
     if (!qn_constrain_compile(&g, &c, NULL, &e)) {

@@ -826,6 +826,23 @@ static void test_markers(void **state)
     expect_tokens(m, g, cut, "k");
     expect_tokens(m, g, qn_mask_advance(m, g, cut, 'k'), "<eos>");
     qn_grammar_release(g);
+
+    /* grammar text: a literal is text, a named marker its token */
+    c = (struct qn_constrain){.form = QN_CONTENT_GRAMMAR, .markers = ALL};
+    c.text = "root ::= \"<tool_call>\" call?\ncall ::= <tool_call> [1-2]+ </tool_call>";
+    g = compile(&c);
+    expect_tokens(m, g, qn_grammar_start(g), "< <tool_call>");
+    expect_tokens(m, g, spell(m, g, "<tool_call>", 11), "<tool_call> <eos>");
+    expect_tokens(m, g, spell(m, g, "<tool_call><tool_call>1", 23), "1 2 </tool_call> 12");
+    qn_grammar_release(g);
+    c.markers = 0;
+    g = compile(&c);
+    check(g, "<tool_call><tool_call>1</tool_call>", 'y');
+    qn_grammar_release(g);
+    c.text = "root ::= <tool>";
+    struct qn_err e = {0};
+    assert_int_equal(qn_constrain_compile(&g, &c, NULL, &e), QN_INVAL);
+    assert_non_null(strstr(e.text, "<tool_call>"));
     qn_toolset_free(tools);
     qn_mask_free(m);
 }

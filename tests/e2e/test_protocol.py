@@ -204,6 +204,33 @@ def test_client_that_leaves(start, stream, step_tokens):
     assert aborted(s) == 1
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_only_stops_sending(start, path, stream):
+    """It has said all it had to say, and gets its answer, looked at every 0.2 s for more than a second."""
+    s = start("--mtp", "off", FAKE_STEP_US=20000)
+    body = chat("y" * 80, max_tokens=200, stream=stream)
+    if path == "/v1/responses":
+        body["input"] = body.pop("messages")
+    data = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", s.port), timeout=20) as connection:
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
+        connection.shutdown(socket.SHUT_WR)
+        text = b""
+        while more := connection.recv(65536):
+            text += more
+    text = text.decode()
+    if not stream:
+        answer = json.loads(text[text.index("{"):text.rindex("}") + 1])
+        assert "y" * 80 in json.dumps(answer) and "HTTP/1.1 200" in text
+    else:
+        parts = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+        deltas = [p["choices"][0]["delta"].get("content") or "" if "choices" in p else p.get("delta", "") for p in parts if "choices" in p or "delta" in p["type"]]
+        deltas = [d.get("text", "") if isinstance(d, dict) else d for d in deltas]
+        assert "".join(deltas) == "y" * 80
+    assert s.wait_idle(5) and aborted(s) == 0
+
+
 def test_client_that_resets(server):
     connection = socket.create_connection(("127.0.0.1", server.port))
     body = json.dumps(chat("y" * 6000, stream=True)).encode()

@@ -6,7 +6,8 @@
 
 #define AUTO_ITL    1.75   /* of a step's time without prefill */
 #define LEAST_SHARE 0.25   /* of it, that prefill gets in any case: nobody starves */
-#define PLAIN_EVERY 64     /* steps with prefill until one without */
+#define PLAIN_EVERY 128    /* steps with prefill until there are some without */
+#define PLAIN_WARM  1      /* of those, that are not learned from */
 #define FAR         4096.0 /* tokens */
 #define SMOOTH      0.2
 #define STEP        0.25 /* of an error, corrected at once */
@@ -75,6 +76,8 @@ void qn_cost_learn(struct qn_cost *c, const struct qn_cost_step *step)
 {
     if (!step->n_row) {
         if (!step->n_decode) return;
+        bool is_known = c->decode_us[bucket(step->n_decode)] > 0;
+        if (c->n_plain++ < PLAIN_WARM && c->n_mixed && is_known) return;
         smooth(&c->decode_us[bucket(step->n_decode)], step->took_us);
         c->last_decode_us = c->decode_us[bucket(step->n_decode)];
         c->n_mixed = 0;
@@ -82,6 +85,7 @@ void qn_cost_learn(struct qn_cost *c, const struct qn_cost_step *step)
         learn_rows(&c->alone, step->n_row, step->n_context, step->took_us);
     } else {
         c->n_mixed++;
+        c->n_plain = 0;
         if (!c->beside.n) c->beside = (struct qn_cost_rows){c->alone.row_us, c->alone.far_us, 0};
         learn_rows(&c->beside, step->n_row, step->n_context,
                    fmax(step->took_us - decode_us(c, step->n_decode), 0));

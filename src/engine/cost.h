@@ -2,7 +2,8 @@
  * streams takes what the inter-token target leaves.
  *
  * Owned by the engine thread. The streams' part is the time of steps without prefill, by number of streams;
- * one such step is made now and then while a long prompt is read, so that it stays true. A prefill row costs
+ * two such steps are made now and then while a long prompt is read, so that it stays true. The first finds
+ * the processor's caches full of the prompt's KV: it is the second that tells. A prefill row costs
  *
  *     row_us + far_us * (tokens before it) / 4096
  *
@@ -26,7 +27,8 @@ struct qn_cost {
     double decode_us[QN_COST_N_SEQ]; /* smoothed; 0: not measured */
     double last_decode_us;
     struct qn_cost_rows beside, alone;
-    int n_mixed; /* steps with prefill beside streams since one without */
+    int n_mixed; /* steps with prefill beside streams since the time without was measured */
+    int n_plain; /* steps without since the last with */
 };
 
 /* What was in a step. */

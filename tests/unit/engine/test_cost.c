@@ -18,6 +18,7 @@ struct machine {
     double noise;    /* part of the time, up and down */
     int n_stream[2]; /* in the first and the second half of the prompt */
     int stream_context;
+    double cold_us; /* a step without prefill behind one with: the caches are full of the prompt's KV */
 };
 
 static uint64_t draw;
@@ -49,6 +50,7 @@ static double gaps(const struct machine *m, int n_prompt, double target_us, doub
     struct qn_cost_step s;
     double alone_us = 0, sum_us = 0;
     int n_gap = 0;
+    bool had_prefill = false;
     for (int at = 0; at < n_prompt; at += 512) { /* a prompt alone, before */
         s = (struct qn_cost_step){.n_row = 512, .n_context = 512.0 * (at + 256)};
         s.took_us = step_us(m, 0, 512, s.n_context);
@@ -65,7 +67,8 @@ static double gaps(const struct machine *m, int n_prompt, double target_us, doub
         double left_us = qn_cost_budget(&c, n_stream, target_us), used_us;
         if (left_us > 0) n = qn_cost_fit(&c, left_us, at, 512, &used_us);
         s = (struct qn_cost_step){.n_decode = n_stream, .n_row = n, .n_context = n * (at + 0.5 * n)};
-        s.took_us = step_us(m, n_stream, n, s.n_context);
+        s.took_us = step_us(m, n_stream, n, s.n_context) + (!n && had_prefill ? m->cold_us : 0);
+        had_prefill = n > 0;
         sum_us += s.took_us;
         if (at > n_prompt / 2 && n_gap < (int)QN_COUNT(with)) with[n_gap++] = s.took_us;
         if (at <= n_prompt / 2 && m->n_stream[0] == m->n_stream[1]) with[n_gap++] = s.took_us;
@@ -88,6 +91,7 @@ static void test_long_prompt_beside_streams(void **state)
         {"small model", 300, 12, 20, 15, 30, 0.1, {4, 4}, 500},
         {"streams leave", 20000, 1500, 1500, 1500, 1000, 0.05, {16, 2}, 4000},
         {"streams come", 20000, 1500, 1500, 1500, 1000, 0.05, {2, 16}, 4000},
+        {"small model, cold behind prefill", 800, 20, 30, 40, 300, 0.1, {4, 4}, 500, 1500},
         {"accelerator", 12000, 20, 300, 60, 200, 0.03, {16, 16}, 8000},
     };
     for (size_t i = 0; i < QN_COUNT(machines); i++) {

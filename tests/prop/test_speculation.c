@@ -181,15 +181,15 @@ static bool is_same_work(const struct qn_drafter_step *x, const struct qn_drafte
            x->keeps_mtp == y->keeps_mtp;
 }
 
-/* Tokens a second of each when every step takes the median time of all steps of the same work: what the
- * choice of depths is worth, whoever else used the machine. */
-static void rates_by_work(struct qn_drafter *d, double *rate, int n_who)
+/* Tokens a second of each while all n streams run, when every step takes the median time of all steps of the
+ * same work: what the choice of depths is worth, whoever else used the machine. */
+static void rates_by_work(struct qn_drafter *d, int n, double *rate, int n_who)
 {
     double us[2 + MAX_DEPTH] = {0}, n_tok[2 + MAX_DEPTH] = {0};
     qsort(d->step, (size_t)d->n_step, sizeof *d->step, by_work);
     for (int i = 0, end; i < d->n_step; i = end) {
         for (end = i + 1; end < d->n_step && is_same_work(&d->step[i], &d->step[end]);) end++;
-        for (int k = i; k < end; k++) {
+        for (int k = i; k < end && d->step[k].n_decode == n; k++) {
             us[d->step[k].who - 1] += d->step[(i + end) / 2].us;
             n_tok[d->step[k].who - 1] += d->step[k].n_tok;
         }
@@ -250,7 +250,7 @@ static bool compare(struct lab *l, int n, int percent)
         }
     }
     double rate[2 + MAX_DEPTH], work_of_best = INFINITY;
-    rates_by_work(&l->drafter, rate, 2 + l->n_depth);
+    rates_by_work(&l->drafter, n, rate, 2 + l->n_depth);
     for (int i = 0; i < 2 + l->n_depth; i++)
         if (i != 1) work_of_best = fmin(work_of_best, rate[1] / rate[i]);
     print_message("%5d  %7d %%  %8.2f", n, percent, median(c.off, l->n_run));

@@ -133,7 +133,7 @@ def test_live_stream(mini, provider, case):
     """What comes through, streamed or whole, is what plain HTTP gives: thinking, text and calls, argument by argument."""
     body = body_of("chat", case)
     want = whole_chat(mini, body)
-    assert want[2], "the case makes a call"
+    assert want[2] or case == "auto", "the case makes a call"
     usage = []
     for stream in False, True:
         *got, answer = through(mini, provider, body, stream)
@@ -146,12 +146,13 @@ def test_live_stream(mini, provider, case):
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
 def test_live_conversation(mini, provider):
     """Question, call, result and answer, all streamed: the history that litellm sends back is the one that is in the cache."""
-    body = body_of("chat", "auto")
+    body = body_of("chat", "named") | {"max_tokens": 600}
     *_, calls, first = through(mini, provider, body, True)
-    assert len(calls) == 1 and calls[0][0] == "get_weather"
+    assert len(calls) == 1
+    body["tool_choice"] = "auto"
     message = first.choices[0].message
     body["messages"] += [message.model_dump(exclude_none=True),
-                         {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "14 degrees, rain"}]
+                         {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "Done."}]
     _, text, more, second = through(mini, provider, body, True)
     assert text or more
     known = first.usage.prompt_tokens + first.usage.completion_tokens

@@ -5,7 +5,8 @@ The judge is the last assistant turn: calls must equal the expected ones, a plai
 
     evaluate.py --model models/mini                      reference implementation (the transformers package)
     evaluate.py --model models/mini --server URL         a running server, over its OpenAI chat API
-    evaluate.py --model models/mini --drafts             also the acceptance of drafts, by position"""
+    evaluate.py --model models/mini --drafts             also the acceptance of drafts, by position
+    evaluate.py --everyday ...                           tools that people have, which training knows in other forms and with other values"""
 
 import argparse
 import collections
@@ -15,19 +16,18 @@ import time
 import urllib.error
 import urllib.request
 
+from everyday import everyday
 from generate import Generator
 
 SEED = 20261
 
 
-def items(count, limit, seed=SEED, thinking=None):
+def items(count, limit, seed=SEED, known=False):
     """Held-out conversations without their last turn, and that turn."""
     from tokenizers import Tokenizer  # noqa: F401  (only the length limit needs it)
     g, out = Generator(seed, held=True), []
     while len(out) < count:
-        d = g.dialogue()
-        if thinking is not None and d["thinking"] != thinking:
-            continue
+        d = everyday(g, g.r.random() < 0.4) if known else g.dialogue()
         if limit(d):
             out.append((d, d["messages"][:-1], d["messages"][-1]))
     return out
@@ -261,6 +261,7 @@ def main():
     ap.add_argument("--limit", type=int, default=240, help="most tokens of an answer")
     ap.add_argument("--prompt", type=int, default=480, help="longest conversation in tokens")
     ap.add_argument("--seed", type=int, default=SEED)
+    ap.add_argument("--everyday", action="store_true")
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--threads", type=int, default=1)
     ap.add_argument("--forced", metavar="SOURCE", help="quick look at a state.pt or a model folder: exact turns when the expected one is fed")
@@ -271,7 +272,7 @@ def main():
     from tokenizers import Tokenizer
     tok = Tokenizer.from_file(a.model + "/tokenizer.json")
     from generate import render
-    work = items(a.count, lambda d: len(tok.encode("".join(t for t, _ in render(d))).ids) <= a.prompt, a.seed)
+    work = items(a.count, lambda d: len(tok.encode("".join(t for t, _ in render(d))).ids) <= a.prompt, a.seed, a.everyday)
     if a.forced:
         return forced(a.forced, work, tok, a.threads, a.show)
     start, answers = time.time(), None

@@ -86,7 +86,7 @@ def main():
     a = ap.parse_args()
     from tokenizers import Tokenizer
     m = M.Mini()
-    z = torch.load(a.state, weights_only=False)
+    z = torch.load(a.state, weights_only=False, map_location="cpu")
     m.load_state_dict(z["model"])
     if not a.last:
         with torch.no_grad():

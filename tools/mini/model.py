@@ -1,8 +1,8 @@
 # quern-mini in torch: the mixture-of-experts text model of the family with its prediction head.
 # SPDX-License-Identifier: Apache-2.0
-"""Two ways to compute it. Plain: ordinary torch operations in fp32, on any device, the reference of the other.
-Fast: fused CPU operations (ops.cpp) with BF16 products. test_model.py compares both with each other and
-with the classes of the transformers package."""
+"""Two ways to compute it. Plain: ordinary torch operations, on a CPU in fp32, the reference of the other; on a GPU with BF16
+products, and without a step that waits for the device, so that it can be recorded as a graph. Fast: fused CPU operations
+(ops.cpp) with BF16 products. check_model.py compares both with each other and with the classes of the transformers package."""
 
 import math
 import os
@@ -149,6 +149,12 @@ class CrossEntropyFast(torch.autograd.Function):
         return ctx.saved_tensors[0].mul_(g.to(torch.bfloat16)), None, None
 
 
+def product(x, w):
+    """x @ w.t(), of BF16 on a GPU."""
+    dt = torch.bfloat16 if x.is_cuda else x.dtype
+    return F.linear(x.to(dt), w.to(dt))
+
+
 def rms_norm(x, w, eps):
     xf = x.float()
     return xf * torch.rsqrt(xf.pow(2).mean(-1, keepdim=True) + eps) * (1 + w)
@@ -170,14 +176,21 @@ def gdn_chunks(q, k, v, g, beta, chunk=64):
     rhs = torch.cat([v * beta[..., None], kb * cum.exp()[..., None]], -1)
     u, w = torch.linalg.solve_triangular(a, rhs, upper=False, unitriangular=True).split([v.shape[-1], k.shape[-1]], -1)
     inner = (q @ k.transpose(-1, -2)) * decay
-    state = q.new_zeros(b, h, k.shape[-1], v.shape[-1])
-    out = []
-    for i in range(q.shape[2]):
-        new = u[:, :, i] - w[:, :, i] @ state
-        out.append((q[:, :, i] * cum[:, :, i].exp()[..., None]) @ state + inner[:, :, i] @ new)
-        last = cum[:, :, i, -1]
-        state = state * last.exp()[..., None, None] + (k[:, :, i] * (last[..., None] - cum[:, :, i]).exp()[..., None]).transpose(-1, -2) @ new
-    return torch.cat(out, 2)[:, :, :t]
+    last = cum[..., -1:]
+    kd = (k * (last - cum).exp()[..., None]).transpose(-1, -2)
+    step = last.exp()[..., None] * torch.eye(k.shape[-1], device=q.device) - kd @ w  # the state after a chunk: step @ state + add
+    add = kd @ u
+    states = [q.new_zeros(b * h, k.shape[-1], v.shape[-1])]
+    for i in range(q.shape[2] - 1):
+        states.append(torch.baddbmm(add[:, :, i].flatten(0, 1), step[:, :, i].flatten(0, 1), states[-1]))
+    state = torch.stack(states, 1).unflatten(0, (b, h))
+    out = (q * cum.exp()[..., None]) @ state + inner @ (u - w @ state)
+    return out.flatten(2, 3)[:, :, :t]
+
+
+def spread(x, times):
+    """Each head of [B, heads, T, D] as many times, one after the other."""
+    return x[:, :, None].expand(-1, -1, times, -1, -1).flatten(1, 2)
 
 
 def weight(*shape, std=None):
@@ -227,17 +240,18 @@ class LinearAttention(nn.Module):
             p = F.linear(x, w.to(torch.bfloat16))
             y = GdnFast.apply(p, self.conv1d.weight.squeeze(1), self.A_log, self.dt_bias, self.norm.weight, self.nk, self.nv, self.eps)
             return F.linear(y, self.out_proj.weight.to(torch.bfloat16))
-        u, z, beta, a = F.linear(x, w).split([2 * self.kd + self.vd, self.vd, self.nv, self.nv], -1)
-        u = F.silu(F.conv1d(u.transpose(1, 2), self.conv1d.weight, groups=u.shape[-1], padding=3)[..., :t]).transpose(1, 2)
+        u, z, beta, a = product(x, w).float().split([2 * self.kd + self.vd, self.vd, self.nv, self.nv], -1)
+        u = F.pad(u, (0, 0, 3, 0))
+        u = F.silu(sum(u[:, j:j + t] * self.conv1d.weight[:, 0, j] for j in range(4)))
         q, k, v = u.split([self.kd, self.kd, self.vd], -1)
-        q, k = (s.reshape(b, t, self.nk, self.dk).transpose(1, 2).repeat_interleave(self.nv // self.nk, 1) for s in (q, k))
+        q, k = (spread(s.reshape(b, t, self.nk, self.dk).transpose(1, 2), self.nv // self.nk) for s in (q, k))
         q, k = (s * torch.rsqrt((s * s).sum(-1, keepdim=True) + 1e-6) for s in (q, k))
         v = v.reshape(b, t, self.nv, self.dv).transpose(1, 2)
         g = -self.A_log.exp() * F.softplus(a + self.dt_bias)
         o = gdn_chunks(q * self.dk ** -0.5, k, v, g.transpose(1, 2), beta.sigmoid().transpose(1, 2)).transpose(1, 2)
         o = o * torch.rsqrt(o.pow(2).mean(-1, keepdim=True) + self.eps) * self.norm.weight
         o = o * F.silu(z.reshape(b, t, self.nv, self.dv))
-        return F.linear(o.reshape(b, t, -1), self.out_proj.weight)
+        return product(o.reshape(b, t, -1), self.out_proj.weight)
 
 
 class Attention(nn.Module):
@@ -264,14 +278,14 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         if pos is None:
             pos = torch.arange(t, device=x.device)[None]
-        dt = torch.bfloat16 if fast else torch.float32
+        dt = torch.bfloat16 if fast or x.is_cuda else torch.float32
         w = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]).to(dt)
         if fast and cache is None:
             f = torch.arange(t).float()[:, None] / self.theta ** (torch.arange(self.rot // 2).float() * 2 / self.rot)
             y = AttentionFast.apply(F.linear(x, w).view(b * t, -1), self.q_norm.weight, self.k_norm.weight, f.cos(), f.sin(),
                                     (b, t, self.nh, self.nkv, self.hd, self.rot, self.eps))
             return F.linear(y, self.o_proj.weight.to(dt)).view(b, t, -1)
-        q, k, v = F.linear(x, w).split([self.nh * 2 * self.hd, self.nkv * self.hd, self.nkv * self.hd], -1)
+        q, k, v = product(x, w).split([self.nh * 2 * self.hd, self.nkv * self.hd, self.nkv * self.hd], -1)
         q, gate = q.reshape(b, t, self.nh, 2 * self.hd).split(self.hd, -1)
         q = rms_norm(q, self.q_norm.weight, self.eps).to(dt).transpose(1, 2)
         k = rms_norm(k.reshape(b, t, self.nkv, self.hd), self.k_norm.weight, self.eps).to(dt).transpose(1, 2)
@@ -282,9 +296,9 @@ class Attention(nn.Module):
                 k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
             cache[:] = [k, v]
         r = self.nh // self.nkv
-        o = F.scaled_dot_product_attention(q, k.repeat_interleave(r, 1), v.repeat_interleave(r, 1), is_causal=t > 1)
+        o = F.scaled_dot_product_attention(q, spread(k, r), spread(v, r), is_causal=t > 1)
         o = o.transpose(1, 2) * torch.sigmoid(gate)
-        return F.linear(o.reshape(b, t, -1), self.o_proj.weight.to(dt))
+        return product(o.reshape(b, t, -1), self.o_proj.weight)
 
 
 class Mlp(nn.Module):
@@ -312,12 +326,12 @@ class Moe(nn.Module):
     def forward(self, x, fast):
         shape = x.shape
         x = x.reshape(-1, shape[-1])
-        dt = torch.bfloat16 if fast else torch.float32
-        r = F.linear(x, torch.cat([self.gate.weight, self.shared_expert_gate.weight]).to(dt)).float()
+        dt = torch.bfloat16 if fast or x.is_cuda else torch.float32
+        r = product(x, torch.cat([self.gate.weight, self.shared_expert_gate.weight])).float()
         p = r[:, :self.e].softmax(-1)
         top, index = p.topk(self.k, -1)
         if self.training:  # load balance in the usual form: E * sum_e share_e * mean_e p
-            share = torch.bincount(index.reshape(-1), minlength=self.e).float() / index.numel()
+            share = p.new_zeros(self.e).scatter_add(0, index.reshape(-1), p.new_ones(index.numel())) / index.numel()
             self.balance = self.e * (share * p.mean(0)).sum()
         w = torch.cat([top / top.sum(-1, keepdim=True), r[:, self.e:].sigmoid()], -1)
         s = self.shared_expert
@@ -325,12 +339,10 @@ class Moe(nn.Module):
         down = torch.cat([self.experts.down_proj, s.down_proj.weight[None]]).to(dt)
         if fast:
             return ExpertsFast.apply(x, index, w, gate_up, down).view(shape)
-        full = torch.zeros(x.shape[0], self.e + 1, device=x.device, dtype=w.dtype).scatter(1, index, w[:, :self.k])
-        full = torch.cat([full[:, :self.e], w[:, self.k:]], -1)
-        gu = torch.einsum("mh,enh->emn", x, gate_up)
-        g, u = gu.chunk(2, -1)
-        y = torch.einsum("emi,ehi->emh", F.silu(g) * u, down)
-        return torch.einsum("emh,me->mh", y, full).view(shape)
+        full = torch.cat([w.new_zeros(x.shape[0], self.e).scatter(1, index, w[:, :self.k]), w[:, self.k:]], -1)
+        g, u = product(x, gate_up.flatten(0, 1)).unflatten(-1, (self.e + 1, -1)).chunk(2, -1)  # all experts, weighted by zero where not chosen
+        y = F.silu(g) * u * full.to(dt)[..., None]
+        return product(y.flatten(1), down.transpose(1, 2).flatten(0, 1).t()).view(shape)
 
 
 class Layer(nn.Module):
@@ -387,6 +399,10 @@ class Mini(nn.Module):
         x = x if y is None else x + y
         return x, rms_norm(x, w, eps)
 
+    def embed(self, ids):
+        w = self.model.embed_tokens.weight
+        return torch.index_select(w, 0, ids.reshape(-1)).view(*ids.shape, -1) if ids.is_cuda else F.embedding(ids, w)
+
     def block(self, layer, x, y, **kw):
         x, h = self.norm(x, y, layer.input_layernorm.weight)
         x, h = self.norm(x, layer.mix(h, self.fast, **kw), layer.post_attention_layernorm.weight)
@@ -394,7 +410,7 @@ class Mini(nn.Module):
 
     def hidden(self, ids):
         """Hidden states after the final norm [B, T, H]."""
-        x, y = F.embedding(ids, self.model.embed_tokens.weight), None
+        x, y = self.embed(ids), None
         for layer in self.model.layers:
             x, y = self.block(layer, x, y)
         return self.norm(x, y, self.model.norm.weight)[1]
@@ -402,14 +418,14 @@ class Mini(nn.Module):
     def mtp_hidden(self, next_ids, hidden, **kw):
         """Slot p joins hidden[p] and the token after it; returns the states after mtp.norm."""
         m = self.mtp
-        _, e = self.norm(F.embedding(next_ids, self.model.embed_tokens.weight), None, m.pre_fc_norm_embedding.weight)
+        _, e = self.norm(self.embed(next_ids), None, m.pre_fc_norm_embedding.weight)
         _, h = self.norm(hidden.float(), None, m.pre_fc_norm_hidden.weight)
-        x = F.linear(torch.cat([e, h], -1), m.fc.weight.to(e.dtype)).float()
+        x = product(torch.cat([e, h], -1), m.fc.weight.to(e.dtype)).float()
         x, y = self.block(m.layers[0], x, None, **kw)
         return self.norm(x, y, m.norm.weight)[1]
 
     def logits(self, h):
-        return F.linear(h, self.model.embed_tokens.weight.to(h.dtype))
+        return product(h, self.model.embed_tokens.weight.to(h.dtype))
 
     def loss(self, h, target, weight):
         if self.fast:

@@ -1,5 +1,5 @@
 // Fused CPU operations for training quern-mini: gated delta net, norms, expert combination, cross entropy.
-// Each has a plain torch twin in model.py; test_model.py compares them.
+// Each has a plain torch twin in model.py; check_model.py compares them.
 // SPDX-License-Identifier: Apache-2.0
 #include <torch/extension.h>
 #include <ATen/Parallel.h>

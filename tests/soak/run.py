@@ -227,7 +227,7 @@ class Soak:
         await self.answer_alone()
         options = ["--max-seqs", str(args.max_seqs), "--max-queue", "256"]
         if args.binary != "quern-fake":  # caches that are full long before the end: pages count as memory at first use
-            options += ["--context", str(args.context), "--memory", "300M"]
+            options += ["--context", str(args.context), "--memory", "450M"]
         server = Server(args, *options, *args.options)
         until = time.monotonic() + args.seconds
         tasks = [self.client(i, server.port, until) for i in range(args.streams)]

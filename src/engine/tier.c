@@ -40,12 +40,14 @@ enum place { IN_RAM, ON_DISK, N_PLACE };
 
 struct blob {
     struct job job; /* a write */
+    /* The copier's, read when its letter is back. Apart from the engine's flags: a compiler may read those
+     * in one word, this one with them. */
+    bool is_failed;
     struct header h;
     void *data;      /* NULL: on disk only */
     int64_t busy;    /* number of the work that has its chore; done when it is back */
     bool is_filling; /* busy with a read of the device: goes to the copier afterwards */
     bool is_writing, is_reading, is_on_disk;
-    bool is_failed;  /* the copier's, read when its letter is back */
     bool is_dropped; /* not to be used any more; goes as soon as it is not busy */
     int64_t born;    /* of the cache's clock; 0: before the start */
     int64_t last_use;

@@ -58,9 +58,14 @@ static int read_flag(bool *out, const struct qn_json *f, const char *key, struct
     return qn_json_get_bool(f, key, false, out, e);
 }
 
+static qn_term fixed_bytes(const struct reader *r, const char *s, size_t n)
+{
+    return qn_term_marked(r->t, s, n, r->opt->markers);
+}
+
 static qn_term fixed(const struct reader *r, const char *s)
 {
-    return qn_term_marked(r->t, s, strlen(s), r->opt->markers);
+    return fixed_bytes(r, s, strlen(s));
 }
 
 static int json_term(qn_term *out, struct reader *r, const struct qn_json *schema, struct qn_err *e)
@@ -125,7 +130,8 @@ static int read_region(qn_term *out, struct reader *r, const struct qn_json *f, 
         is_known = is_known && ends[i]->n > 0;
         rest.ends[i] = ends[i]->text;
         rest.behind[i] = after;
-        rest.term = qn_term_alt(r->t, rest.term, qn_term_seq(r->t, fixed(r, ends[i]->text), after));
+        rest.term =
+            qn_term_alt(r->t, rest.term, qn_term_seq(r->t, fixed_bytes(r, ends[i]->text, ends[i]->n), after));
     }
     rest.n_end = is_known ? (int)n : 0;
     if (qn_json_is_null(content)) { /* the older shape has the schema itself */

@@ -12,6 +12,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MINI = os.path.join(ROOT, "models", "mini")
 sys.path.insert(0, os.path.join(ROOT, "tools", "mini"))
+import everyday  # noqa: E402
 import generate  # noqa: E402
 
 
@@ -66,6 +67,27 @@ def test_generator_renders_as_the_template():
         d = g.dialogue(easy=0.3)
         want = t.render(messages=d["messages"], tools=d["tools"])
         assert "".join(text for text, _ in generate.render(d)) == want.rstrip("\n")
+
+
+def test_everyday_calls_fit_their_schemas():
+    if not any(os.path.exists(p) for p in generate.WORD_FILES):
+        pytest.skip("no word list (Debian package wamerican)")
+    jsonschema = pytest.importorskip("jsonschema")
+    t, g, calls, refused = template(), generate.Generator(12), 0, 0
+    for n in range(300):
+        d = everyday.everyday(g, n % 2 == 0)
+        want = t.render(messages=d["messages"], tools=d["tools"])
+        assert "".join(text for text, _ in generate.render({**d, "every": False})) == want.rstrip("\n")
+        schemas = {x["function"]["name"]: x["function"].get("parameters", {}) for x in d["tools"]}
+        assert len(schemas) == len(d["tools"])
+        for m in d["messages"]:
+            refused += m["role"] == "assistant" and m["content"].startswith("I have no function to")
+            for c in m.get("tool_calls") or []:
+                schema = schemas[c["function"]["name"]]
+                jsonschema.validate(c["function"]["arguments"], schema)
+                assert set(c["function"]["arguments"]) <= set(schema["properties"])
+                calls += 1
+    assert calls > 300 and refused > 50
 
 
 def test_held_out_words_never_occur_in_training():

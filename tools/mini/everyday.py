@@ -135,9 +135,7 @@ TYPES = {"n": "integer", "few": "integer", "onoff": "boolean", "rows": "array"}
 def decorate(r, s):
     """Keywords of JSON Schema that real tools have and that change nothing here."""
     if s["type"] == "string" and "enum" not in s and r.random() < 0.15:
-        s[r.choice(("minLength", "maxLength"))] = r.choice((1, 64, 100, 200))
-        if "minLength" in s:
-            s["minLength"] = 1
+        s.update(r.choice(({"minLength": 1}, {"maxLength": 200}, {"maxLength": 400}, {"maxLength": 1000})))
     elif s["type"] == "integer" and r.random() < 0.2:
         s["minimum"] = 0 if r.random() < 0.5 else 1
     elif s["type"] == "boolean" and r.random() < 0.3:
@@ -195,7 +193,7 @@ def ask(g, t, form, keys):
         words = r.choice(("Please: %s", "Hi! %s", "Hello, %s", "%s Thanks!", "Could you help? %s")) % words
     if r.random() < 0.1:
         words = words[0].lower() + words[1:]
-    return words, {k: args[k] for k in args}
+    return words, args
 
 
 def everyday(g, thinking):
@@ -249,12 +247,7 @@ def everyday(g, thinking):
                     thought = "Two calls are needed. First %s, then %s." % (name, form2["function"]["name"])
         msgs += [{"role": "user", "content": words}, g.answer(thinking, thought, calls=calls)]
         if r.random() < 0.3:
-            parts = []
-            for _ in calls:
-                text, said = g.result(None)
-                msgs.append({"role": "tool", "content": text})
-                parts.append(said)
-            msgs.append(g.answer(thinking, "I have the result and answer with it.", " ".join(parts)))
+            msgs += g.results(thinking, len(calls))
     if not msgs or msgs[-1]["role"] == "system":
         return everyday(g, thinking)
     return {"skill": "everyday", "tools": forms, "messages": msgs, "every": every, "thinking": thinking}

@@ -432,8 +432,8 @@ class Generator:
         return out
 
     # ---- results ------------------------------------------------------------------------------------------------
-    def result(self, t):
-        """What the tool returns and what the assistant says about it."""
+    def result(self):
+        """What a tool returns and what the assistant says about it."""
         r, w = self.r, self.w
         k = r.random()
         if k < 0.12:
@@ -454,6 +454,12 @@ class Generator:
             v = o[keys[0]]
             return "%s: %s" % (keys[0], v), "The %s is %s." % (keys[0].replace("_", " "), v)
         return json.dumps(o), " ".join("The %s is %s." % (key.replace("_", " "), v) for key, v in o.items())
+
+    def results(self, thinking, n):
+        """What n calls return, and the answer."""
+        got = [self.result() for _ in range(n)]
+        return [{"role": "tool", "content": text} for text, _ in got] + [
+            self.answer(thinking, "I have the result and answer with it.", " ".join(said for _, said in got))]
 
     def tool_thought(self, t, args):
         what = "%s the %s" % (t["verb"], t["noun"])
@@ -524,12 +530,7 @@ class Generator:
             if turn:
                 skill += "-later"
             if not last or r.random() < 0.3:
-                parts = []
-                for t in tools:
-                    text, said = self.result(t)
-                    msgs.append({"role": "tool", "content": text})
-                    parts.append(said)
-                msgs.append(self.answer(thinking, "I have the result and answer with it.", " ".join(parts)))
+                msgs += self.results(thinking, len(tools))
                 skill = "result"
         if not msgs:
             return self.d_tool(thinking, small)
@@ -754,12 +755,7 @@ class Generator:
             text, calls, tools, thought = self.wish(box, thinking, r.random() < 0.22)
             msgs += [{"role": "user", "content": text}, self.answer(thinking, thought, calls=calls)]
             if r.random() < (0.12 if every else 0.4):
-                parts = []
-                for t in tools:
-                    text, said = self.result(t)
-                    msgs.append({"role": "tool", "content": text})
-                    parts.append(said)
-                msgs.append(self.answer(thinking, "I have the result and answer with it.", " ".join(parts)))
+                msgs += self.results(thinking, len(tools))
         if not msgs:
             return self.d_drill(thinking)
         return {"skill": "drill", "tools": [self.spec(t) for t in box], "messages": msgs, "every": every}
@@ -843,7 +839,7 @@ class Generator:
             a["reasoning_content"] = "The user wants to %s. The function %s does that.%s" % (what, name, " Parameters: %s." % ", ".join(got) if got else "")
         msgs = [{"role": "user", "content": q}, a]
         if r.random() < 0.35:
-            text, said = self.result(None)
+            text, said = self.result()
             msgs.append({"role": "tool", "content": text})
             b = {"role": "assistant", "content": said}
             if thinking:

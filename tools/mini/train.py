@@ -90,7 +90,7 @@ def main():
     r.add_argument("--work", required=True)
     r.add_argument("--start", help="exported checkpoint to begin from")
     r.add_argument("--tokenizer", default="models/mini/tokenizer.json")
-    r.add_argument("--device", default="cpu", help="cpu or cuda")
+    r.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     r.add_argument("--plain", action="store_true", help="plain torch in fp32 on a CPU too")
     r.add_argument("--seconds", type=float, default=7200)
     r.add_argument("--until", type=float, default=0, help="end at this time (seconds since 1970) instead")
@@ -116,6 +116,8 @@ def main():
     r.add_argument("--log", type=float, default=20, help="seconds between lines")
     r.add_argument("--save", type=float, default=120, help="seconds between saves")
     a = r.parse_args()
+    if a.drill < 0 or a.everyday < 0 or a.drill + a.everyday > 1:
+        r.error("--drill and --everyday are shares of one whole: %g and %g are more, or below 0" % (a.drill, a.everyday))
     os.makedirs(a.work, exist_ok=True)
     run(a)
 

@@ -56,6 +56,7 @@ static void ask(struct qn_engine *g, struct qn_stream *s)
                                   .max_new = s->n_new,
                                   .ignore_eos = true,
                                   .mtp = s->mtp,
+                                  .client = s->client,
                                   .prompt_top = -1};
     p.sample = (struct qn_sample){
         .temperature = s->temperature, .seed = s->seed, .top_p = 1, .repetition = 1, .n_top = -1};
@@ -168,12 +169,16 @@ struct qn_span qn_streams_span(const struct qn_stream *s, int n, int64_t from_us
             int64_t at = s[i].at_us[k];
             if (at < from_us || at > to_us) continue;
             p.n_tok++;
-            if (k && s[i].at_us[k - 1] >= from_us) gap[n_gap++] = (double)(at - s[i].at_us[k - 1]) / 1000.0;
+            p.context += s[i].n_tok + k % s[i].n_new;
+            bool is_first = k % s[i].n_new == 0; /* of an answer: what is before it is no gap */
+            if (!is_first && s[i].at_us[k - 1] >= from_us)
+                gap[n_gap++] = (double)(at - s[i].at_us[k - 1]) / 1000.0;
         }
         if (s[i].n_got && s[i].first_us >= from_us && s[i].first_us <= to_us)
             ttft[n_ttft++] = (double)(s[i].first_us - s[i].submit_us) / 1000.0;
     }
     uint64_t n_step = after->n_step - before->n_step;
+    p.context /= (double)QN_MAX(p.n_tok, 1);
     p.tok_s = (double)p.n_tok / QN_MAX(p.seconds, 1e-6);
     p.steps_s = (double)n_step / QN_MAX(p.seconds, 1e-6);
     int64_t gap_us = after->gap_us - before->gap_us, step_us = after->step_us - before->step_us;

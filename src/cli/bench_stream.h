@@ -14,6 +14,7 @@ struct qn_stream {
     int mtp; /* -1: the engine's */
     float temperature;
     uint64_t seed;
+    uint64_t client;         /* as a key of its own; 0: that of all others */
     int64_t delay_us;        /* submit that long after the start */
     const atomic_bool *stop; /* or NULL: asked again and again until it is set */
     /* seen */
@@ -51,7 +52,8 @@ struct qn_span {
     double host; /* part of the steps' time that passed between them */
     double
         accepted_step; /* drafts accepted a step and stream that decoded in it: one token less than it got */
-    double itl_p50, itl_p90, itl_p99;    /* ms between tokens of a stream, NaN without any */
+    double context;    /* tokens before each one, the mean */
+    double itl_p50, itl_p90, itl_p99;    /* ms between tokens of an answer, NaN without any */
     double ttft_p50, ttft_p90, ttft_p99; /* ms, of streams whose first token came in it */
     int64_t n_tok, n_cached, n_prompt;
 };

@@ -93,6 +93,8 @@ int qn_bench_agent(struct qn_bench *b, struct qn_err *e)
 
 /* --- mixed --- */
 
+#define ANSWER 1024 /* tokens of a stream's answer, about */
+
 static void rest(int64_t us)
 {
     for (int64_t until = qn_now_us() + us; qn_now_us() < until;) usleep(5000);
@@ -114,21 +116,26 @@ static int64_t read_to_end(struct qn_request *r, struct qn_request_stats *stats)
     return end;
 }
 
-/* Gaps of n running streams for a while, then while a long prompt is read beside them. */
+/* Gaps of n running streams for a while, then while a long prompt is read beside them. A step's time grows
+ * with what its streams have read and written, so their answers are short and asked for again and again: they
+ * are as long beside the prompt as before it. Each is a client of its own, else it would be admitted and then
+ * wait for its first row until the prompt is read. */
 static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
 {
     static struct qn_stream s[QN_BENCH_STREAMS];
     struct qn_engine_stats at[3];
     atomic_bool stop = false;
     int n_long = qn_bench_fit(b, b->n_long, 2), n_tok = 64;
-    int rc = qn_bench_open(b, n + 1, n_long + 16, b->base.mtp, e);
+    int rc = qn_bench_open(b, n + 1, QN_MAX(n_long, n_tok + ANSWER + 512) + 16, b->base.mtp, e);
     if (rc) return rc;
     if (n_long < b->n_long)
         qn_report_note(b->report, "a long prompt of %d tokens: more does not fit the model's context",
                        n_long);
     for (int i = 0; i <= n; i++) {
+        int n_new = qn_bench_fit(b, n_tok + ANSWER + i % 8 * 64, 0) - n_tok; /* they end by turns */
         s[i] = (struct qn_stream){.n_tok = i < n ? n_tok : n_long,
-                                  .n_new = i < n ? QN_MAX(n_long - n_tok, 64) : 1,
+                                  .n_new = i < n ? QN_MAX(n_new, 1) : 1,
+                                  .client = (uint64_t)i + 1,
                                   .mtp = -1,
                                   .temperature = b->temperature,
                                   .seed = (uint64_t)i,
@@ -171,6 +178,8 @@ static int beside_long(struct qn_bench *b, int n, struct qn_err *e)
         qn_row_int(&r, "long_prompt", n_long);
         qn_row_int(&r, "long_known", stats.n_cached);
         qn_row_num(&r, "long_ttft_s", (double)(end - begin) / 1e6, 2);
+        qn_row_num(&r, "context_alone", alone.context, 0); /* of the streams, the mean */
+        qn_row_num(&r, "context", with.context, 0);
         qn_row_num(&r, "tok_s_alone", alone.tok_s, 2);
         qn_row_num(&r, "tok_s", with.tok_s, 2);
         qn_row_num(&r, "itl_p50_alone_ms", alone.itl_p50, 3);

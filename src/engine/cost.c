@@ -4,10 +4,11 @@
 
 #include <math.h>
 
-#define AUTO_ITL    1.75   /* of a step's time without prefill */
-#define LEAST_SHARE 0.25   /* of it, that prefill gets in any case: nobody starves */
-#define PLAIN_EVERY 128    /* steps with prefill until there are some without */
-#define PLAIN_WARM  1      /* of those, that are not learned from */
+#define AUTO_ITL    1.75 /* of a step's time without prefill */
+#define LEAST_SHARE 0.25 /* of it, that prefill gets in any case: nobody starves */
+#define PLAIN_EVERY 128  /* steps with prefill until there are some without */
+#define PLAIN_WARM  1    /* of those, that are not learned from */
+#define PLAIN_MOST  1.25 /* times the known, that one of them counts as: it may have been slowed by chance */
 #define FAR         4096.0 /* tokens */
 #define SMOOTH      0.2
 #define STEP        0.25 /* of an error, corrected at once */
@@ -76,10 +77,11 @@ void qn_cost_learn(struct qn_cost *c, const struct qn_cost_step *step)
 {
     if (!step->n_row) {
         if (!step->n_decode) return;
-        bool is_known = c->decode_us[bucket(step->n_decode)] > 0;
-        if (c->n_plain++ < PLAIN_WARM && c->n_mixed && is_known) return;
-        smooth(&c->decode_us[bucket(step->n_decode)], step->took_us);
-        c->last_decode_us = c->decode_us[bucket(step->n_decode)];
+        double *own = &c->decode_us[bucket(step->n_decode)];
+        bool is_beside = c->n_mixed && *own > 0;
+        if (is_beside && c->n_plain++ < PLAIN_WARM) return;
+        smooth(own, is_beside ? fmin(step->took_us, PLAIN_MOST * *own) : step->took_us);
+        c->last_decode_us = *own;
         c->n_mixed = 0;
     } else if (!step->n_decode) {
         learn_rows(&c->alone, step->n_row, step->n_context, step->took_us);

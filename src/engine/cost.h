@@ -2,8 +2,9 @@
  * streams takes what the inter-token target leaves.
  *
  * Owned by the engine thread. The streams' part is the time of steps without prefill, by number of streams;
- * two such steps are made now and then while a long prompt is read, so that it stays true. The first finds
- * the processor's caches full of the prompt's KV: it is the second that tells. A prefill row costs
+ * two such steps are made now and then while a long prompt is read, so that it stays true. The first may find
+ * the processor's caches full of the prompt's KV: it is the second that tells, as far as it may have been
+ * slowed by something else. A prefill row costs
  *
  *     row_us + far_us * (tokens before it) / 4096
  *

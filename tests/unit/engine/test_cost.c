@@ -19,6 +19,7 @@ struct machine {
     int n_stream[2]; /* in the first and the second half of the prompt */
     int stream_context;
     double cold_us; /* a step without prefill behind one with: the caches are full of the prompt's KV */
+    int busy;       /* steps in 4000 that something else makes 2.5 times as long, in one stretch */
 };
 
 static uint64_t draw;
@@ -62,16 +63,17 @@ static double gaps(const struct machine *m, int n_prompt, double target_us, doub
         s.took_us = without[i] = step_us(m, s.n_decode, 0, 0);
         if (i < 20) qn_cost_learn(&c, &s);
     }
-    for (int at = 0; at < n_prompt;) {
+    for (int at = 0, i = 0; at < n_prompt; i++) {
         int n_stream = m->n_stream[at > n_prompt / 2], n = 0;
         double left_us = qn_cost_budget(&c, n_stream, target_us), used_us;
         if (left_us > 0) n = qn_cost_fit(&c, left_us, at, 512, &used_us);
         s = (struct qn_cost_step){.n_decode = n_stream, .n_row = n, .n_context = n * (at + 0.5 * n)};
         s.took_us = step_us(m, n_stream, n, s.n_context) + (!n && had_prefill ? m->cold_us : 0);
+        if (i % 4000 < m->busy) s.took_us *= 2.5;
         had_prefill = n > 0;
         sum_us += s.took_us;
-        if (at > n_prompt / 2 && n_gap < (int)QN_COUNT(with)) with[n_gap++] = s.took_us;
-        if (at <= n_prompt / 2 && m->n_stream[0] == m->n_stream[1]) with[n_gap++] = s.took_us;
+        bool counts = at > n_prompt / 2 || m->n_stream[0] == m->n_stream[1];
+        if (counts && n_gap < (int)QN_COUNT(with) && i % 4000 >= m->busy) with[n_gap++] = s.took_us;
         qn_cost_learn(&c, &s);
         at += n;
     }
@@ -92,6 +94,7 @@ static void test_long_prompt_beside_streams(void **state)
         {"streams leave", 20000, 1500, 1500, 1500, 1000, 0.05, {16, 2}, 4000},
         {"streams come", 20000, 1500, 1500, 1500, 1000, 0.05, {2, 16}, 4000},
         {"small model, cold behind prefill", 800, 20, 30, 40, 300, 0.1, {4, 4}, 500, 1500},
+        {"small model, busy now and then", 800, 100, 30, 60, 100, 0.1, {4, 4}, 500, .busy = 300},
         {"accelerator", 12000, 20, 300, 60, 200, 0.03, {16, 16}, 8000},
     };
     for (size_t i = 0; i < QN_COUNT(machines); i++) {

@@ -12,7 +12,9 @@ comparison grows call by call, each as short as one round.
     tok_s, min, max   median and extremes over the rounds
     bytes_per_token   of decode: weights read for one token, KV once, state twice. Of a peer: the weights of its file
                       and quern's caches, which hold the same numbers in as many bytes
-    of_limit          tok_s * bytes_per_token / read bandwidth (median over the call)
+    limit_tok_s       of decode: read bandwidth / bytes_per_token. Of quern the median of limit_samples, for which quern bench
+                      reads the memory every few tokens; of a peer from the median of the reads around the rounds
+    of_limit          tok_s by limit_tok_s; of quern the median of samples by limit_samples
     of_best_peer      quern's tok_s by that of the fastest peer whose file has at most --equal (10) percent other bytes;
                       of_best_any by that of the fastest of all
 
@@ -33,7 +35,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLUMNS = ["machine", "model", "format", "engine", "version", "weights", "options", "activations", "kv", "threads", "test",
            "tokens", "context", "rounds", "tok_s", "min", "max", "file_bytes", "bytes_per_token", "read_gbs", "read_min",
-           "read_max", "limit_tok_s", "of_limit", "of_best_peer", "best_peer", "of_best_any", "samples", "read_samples"]
+           "read_max", "limit_tok_s", "of_limit", "of_best_peer", "best_peer", "of_best_any", "samples", "read_samples", "limit_samples"]
 # Block types of GGUF by their number: name, weights and bytes of a block, further bytes of a row.
 GGUF_TYPES = {0: ("F32", 1, 4, 0), 1: ("F16", 1, 2, 0), 2: ("Q4_0", 32, 18, 0), 8: ("Q8_0", 32, 34, 0), 12: ("Q4_K", 256, 144, 0),
               14: ("Q6_K", 256, 210, 0), 20: ("IQ4_NL", 32, 18, 0), 30: ("BF16", 1, 2, 0), 39: ("MXFP4", 32, 17, 0),
@@ -110,7 +112,7 @@ class Quern:
         self.activations = "8 bits in blocks of 32" if "--activations int8" in options else "BF16"
         self.version = run([args.binary, "version"]).split()[1]
         self.file_bytes = sum(p.stat().st_size for p in pathlib.Path(args.quern).glob("*.safetensors"))
-        self.bytes = {}
+        self.bytes, self.limits = {}, {}
         self.weight_bytes = None
 
     def measure(self):
@@ -123,6 +125,7 @@ class Quern:
             elif row["bench"] == "decode":
                 out["decode", row["generated"], row["context"]] = row["tok_s"]
                 self.bytes[row["context"]] = row["bytes_per_token"]
+                self.limits.setdefault(row["context"], []).append(row["limit_tok_s"])
                 self.weight_bytes = row["weight_bytes"]
         return out
 
@@ -140,6 +143,7 @@ class Peer:
         # llama-bench of llama.cpp has depths; that of ik_llama.cpp has prompts that are not timed
         self.has_depth = "--n-depth" in run([self.binary, "--help"])
         self.file_bytes, self.weight_bytes = gguf_bytes(self.file)
+        self.limits = {}
         self.activations = args.peer_activations if self.label not in ("BF16", "F16", "F32") else self.label
 
     @property
@@ -215,6 +219,8 @@ def main():
                     samples = [float(x) for x in r["samples"].split()]
                     values[r["test"], int(r["tokens"]), int(r["context"])] = samples
                     n_before = max(n_before, len(samples))
+                    if r["test"] == "decode" and r.get("limit_samples"):
+                        side.limits[int(r["context"])] = [float(x) for x in r["limit_samples"].split()]
                     if r["test"] == "decode":
                         known_bytes[id(side), int(r["context"])] = int(float(r["bytes_per_token"]))
     for k in range(n_before, n_before + args.rounds):
@@ -239,6 +245,11 @@ def main():
                 row["bytes_per_token"] = round(side.bytes[context]) if context in side.bytes else known_bytes[id(side), context]
                 row["limit_tok_s"] = read * 1e9 / row["bytes_per_token"]
                 row["of_limit"] = row["tok_s"] / row["limit_tok_s"]
+                limits = side.limits.get(context, [])
+                if len(limits) == len(tok_s): # older rounds have none
+                    row["limit_tok_s"] = statistics.median(limits)
+                    row["of_limit"] = statistics.median(x / limit for x, limit in zip(tok_s, limits))
+                    row["limit_samples"] = " ".join(f"{x:.5g}" for x in limits)
             rows.append(row)
     weights = {id(s): s.weight_bytes for s in sides}
     for row in (r for r in rows if r["engine"] == "quern"):

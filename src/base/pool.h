@@ -1,9 +1,10 @@
 /* Worker threads and a parallel-for with low latency.
  *
- * The calling thread takes part. Items are claimed one by one, so a thread that is held up elsewhere costs at
- * most its own item; results must not depend on who runs what. Between runs the workers spin briefly, then
- * sleep: an idle pool costs no CPU. One caller at a time; never from inside an item.
- * SPDX-License-Identifier: Apache-2.0 */
+ * The calling thread takes part. Each thread has a share of neighbouring items, so that it streams through
+ * what they read; a thread that is done takes single items from the ends of the others' shares, so one that
+ * is held up elsewhere costs at most its own item. Results must not depend on who runs what. Between runs the
+ * workers spin briefly, then sleep: an idle pool costs no CPU. One caller at a time; never from inside an
+ * item. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_POOL_H
 #define QN_POOL_H
 

@@ -6,6 +6,9 @@
 #include "cli/bench_stream.h"
 #include "model/checkpoint.h"
 
+#define PART       12 /* tokens between two reads of the memory */
+#define READ_BYTES ((size_t)128 << 20)
+
 /* Bytes one decoded token reads from the weights: every linear layer once, routed experts by their share,
  * the embedding one row. */
 static double weight_bytes_per_token(const struct qn_model *m)
@@ -82,13 +85,24 @@ static int prefill(struct qn_bench *b, int n_prompt, struct qn_err *e)
     return QN_OK;
 }
 
-/* mtp 0: without drafts, beside the limit of the memory; else as the engine decides. */
-static int decode(struct qn_bench *b, int context, int mtp, double weights, struct qn_err *e)
+static struct qn_row decode_row(const struct qn_bench *b, const char *bench, int context,
+                                const struct qn_spread *c)
+{
+    struct qn_row r = qn_bench_row(b, bench);
+    qn_row_int(&r, "context", context);
+    qn_row_int(&r, "generated", b->n_gen);
+    qn_row_num(&r, "tok_s", c->median, 2);
+    qn_row_num(&r, "min", c->low, 2);
+    qn_row_num(&r, "max", c->high, 2);
+    return r;
+}
+
+static int speculative(struct qn_bench *b, int context, struct qn_err *e)
 {
     double value[QN_BENCH_RUNS], accepted = 0, steps_s = 0;
     for (int k = 0; k < b->n_run; k++) {
         struct qn_stream s;
-        int rc = one(b, context, b->n_gen, mtp, &s, e);
+        int rc = one(b, context, b->n_gen, -1, &s, e);
         double decode_s = (double)QN_MAX(s.stats.decode_us, 1) / 1e6;
         int n = s.stats.n_new - 1, n_step = QN_MAX(n - s.stats.n_accepted, 1);
         value[k] = n / decode_s;
@@ -98,23 +112,49 @@ static int decode(struct qn_bench *b, int context, int mtp, double weights, stru
         if (rc) return rc;
     }
     struct qn_spread c = qn_spread_of(value, b->n_run);
-    struct qn_row r = qn_bench_row(b, mtp ? "decode_speculative" : "decode");
-    qn_row_int(&r, "context", context);
-    qn_row_int(&r, "generated", b->n_gen);
-    qn_row_num(&r, "tok_s", c.median, 2);
-    qn_row_num(&r, "min", c.low, 2);
-    qn_row_num(&r, "max", c.high, 2);
+    struct qn_row r = decode_row(b, "decode_speculative", context, &c);
     qn_row_num(&r, "steps_s", steps_s, 2);
-    if (mtp) {
-        qn_row_num(&r, "accepted_step", accepted, 3);
-    } else {
-        double bytes = weights + cache_bytes_per_token(b, context + b->n_gen / 2);
-        double limit = b->read_gbs * 1e9 / bytes;
-        qn_row_num(&r, "bytes_per_token", bytes, 0);
-        qn_row_num(&r, "weight_bytes", weights, 0);
-        qn_row_num(&r, "limit_tok_s", limit, 2);
-        qn_row_num(&r, "of_limit", c.median / limit, 3);
+    qn_row_num(&r, "accepted_step", accepted, 3);
+    qn_report_add(b->report, &r);
+    return QN_OK;
+}
+
+/* Without drafts, beside the limit of the memory. The tokens are made a few at a time, by requests that find
+ * their prompt in the cache, and the memory is read before and after each: its speed moves. */
+static int decode(struct qn_bench *b, int context, double weights, struct qn_reader *reader, struct qn_err *e)
+{
+    int rc = QN_OK;
+    double value[QN_BENCH_RUNS], limit[QN_BENCH_RUNS], share[QN_BENCH_RUNS];
+    double bytes = weights + cache_bytes_per_token(b, context + PART / 2);
+    for (int k = 0; k < b->n_run; k++) {
+        double took = 0, least = 0; /* seconds of the tokens, and as the memory allows */
+        int n = 0;
+        struct qn_stream s;
+        rc = one(b, context, 1, 0, &s, e); /* prefill */
+        double before = qn_reader_pass(reader);
+        while (!rc && n < b->n_gen) {
+            struct qn_stream part = {.tok = s.tok, .n_tok = s.n_tok, .n_new = QN_MIN(PART, b->n_gen - n) + 1};
+            rc = qn_streams_run(b, &part, 1, e);
+            double after = qn_reader_pass(reader);
+            n += part.n_new - 1;
+            took += (double)part.stats.decode_us / 1e6;
+            least += (part.n_new - 1) * bytes * (0.5 / before + 0.5 / after) / 1e9;
+            before = after;
+            part.tok = NULL;
+            qn_streams_free(&part, 1);
+        }
+        qn_streams_free(&s, 1);
+        if (rc) return rc;
+        value[k] = n / QN_MAX(took, 1e-6);
+        limit[k] = n / QN_MAX(least, 1e-6);
+        share[k] = value[k] / limit[k];
     }
+    struct qn_spread c = qn_spread_of(value, b->n_run);
+    struct qn_row r = decode_row(b, "decode", context, &c);
+    qn_row_num(&r, "bytes_per_token", bytes, 0);
+    qn_row_num(&r, "weight_bytes", weights, 0);
+    qn_row_num(&r, "limit_tok_s", qn_spread_of(limit, b->n_run).median, 2);
+    qn_row_num(&r, "of_limit", qn_spread_of(share, b->n_run).median, 3);
     qn_report_add(b->report, &r);
     return QN_OK;
 }
@@ -123,21 +163,25 @@ int qn_bench_speed(struct qn_bench *b, struct qn_err *e)
 {
     int rc = QN_OK, longest = 16 + b->n_gen;
     struct qn_stream warm = {0};
+    struct qn_reader *reader = NULL;
     for (int i = 0; i < b->prompts.n; i++) longest = QN_MAX(longest, b->prompts.at[i] + 1);
     for (int i = 0; i < b->contexts.n; i++) longest = QN_MAX(longest, b->contexts.at[i] + b->n_gen);
     int mtp = b->base.mtp > 0 ? b->base.mtp : b->is_speculating ? -1 : 0;
     QN_TRY(qn_bench_open(b, 1, longest, mtp, e));
     const struct qn_engine_info *info = qn_engine_info(b->engine);
-    b->read_gbs = qn_bandwidth_read(info->n_thread ? info->n_thread : qn_cpu_n_core());
+    int n_thread = info->n_thread ? info->n_thread : qn_cpu_n_core();
+    QN_FAIL_IF(!(reader = qn_reader_create(n_thread, READ_BYTES)), e, QN_NOMEM,
+               "no memory to measure its bandwidth with");
+    b->read_gbs = qn_bandwidth_read(n_thread);
     qn_report_note(b->report, "bandwidth  %.1f GB/s measured read", b->read_gbs);
     QN_TRY(one(b, 16, b->n_gen, 0, &warm, e)); /* weights, caches and threads are warm after it */
     double weights = weight_bytes_per_token(b->model);
     for (int i = 0; i < b->prompts.n; i++) QN_TRY(prefill(b, b->prompts.at[i], e));
-    for (int i = 0; i < b->contexts.n; i++) QN_TRY(decode(b, b->contexts.at[i], 0, weights, e));
-    for (int i = 0; i < b->contexts.n && info->has_mtp; i++)
-        QN_TRY(decode(b, b->contexts.at[i], -1, weights, e));
+    for (int i = 0; i < b->contexts.n; i++) QN_TRY(decode(b, b->contexts.at[i], weights, reader, e));
+    for (int i = 0; i < b->contexts.n && info->has_mtp; i++) QN_TRY(speculative(b, b->contexts.at[i], e));
 out:
     qn_streams_free(&warm, 1);
+    qn_reader_free(reader);
     b->read_gbs = 0;
     return rc;
 }

@@ -73,9 +73,13 @@ def test_rows_of_both_sides(tmp_path, has_depth):
     # bytes: quern's caches beside the peer's weights; at a context there are more of them
     caches = [float(r["bytes_per_token"]) - far for r in theirs[2:]]
     assert 0 < caches[1] < caches[0] < float(mine[2]["bytes_per_token"])
-    for r in (mine[2], theirs[2]):
-        limit = float(r["read_gbs"]) * 1e9 / float(r["bytes_per_token"])
-        assert float(r["of_limit"]) == pytest.approx(float(r["tok_s"]) / limit, rel=0.01)
+    limit = float(theirs[2]["read_gbs"]) * 1e9 / float(theirs[2]["bytes_per_token"])
+    assert float(theirs[2]["of_limit"]) == pytest.approx(float(theirs[2]["tok_s"]) / limit, rel=0.01)
+    # of quern the limit of each sample is measured beside it
+    samples, limits = ([float(x) for x in mine[2][c].split()] for c in ("samples", "limit_samples"))
+    assert len(limits) == 2
+    assert float(mine[2]["of_limit"]) == pytest.approx(sum(x / y for x, y in zip(samples, limits)) / 2, rel=0.01)
+    assert float(mine[2]["limit_tok_s"]) == pytest.approx(sum(limits) / 2, rel=0.01)
 
     # an equal one, another format: rows are added, then replaced
     own = float(mine[2]["bytes_per_token"]) - caches[0]
@@ -87,6 +91,7 @@ def test_rows_of_both_sides(tmp_path, has_depth):
         rows = list(csv.DictReader(out.open()))
         assert [r["format"] for r in rows] == ["A"] * 8 + ["B"] * 8
         assert all(r["rounds"] == str(len(r["samples"].split())) == ("4" if add else "2") for r in rows[8:])
+        assert all(len(r["limit_samples"].split()) == int(r["rounds"]) for r in rows[10:12])
         assert len(rows[8]["read_samples"].split()) == (6 if add else 3)
         assert float(rows[14]["bytes_per_token"]) - near == pytest.approx(caches[0]), "experts count by their share"
         assert all(r["best_peer"] == "other BF16" and r["of_best_peer"] == r["of_best_any"] for r in rows[8:12])

@@ -403,8 +403,9 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
 static void apply(struct qn_engine *g, struct qn_batch *b)
 {
     int64_t took_us = b->work.end_us - b->work.step_us;
+    int64_t gap_us = g->last_end_us ? b->work.start_us - g->last_end_us : 0;
     g->counters.step_us += b->work.end_us - b->work.start_us;
-    if (g->last_end_us) g->counters.gap_us += b->work.start_us - g->last_end_us;
+    g->counters.gap_us += gap_us;
     g->last_end_us = b->work.end_us;
     g->in_flight = NULL;
     atomic_store(&g->last_step_us, qn_now_us());
@@ -429,7 +430,7 @@ static void apply(struct qn_engine *g, struct qn_batch *b)
         int bin = 0;
         while (bin < QN_STEP_BINS - 1 && b->step.n_row > 1 << bin) bin++;
         g->counters.steps_of[bin]++;
-        qn_sched_learn(&g->sched, b, took_us);
+        qn_sched_learn(&g->sched, b, took_us, gap_us);
         for (int i = 0; i < b->step.n_seq; i++) {
             b->part[i].seq->stats.n_step++;
             if (b->part[i].is_decode)

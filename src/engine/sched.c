@@ -337,9 +337,9 @@ int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q)
     return QN_CLAMP(q->max_tok - q->n_tok - 1, 0, QN_MIN(fits, QN_MAX_DRAFT));
 }
 
-void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us)
+void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us, int64_t gap_us)
 {
-    qn_spec_learn(s->spec, b, took_us);
+    qn_spec_learn(s->spec, b, took_us, gap_us);
     struct qn_cost_step step = {.n_decode = b->step.n_decode, .took_us = (double)took_us};
     for (int i = b->step.n_decode; i < b->step.n_seq; i++) {
         const struct qn_step_seq *q = &b->step.seq[i];

@@ -51,8 +51,8 @@ int qn_sched_n_fetching(const struct qn_sched *s); /* waiting ones that wait for
 bool qn_sched_build(struct qn_sched *s, struct qn_batch *b);
 /* Drafts that q's next step can verify. */
 int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q);
-/* Learns from a finished step. */
-void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us);
+/* Learns from a finished step. gap_us: between the one before and it; 0: not known. */
+void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us, int64_t gap_us);
 /* Stops the process when pages, slots and lanes do not add up with what the sequences hold. is_thorough:
  * walks every page, which takes a while when there are many. */
 void qn_sched_check(const struct qn_sched *s, bool is_thorough);

@@ -14,6 +14,7 @@
 #define PROBE_SOONEST 96  /* steps between two */
 #define PROBE_SECOND  384 /* the latest after a first try, which something else may have slowed */
 #define PROBE_LATEST  8192
+#define PLAIN_TURN    8 /* tries, one of them of the plain step */
 #define HYSTERESIS    1.01
 #define FADE          0.015 /* of counts, an observation of one stream */
 #define PRIOR         0.6
@@ -38,7 +39,7 @@
 void qn_spec_init(struct qn_spec *s, bool has_mtp, int mtp)
 {
     /* the plain step is tried early: whether drafts pay at all is the first question */
-    *s = (struct qn_spec){.has_mtp = has_mtp, .fixed = mtp, .n_until = PROBE_FIRST, .is_up = true};
+    *s = (struct qn_spec){.has_mtp = has_mtp, .fixed = mtp, .n_until = PROBE_FIRST};
     s->depth = !has_mtp ? 0 : mtp < 0 ? 1 : mtp;
     for (int i = 0; i < QN_MAX_DRAFT; i++)
         s->accept[i] = s->lookup[i] = (struct qn_spec_count){PRIOR_WEIGHT, PRIOR * PRIOR_WEIGHT};
@@ -139,7 +140,7 @@ static double rate(const struct qn_spec *s, int depth)
 {
     const struct qn_spec_mix *m = &s->mix;
     double tok = 1 + (1 - m->seqs) * (expected(s->accept, depth) - 1) + m->tok;
-    return tok / time_at(s, depth);
+    return tok / (time_at(s, depth) + s->gap_us[s->seqs]);
 }
 
 static void take(struct qn_spec *s, int depth)
@@ -157,11 +158,16 @@ static bool knows_plain(const struct qn_spec *s)
     return false;
 }
 
-/* The depth to try: the plain step first, then one less and one more in turn. */
+/* The depth to try: the plain step first, then one less and one more in turn. A depth may be better than its
+ * neighbours and worse than none, as the first draft may cost more than those behind it, and the plain step
+ * may have been slowed by something else when it was tried: so that comes back as well, now and then. */
 static int neighbour(const struct qn_spec *s)
 {
-    if (s->depth && !knows_plain(s)) return 0;
-    return s->depth == 0 || (s->depth < QN_MAX_DRAFT && !s->is_up) ? s->depth + 1 : s->depth - 1;
+    if (!s->depth) return 1;
+    if (!knows_plain(s)) return 0;
+    if (s->n_try % 2 && s->depth < QN_MAX_DRAFT) return s->depth + 1;
+    bool is_known = s->time[s->seqs][s->context][0].n >= 2 * PROBE_STEPS;
+    return s->n_try % (is_known ? PLAIN_TURN : 4) == 2 ? 0 : s->depth - 1;
 }
 
 /* Steps until the next try, so that tries cost no more than their share of the time: what a try takes, less
@@ -170,7 +176,8 @@ static int until_probe(const struct qn_spec *s)
 {
     int next = neighbour(s);
     double loss = 1 - rate(s, next) / rate(s, s->depth);
-    double steps = PROBE_STEPS * loss * time_at(s, next) / time_at(s, s->depth);
+    double gap = s->gap_us[s->seqs];
+    double steps = PROBE_STEPS * loss * (time_at(s, next) + gap) / (time_at(s, s->depth) + gap);
     if (!s->depth) steps += WAKE_STEPS * GUESS_KEEP;
     bool is_known = s->time[s->seqs][s->context][next].n >= 2 * PROBE_STEPS;
     return (int)QN_CLAMP(steps / PROBE_LOSS, PROBE_SOONEST, is_known ? PROBE_LATEST : PROBE_SECOND);
@@ -179,11 +186,16 @@ static int until_probe(const struct qn_spec *s)
 static void decide(struct qn_spec *s)
 {
     int best = 0;
-    for (int d = 1; d <= QN_MAX_DRAFT; d++)
-        if (rate(s, d) > rate(s, best)) best = d;
-    if (best > s->depth && !knows_plain(s)) return;
+    double most = rate(s, 0);
     /* climb one at a time: a guess two steps away is worth little */
-    if (best > s->depth + 1) best = s->depth + 1;
+    for (int d = 1; d <= QN_MIN(s->depth + 1, QN_MAX_DRAFT); d++) {
+        double r = rate(s, d);
+        if (r > most) {
+            most = r;
+            best = d;
+        }
+    }
+    if (best > s->depth && !knows_plain(s)) return;
     if (best != s->depth && rate(s, best) < rate(s, s->depth) * HYSTERESIS) best = s->depth;
     if (best == s->depth) return;
     take(s, best);
@@ -196,7 +208,7 @@ static void begin_probe(struct qn_spec *s)
     s->n_probe = PROBE_STEPS;
     s->n_probed = 0;
     take(s, neighbour(s));
-    s->is_up = s->depth > s->home;
+    s->n_try++;
     if (!s->depth) return;
     struct qn_spec_count *c = &s->accept[s->depth - 1]; /* what is new counts */
     if (c->n > PROBE_WEIGHT) *c = (struct qn_spec_count){PROBE_WEIGHT, chance(c) * PROBE_WEIGHT};
@@ -205,13 +217,12 @@ static void begin_probe(struct qn_spec *s)
 static void end_probe(struct qn_spec *s)
 {
     int tried = s->depth;
-    if (s->n_probed < PROBE_MOST && rate(s, tried) > PROBE_AGAIN * rate(s, s->home) &&
-        rate(s, tried) < HYSTERESIS * rate(s, s->home)) {
+    double part = rate(s, tried) / rate(s, s->home);
+    if (s->n_probed < PROBE_MOST && part > PROBE_AGAIN && part < HYSTERESIS) {
         s->n_probe = PROBE_STEPS; /* close: a few more */
         return;
     }
-    take(s, s->home);
-    if (rate(s, tried) >= HYSTERESIS * rate(s, s->home)) take(s, tried);
+    take(s, part < HYSTERESIS ? s->home : tried);
     s->n_since = 0;
     s->n_until = until_probe(s);
 }
@@ -290,7 +301,14 @@ static void learn_time(struct qn_spec *s, int depth, double n_more, double took_
         if (d != depth) all[d].us *= by; /* load and context slow all depths alike */
 }
 
-void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us)
+/* What passes before a step; a pause that something else made counts little. */
+static void learn_gap(struct qn_spec *s, double gap_us)
+{
+    double *mean = &s->gap_us[s->seqs];
+    if (gap_us > 0) *mean += *mean > 0 ? SMOOTH_TIME * (fmin(gap_us, OUTLIER * *mean) - *mean) : gap_us;
+}
+
+void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us, int64_t gap_us)
 {
     const struct qn_step *t = &b->step;
     bool is_uniform = t->n_decode && t->n_decode == t->n_seq, any_whole = false;
@@ -318,6 +336,7 @@ void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us)
             count(is_lookup ? &s->lookup[k] : &s->accept[k], k < n_accepted, fade);
     }
     if (!t->n_decode) return;
+    learn_gap(s, (double)gap_us);
     s->mix.seqs += SMOOTH_MIX * (mix.seqs / t->n_decode - s->mix.seqs);
     s->mix.rows += SMOOTH_MIX * (mix.rows / t->n_decode - s->mix.rows);
     s->mix.tok += SMOOTH_MIX * (mix.tok / t->n_decode - s->mix.tok);
@@ -357,7 +376,7 @@ void qn_spec_lookup(struct qn_spec *s, struct qn_seq *q, int max_draft)
     memcpy(accept, s->lookup, sizeof accept);
     accept[0] = (struct qn_spec_count){1, 0.5 * (chance(&s->lookup[0]) + q->lookup_rate)};
     /* a row's time in tokens of the whole step: what the batch makes meanwhile */
-    double row_tok = s->n_seq * row_us(s) / time_of(s, 0, 0);
+    double row_tok = s->n_seq * row_us(s) / (time_of(s, 0, 0) + s->gap_us[s->seqs]);
     for (int d = 1; d <= n; d++)
         if (worth(accept, d, row_tok) > worth(accept, best, row_tok)) best = d;
     if (!best || worth(accept, best, row_tok) <= worth(s->accept, q->n_draft, row_tok)) return;

@@ -8,7 +8,8 @@
  * to what steps of the same depth differ in. So depths are compared at the rows that lookup has now. What
  * slows the depth in use slows all: the others are scaled with it. A depth not measured yet is taken from the
  * ratios of a neighbouring bucket, or guessed a little low, so that it gets tried. The depth with the most
- * E(D) / time is taken when it is a little better than the one in use; 0 is one of them.
+ * E(D) / time is taken when it is a little better than the one in use; 0 is one of them. What passes between
+ * two steps is part of that time: many small steps have more of it.
  *
  * Now and then a neighbour is tried for a few steps, as content and load change: as often as its expected
  * loss allows, a fraction of a percent of all time. At depth 0 the draft layer's KV is soon no longer kept
@@ -53,6 +54,7 @@ struct qn_spec {
     struct qn_spec_count accept[QN_MAX_DRAFT], lookup[QN_MAX_DRAFT];
     struct qn_spec_time time[QN_SPEC_N_SEQ][QN_SPEC_N_CONTEXT][QN_MAX_DRAFT + 1];
     struct qn_spec_row row[QN_SPEC_N_SEQ];
+    double gap_us[QN_SPEC_N_SEQ]; /* between two steps, smoothed; 0: not measured */
     struct qn_spec_mix mix;
     int last_depth;           /* of the last step with streams */
     int n_seq, seqs, context; /* of the last decision, and its bucket */
@@ -62,7 +64,7 @@ struct qn_spec {
     int n_probe;              /* steps left of a try; 0: none */
     int n_probed;             /* steps of it so far */
     int home;                 /* depth to come back to after it */
-    bool is_up;               /* the last try went up */
+    int n_try;                /* tries begun */
     int n_at_zero;            /* decode steps in a row at home depth 0 */
     bool is_asleep;           /* the draft layer's KV is not kept */
     bool is_waking;           /* it is again, for a try */
@@ -77,8 +79,8 @@ int qn_spec_depth(struct qn_spec *s, int n_seq, int64_t n_context, int n_whole);
 /* Is the draft layer's KV to be kept in this step, of streams? */
 bool qn_spec_wants_mtp(const struct qn_spec *s);
 bool qn_spec_reads_mtp(const struct qn_spec *s); /* of prompts */
-/* Learns from a finished step with streams. */
-void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us);
+/* Learns from a finished step with streams. gap_us: between the one before and it; 0: not known. */
+void qn_spec_learn(struct qn_spec *s, const struct qn_batch *b, int64_t took_us, int64_t gap_us);
 /* Replaces the drafts of q by looked-up ones when they promise more. At most max_draft. */
 void qn_spec_lookup(struct qn_spec *s, struct qn_seq *q, int max_draft);
 

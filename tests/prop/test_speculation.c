@@ -181,16 +181,24 @@ static bool is_same_work(const struct qn_drafter_step *x, const struct qn_drafte
            x->keeps_mtp == y->keeps_mtp;
 }
 
+static int by_gap(const void *a, const void *b)
+{
+    return ((const struct qn_drafter_step *)a)->gap_us - ((const struct qn_drafter_step *)b)->gap_us;
+}
+
 /* Tokens a second of each while all n streams run, when every step takes the median time of all steps of the
- * same work: what the choice of depths is worth, whoever else used the machine. */
+ * same work, and the median of all between two: what the choice of depths is worth, whoever else used the
+ * machine. */
 static void rates_by_work(struct qn_drafter *d, int n, double *rate, int n_who)
 {
     double us[2 + MAX_DEPTH] = {0}, n_tok[2 + MAX_DEPTH] = {0};
+    qsort(d->step, (size_t)d->n_step, sizeof *d->step, by_gap);
+    int gap_us = d->step[d->n_step / 2].gap_us;
     qsort(d->step, (size_t)d->n_step, sizeof *d->step, by_work);
     for (int i = 0, end; i < d->n_step; i = end) {
         for (end = i + 1; end < d->n_step && is_same_work(&d->step[i], &d->step[end]);) end++;
         for (int k = i; k < end && d->step[k].n_decode == n; k++) {
-            us[d->step[k].who - 1] += d->step[(i + end) / 2].us;
+            us[d->step[k].who - 1] += d->step[(i + end) / 2].us + gap_us;
             n_tok[d->step[k].who - 1] += d->step[k].n_tok;
         }
     }

@@ -36,9 +36,11 @@ static void drafter_close(void *run)
     free(r);
 }
 
-static void note(struct qn_drafter *d, const struct qn_step *s, const struct qn_step_result *result, int us)
+static void note(struct qn_drafter *d, const struct qn_step *s, const struct qn_step_result *result, int us,
+                 int gap_us)
 {
-    struct qn_drafter_step n = {.who = d->who, .n_decode = s->n_decode, .n_row = s->n_row, .us = us};
+    struct qn_drafter_step n = {
+        .who = d->who, .n_decode = s->n_decode, .n_row = s->n_row, .us = us, .gap_us = gap_us};
     for (int i = 0; i < s->n_seq; i++) {
         n.n_made += s->seq[i].n_draft_next;
         n.keeps_mtp |= s->seq[i].wants_mtp;
@@ -58,7 +60,10 @@ static void drafter_run(void *run, const struct qn_step *s, struct qn_step_resul
     int64_t from = qn_now_us();
     qn_runner_forward.run(r->inner, s, result);
     if (result->fault) return;
-    if (d->who && s->n_decode == s->n_seq) note(d, s, result, (int)(qn_now_us() - from));
+    int64_t gap_us = from - d->end_us;
+    d->end_us = qn_now_us();
+    if (d->who && s->n_decode == s->n_seq)
+        note(d, s, result, (int)(d->end_us - from), (int)QN_MIN(gap_us, INT32_MAX));
     for (int i = 0; i < s->n_seq; i++) {
         const struct qn_step_seq *q = &s->seq[i];
         if (!q->wants_token) continue;

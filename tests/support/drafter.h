@@ -12,6 +12,7 @@ struct qn_drafter_step {
     int who, n_decode, n_row, n_made; /* whose, streams, their rows, drafts made */
     bool keeps_mtp;
     int n_tok, us; /* tokens that came of it */
+    int gap_us;    /* since the step before */
 };
 
 struct qn_drafter {
@@ -20,6 +21,7 @@ struct qn_drafter {
     int n_tok, vocab;
     int percent; /* of drafts that are right, given that those before were */
     uint64_t draw;
+    int64_t end_us;               /* of the last step */
     int who;                      /* noted with the steps, when it is above 0 */
     struct qn_drafter_step *step; /* [n_step] */
     int n_step, step_capacity;

@@ -119,6 +119,13 @@ static int speculative(struct qn_bench *b, int context, struct qn_err *e)
     return QN_OK;
 }
 
+/* The better of two passes: one can be held up by another process. */
+static double read_speed(struct qn_reader *reader)
+{
+    double first = qn_reader_pass(reader), second = qn_reader_pass(reader);
+    return QN_MAX(first, second);
+}
+
 /* Without drafts, beside the limit of the memory. The tokens are made a few at a time, by requests that find
  * their prompt in the cache, and the memory is read before and after each: its speed moves. */
 static int decode(struct qn_bench *b, int context, double weights, struct qn_reader *reader, struct qn_err *e)
@@ -131,11 +138,11 @@ static int decode(struct qn_bench *b, int context, double weights, struct qn_rea
         int n = 0;
         struct qn_stream s;
         rc = one(b, context, 1, 0, &s, e); /* prefill */
-        double before = qn_reader_pass(reader);
+        double before = read_speed(reader);
         while (!rc && n < b->n_gen) {
             struct qn_stream part = {.tok = s.tok, .n_tok = s.n_tok, .n_new = QN_MIN(PART, b->n_gen - n) + 1};
             rc = qn_streams_run(b, &part, 1, e);
-            double after = qn_reader_pass(reader);
+            double after = read_speed(reader);
             n += part.n_new - 1;
             took += (double)part.stats.decode_us / 1e6;
             least += (part.n_new - 1) * bytes * (0.5 / before + 0.5 / after) / 1e9;

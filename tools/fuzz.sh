@@ -5,6 +5,8 @@
 #   tools/fuzz.sh [TARGET...]          e.g. tools/fuzz.sh api_chat parse
 #   FUZZ_RUNS=300000 tools/fuzz.sh     so many executions each in place of seconds; build-fuzz/executions adds them up,
 #                                      so that rounds of it are a long campaign over all targets
+#   FUZZ_FRESH=1 tools/fuzz.sh         from the committed corpus alone: one that grew for days has slow inputs, which get
+#                                      most of the time
 #   tools/fuzz.sh --merge [TARGET...]  adds to tests/fuzz/corpus what reaches more than it does
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
@@ -39,10 +41,13 @@ for noun in "${nouns[@]}"; do
   echo "== $noun"
   dict=()
   [[ -f $words ]] && dict=(-dict="$words")
+  grown=corpus/$noun
+  [[ ${FUZZ_FRESH:-} ]] && grown=$(mktemp -d)
   # short inputs and cheap book-keeping: several times the executions, which find more here
   ASAN_OPTIONS=malloc_context_size=4:quarantine_size_mb=16 "tests/fuzz_$noun" "${runs[@]}" \
-    -max_len="$(limit "$noun")" -entropic=0 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
-    "${dict[@]}" "corpus/$noun" "$committed" >"fuzz-$noun.log" 2>&1 || true
+    -max_len="$(limit "$noun")" -len_control=0 -entropic=0 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
+    "${dict[@]}" "$grown" "$committed" >"fuzz-$noun.log" 2>&1 || true
+  [[ $grown == "corpus/$noun" ]] || { find "$grown" -type f -exec mv -t "corpus/$noun" {} +; rmdir "$grown"; }
   grep -aE 'ERROR|SUMMARY|number_of_executed|average_exec|crash-|leak-|oom-|timeout-' "fuzz-$noun.log" || true
   echo "$noun $(awk '/number_of_executed/ { n = $2 } END { print n + 0 }' "fuzz-$noun.log")" >>executions
   ! compgen -G '*-????????????????????????????????????????' >/dev/null || { echo "fuzz: finding in build-fuzz"; exit 1; }

@@ -175,6 +175,7 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
         s->pages = xreallocarray(s->pages, (size_t)s->page_capacity, sizeof *s->pages);
         qn_cache_path(c, m.last, s->pages);
         s->n_page = s->n_node = s->n_others = n_shared;
+        if (s->is_doubtful) s->n_others = QN_MIN(n_shared, s->n_doubtful_others);
         for (int i = 0; i < n_shared; i++) qn_cache_use_page(c, s->pages[i]);
     }
     if (m.slot >= 0) qn_cache_pin(c, m.slot, 1);
@@ -188,7 +189,8 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
         return false;
     }
     s->lane = qn_slots_acquire_lane(&c->slots);
-    s->since = ++c->clock;
+    c->clock++;
+    if (!s->is_doubtful) s->since = c->clock;
     if (m.slot >= 0) {
         qn_chores_add(c->chores,
                       (struct qn_chore){.kind = QN_CHORE_STATE_COPY, .from = m.slot, .to = s->slot});
@@ -261,6 +263,8 @@ void qn_seq_snapshot(struct qn_seq *s, struct qn_cache *c)
 void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
 {
     if (s->slot >= 0) {
+        s->is_doubtful = !s->is_proved;
+        s->n_doubtful_others = s->n_others;
         if (with_state) qn_seq_publish(s, c);
         if (with_state && !s->is_off_tree && !s->job && s->n_done) {
             if (s->n_commit)

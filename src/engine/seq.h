@@ -48,13 +48,16 @@ struct qn_seq {
     uint64_t root;
     int32_t *pages; /* [n_page] */
     int n_page, page_capacity;
-    int n_node;    /* leading pages that are nodes of the prefix tree */
-    int n_others;  /* of those, up to the last one that others put there */
-    int64_t since; /* the cache's clock at admission */
+    int n_node;   /* leading pages that are nodes of the prefix tree */
+    int n_others; /* of those, up to the last one that others put there */
+    int64_t
+        since; /* the cache's clock at admission: at the first of those that nothing of it was proved in */
     bool is_off_tree;
-    int slot, lane; /* -1 while waiting */
-    bool is_fresh;  /* the slot holds nothing yet */
-    bool is_proved; /* in this admission a row of it had finite logits: so is what lies before that */
+    int slot, lane;        /* -1 while waiting */
+    bool is_fresh;         /* the slot holds nothing yet */
+    bool is_proved;        /* in this admission a row of it had finite logits: so is what lies before that */
+    bool is_doubtful;      /* it was suspended before any had: what it left in the cache then is not proved */
+    int n_doubtful_others; /* n_others then */
 
     int mark[QN_SEQ_MAX_MARKS]; /* prefill stops here for a snapshot; ascending */
     int n_mark;

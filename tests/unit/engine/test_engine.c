@@ -532,6 +532,66 @@ static void test_bad_prompt(void **state)
     close_fake(g);
 }
 
+static void one_slow(struct qn_engine_options *o)
+{
+    o->max_seqs = 1;
+    o->step_tokens = 100;
+}
+
+/* The same of a prompt that had to make room while it was read: what it left then goes as well. is_known: its
+ * pages are others' (and it reads them again, for their log-probabilities), so that only its snapshot is its
+ * own. */
+static void bad_prompt_suspended(bool is_known)
+{
+    struct qn_fake_options fo = {.bad_tok = 240, .bad_logit = NAN, .step_us = 3000};
+    struct qn_engine *g = open_fake(&fo, one_slow);
+    int32_t *prompt = ask_prompt(9, 2000, 200), *other = ask_prompt(4, 30, 200);
+    struct qn_request_params p = ask_params(prompt, 1990), q = ask_params(other, 30);
+    const float never = -1e6f;
+    const int32_t bad_tok = 240;
+    p.bias_tok = q.bias_tok = &bad_tok;
+    p.bias = q.bias = &never;
+    p.n_bias = q.n_bias = 1;
+    p.max_new = q.max_new = 3;
+    struct ask_answer a;
+    struct qn_request *r;
+    struct qn_err e = {0};
+    ask(g, &q, &a);
+    ask_free(&a);
+    if (is_known) {
+        ask(g, &p, &a);
+        ask_free(&a);
+        p.prompt_top = 0;
+    }
+    int before = n_cached_things(g);
+    prompt[1999] = 240;
+    p.n_tok = 2000;
+    p.priority = QN_PRIORITY_LOW;
+    if (qn_engine_submit(g, &p, &r, &e)) fail_msg("submit: %s", e.text);
+    while (qn_request_progress(r) < 500) usleep(500);
+    ask(g, &q, &a);
+    assert_int_equal(a.finish, QN_FINISH_LENGTH);
+    ask_free(&a);
+    ask_read(r, &a);
+    struct qn_engine_stats s;
+    qn_engine_stats(g, &s);
+    assert_true(s.n_preempted >= 1);
+    assert_int_equal(a.finish, QN_FINISH_ERROR);
+    assert_non_null(strstr(a.error.text, "no finite logits at position"));
+    ask_free(&a);
+    assert_int_equal(n_cached_things(g), before);
+    free(prompt);
+    free(other);
+    close_fake(g);
+}
+
+static void test_bad_prompt_suspended(void **state)
+{
+    (void)state;
+    bad_prompt_suspended(false);
+    bad_prompt_suspended(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -547,6 +607,7 @@ int main(void)
         cmocka_unit_test(test_readers_are_woken),
         cmocka_unit_test(test_bad_row_ends_one),
         cmocka_unit_test(test_bad_prompt),
+        cmocka_unit_test(test_bad_prompt_suspended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

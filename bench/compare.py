@@ -246,7 +246,7 @@ def main():
                 row["limit_tok_s"] = read * 1e9 / row["bytes_per_token"]
                 row["of_limit"] = row["tok_s"] / row["limit_tok_s"]
                 limits = side.limits.get(context, [])
-                if len(limits) == len(tok_s): # older rounds have none
+                if len(limits) == len(tok_s):  # older rounds have none
                     row["limit_tok_s"] = statistics.median(limits)
                     row["of_limit"] = statistics.median(x / limit for x, limit in zip(tok_s, limits))
                     row["limit_samples"] = " ".join(f"{x:.5g}" for x in limits)

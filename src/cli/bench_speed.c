@@ -143,12 +143,14 @@ static int decode(struct qn_bench *b, int context, double weights, struct qn_rea
             struct qn_stream part = {.tok = s.tok, .n_tok = s.n_tok, .n_new = QN_MIN(PART, b->n_gen - n) + 1};
             rc = qn_streams_run(b, &part, 1, e);
             double after = read_speed(reader);
-            n += part.n_new - 1;
+            int n_made = part.stats.n_new - 1; /* in decode_us; fewer than asked for at the context's end */
+            n += n_made;
             took += (double)part.stats.decode_us / 1e6;
-            least += (part.n_new - 1) * bytes * (0.5 / before + 0.5 / after) / 1e9;
+            least += n_made * bytes * (0.5 / before + 0.5 / after) / 1e9;
             before = after;
             part.tok = NULL;
             qn_streams_free(&part, 1);
+            if (n_made < 1) break;
         }
         qn_streams_free(&s, 1);
         if (rc) return rc;
@@ -158,6 +160,7 @@ static int decode(struct qn_bench *b, int context, double weights, struct qn_rea
     }
     struct qn_spread c = qn_spread_of(value, b->n_run);
     struct qn_row r = decode_row(b, "decode", context, &c);
+    qn_row_num(&r, "steps_s", c.median, 2);
     qn_row_num(&r, "bytes_per_token", bytes, 0);
     qn_row_num(&r, "weight_bytes", weights, 0);
     qn_row_num(&r, "limit_tok_s", qn_spread_of(limit, b->n_run).median, 2);
@@ -172,7 +175,7 @@ int qn_bench_speed(struct qn_bench *b, struct qn_err *e)
     struct qn_stream warm = {0};
     struct qn_reader *reader = NULL;
     for (int i = 0; i < b->prompts.n; i++) longest = QN_MAX(longest, b->prompts.at[i] + 1);
-    for (int i = 0; i < b->contexts.n; i++) longest = QN_MAX(longest, b->contexts.at[i] + b->n_gen);
+    for (int i = 0; i < b->contexts.n; i++) longest = QN_MAX(longest, b->contexts.at[i] + b->n_gen + 1);
     int mtp = b->base.mtp > 0 ? b->base.mtp : b->is_speculating ? -1 : 0;
     QN_TRY(qn_bench_open(b, 1, longest, mtp, e));
     const struct qn_engine_info *info = qn_engine_info(b->engine);

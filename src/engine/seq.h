@@ -50,8 +50,8 @@ struct qn_seq {
     int n_page, page_capacity;
     int n_node;   /* leading pages that are nodes of the prefix tree */
     int n_others; /* of those, up to the last one that others put there */
-    int64_t
-        since; /* the cache's clock at admission: at the first of those that nothing of it was proved in */
+    /* the cache's clock at admission: at the first of those that nothing of it was proved in */
+    int64_t since;
     bool is_off_tree;
     int slot, lane;        /* -1 while waiting */
     bool is_fresh;         /* the slot holds nothing yet */

@@ -191,11 +191,12 @@ INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
 }
 #undef INLINE
 
-#define DIRECT_TILES 4
-#define DIRECT_ROWS  2
-#define DECODED_ROWS 2
-#define CODES_AHEAD  1024 /* bytes */
-#define HAS_F32      1
-#define RUN          pack_run_avx2
+#define DIRECT_TILES   4
+#define DIRECT_ROWS    2
+#define FEW_ROWS(kind) 8
+#define DECODED_ROWS   2
+#define CODES_AHEAD    1024 /* bytes */
+#define HAS_F32        1
+#define RUN            pack_run_avx2
 #include "backend/cpu/pack_body.h"
 #endif

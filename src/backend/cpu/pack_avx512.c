@@ -122,11 +122,12 @@ INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
 }
 #undef INLINE
 
-#define DIRECT_TILES 8
-#define DIRECT_ROWS  6
-#define DECODED_ROWS 12
-#define CODES_AHEAD  2048 /* bytes */
-#define HAS_F32      1
-#define RUN          pack_run_avx512
+#define DIRECT_TILES   8
+#define DIRECT_ROWS    6
+#define FEW_ROWS(kind) 8
+#define DECODED_ROWS   12
+#define CODES_AHEAD    2048 /* bytes */
+#define HAS_F32        1
+#define RUN            pack_run_avx512
 #include "backend/cpu/pack_body.h"
 #endif

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#include <limits.h>
 
 #include "backend/cpu/pack_impl.h"
 
@@ -117,6 +118,8 @@ INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
 
 #define DIRECT_TILES 8
 #define DIRECT_ROWS  6
+#define FEW_ROWS(kind)                                                                                       \
+    ((kind) == PACK_NIB4 ? INT_MAX : 5) /* decoding nibbles costs less than storing what it gives */
 #define DECODED_ROWS 12
 #define CODES_AHEAD  2048 /* bytes */
 #define HAS_F32      0

@@ -12,6 +12,7 @@
 enum int8_form { INT8_E2M1, INT8_NIB4, INT8_BYTE };
 
 #define INT8_UNITS  (QN_ACT_BLOCK / 8) /* of a block */
+#define INT8_FEW    8                  /* rows; above, going through the codes once pays */
 #define INT8_BLOCKS 8                  /* decoded at once: 256 k of two tiles */
 
 /* Weights, as they are packed or decoded, and the scales beside them. */
@@ -275,7 +276,7 @@ INLINE void int8_rows(const struct pack_job *j, const int form)
     const struct qn_packed *p = j->p;
     bool fits = form != INT8_NIB4 || p->group <= INT8_BLOCKS * QN_ACT_BLOCK;
     int end = j->tile + j->n_tile;
-    if (j->n_row <= FEW_ROWS || !fits) {
+    if (j->n_row <= INT8_FEW || !fits) {
         int8_few(j, 0, j->n_row, j->tile, end, form);
         return;
     }

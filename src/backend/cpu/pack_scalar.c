@@ -182,10 +182,11 @@ static inline vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
     return acc;
 }
 
-#define DIRECT_TILES 2
-#define DIRECT_ROWS  2
-#define DECODED_ROWS 2
-#define CODES_AHEAD  0 /* bytes */
-#define HAS_F32      1
-#define RUN          pack_run_scalar
+#define DIRECT_TILES   2
+#define DIRECT_ROWS    2
+#define FEW_ROWS(kind) 8
+#define DECODED_ROWS   2
+#define CODES_AHEAD    0 /* bytes */
+#define HAS_F32        1
+#define RUN            pack_run_scalar
 #include "backend/cpu/pack_body.h"

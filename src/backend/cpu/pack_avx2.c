@@ -194,6 +194,7 @@ INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
 #define DIRECT_TILES   4
 #define DIRECT_ROWS    2
 #define FEW_ROWS(kind) 8
+#define HAS_ROOM       0
 #define DECODED_ROWS   2
 #define CODES_AHEAD    1024 /* bytes */
 #define HAS_F32        1

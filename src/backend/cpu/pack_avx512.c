@@ -125,6 +125,7 @@ INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
 #define DIRECT_TILES   8
 #define DIRECT_ROWS    6
 #define FEW_ROWS(kind) 8
+#define HAS_ROOM       0
 #define DECODED_ROWS   12
 #define CODES_AHEAD    2048 /* bytes */
 #define HAS_F32        1

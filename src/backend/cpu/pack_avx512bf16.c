@@ -120,6 +120,7 @@ INLINE vint vint_dot(vint acc, vbytes w, const int8_t *x, bool is_small)
 #define DIRECT_ROWS  6
 #define FEW_ROWS(kind)                                                                                       \
     ((kind) == PACK_NIB4 ? INT_MAX : 5) /* decoding nibbles costs less than storing what it gives */
+#define HAS_ROOM     1
 #define DECODED_ROWS 12
 #define CODES_AHEAD  2048 /* bytes */
 #define HAS_F32      0

@@ -18,6 +18,7 @@
  *   DIRECT_ROWS        most rows at once, two tiles each, straight from the codes
  *   DECODED_ROWS       and from decoded weights
  *   FEW_ROWS(kind)     up to so many rows go straight from the codes
+ *   HAS_ROOM           do the accumulators of six rows of two tiles fit the registers beside their sums?
  *
  * Every row takes the same operations in the same order whatever the row count: one accumulator a lane, or,
  * with groups, one sum a group from zero, then acc = scale * sum + acc. So one row and many rows agree bit
@@ -263,9 +264,10 @@ INLINE void decoded_rows(const struct pack_job *j, const struct decoded *d, int 
     const size_t act_bytes = pack_act_row_bytes(p->n_in, p->act);
     const unsigned char *x = j->act + (size_t)row * act_bytes;
     const table_type table = table_load(p->table);
+    const bool in_registers = !has_groups || is_16 || HAS_ROOM;
     struct span s = d->span;
     vacc acc[MOST_ROWS][MOST_TILES];
-    for (int r = 0; r < n_row; r++)
+    for (int r = 0; r < n_row && in_registers; r++)
         for (int t = 0; t < 2; t++) acc[r][t] = vacc_load(keep + (r * 2 + t) * 16);
     if (!has_groups) {
         dot_span(&s, x, act_bytes, acc, n_row, 2, kind, from, table);
@@ -291,25 +293,28 @@ INLINE void decoded_rows(const struct pack_job *j, const struct decoded *d, int 
                 for (int t = 0; t < 2; t++) sum[r][t] = vacc_fma(d->zeros[g * 2 + t], total, sum[r][t]);
             }
             for (int t = 0; t < 2; t++)
-                for (int r = 0; r < n_row; r++)
-                    acc[r][t] = vacc_fma(d->scales[g * 2 + t], sum[r][t], acc[r][t]);
+                for (int r = 0; r < n_row; r++) {
+                    float *at = keep + (r * 2 + t) * 16;
+                    if (in_registers)
+                        acc[r][t] = vacc_fma(d->scales[g * 2 + t], sum[r][t], acc[r][t]);
+                    else
+                        vacc_store(at, vacc_fma(d->scales[g * 2 + t], sum[r][t], vacc_load(at)));
+                }
         }
     }
-    for (int r = 0; r < n_row; r++)
+    for (int r = 0; r < n_row && in_registers; r++)
         for (int t = 0; t < 2; t++) vacc_store(keep + (r * 2 + t) * 16, acc[r][t]);
 }
 
 /* Rows that go together while `left` are to be done. A row has two sums that wait for themselves only, so one
- * or two rows alone leave the units idle: they are not left over where it can be helped. With groups there
- * are sums and accumulators, so half the rows fit the registers. */
-INLINE int rows_at_once(int left, const bool has_groups)
+ * or two rows alone leave the units idle: they are not left over where it can be helped. */
+INLINE int rows_at_once(int left, const int most)
 {
 #if DECODED_ROWS >= 6
-    if (!has_groups && DECODED_ROWS >= 12 && (left == 12 || left >= 15)) return 12;
+    if (most >= 12 && (left == 12 || left >= 15)) return 12;
     return left <= 6 ? left : left <= 8 ? 4 : 6;
 #else
-    (void)has_groups;
-    return QN_MIN(left, DECODED_ROWS);
+    return QN_MIN(left, most);
 #endif
 }
 
@@ -317,13 +322,14 @@ INLINE int rows_at_once(int left, const bool has_groups)
 INLINE void run_span(const struct pack_job *j, const struct decoded *d, int row, const bool has_groups,
                      const bool has_zeros, const bool is_16, float *keep)
 {
+    const int most = has_groups && (is_16 || HAS_ROOM) ? QN_MIN(DECODED_ROWS, 6) : DECODED_ROWS;
     for (int n; row < j->n_row; row += n) {
-        n = rows_at_once(j->n_row - row, has_groups);
+        n = rows_at_once(j->n_row - row, most);
 #define ROWS(count)                                                                                          \
     if (n == count)                                                                                          \
     decoded_rows(j, d, row, count, has_groups, has_zeros, is_16, PACK_BF16, DECODED, keep + (size_t)row * 32)
 #if DECODED_ROWS >= 12
-        if (!has_groups) ROWS(12);
+        if (most >= 12) ROWS(12);
 #endif
 #if DECODED_ROWS >= 6
         ROWS(6);

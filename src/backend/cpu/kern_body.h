@@ -326,28 +326,44 @@ KERN v16 read_state(const float *state, int dk, const float *x)
     return vadd(vadd(p[0], p[1]), vadd(p[2], p[3]));
 }
 
+/* S <- alpha S + k d, then S^T q into o and, of the next row, S^T k into m: both as read_state adds them up.
+ */
+KERN void step_state(float *s, int dk, v16 alpha, v16 d, const float *k, const float *q, const float *next_k,
+                     v16 *o, v16 *m)
+{
+    for (int j = 0; j < 4; j++) o[j] = m[j] = vzero();
+    int i = 0;
+    for (; i + 4 <= dk; i += 4)
+        for (int j = 0; j < 4; j++, s += 16) {
+            v16 x = vfma(vset(k[i + j]), d, vmul(alpha, vload(s)));
+            vstore(s, x);
+            o[j] = vfma(x, vset(q[i + j]), o[j]);
+            if (next_k) m[j] = vfma(x, vset(next_k[i + j]), m[j]);
+        }
+    for (int j = 0; i < dk; i++, j++, s += 16) {
+        v16 x = vfma(vset(k[i]), d, vmul(alpha, vload(s)));
+        vstore(s, x);
+        o[j] = vfma(x, vset(q[i]), o[j]);
+        if (next_k) m[j] = vfma(x, vset(next_k[i]), m[j]);
+    }
+}
+
 static void delta(const struct qn_kern_delta *p)
 {
+    v16 read = vzero();
+    bool has_read = false; /* has the row before left S^T k of this one? */
     for (int r = 0; r < p->n_row; r++) {
         const float *q = p->q + r * p->stride, *k = p->k + r * p->stride;
-        v16 a = vset(p->alpha[r * p->gate_stride]), beta = vset(p->beta[r * p->gate_stride]);
-        v16 m = vmul(a, read_state(p->state, p->dk, k));
-        v16 d = vmul(beta, vsub(load_some(p->v + r * p->stride, p->n_col), m));
+        v16 a = vset(p->alpha[r * p->gate_stride]), beta = vset(p->beta[r * p->gate_stride]), o[4], m[4];
+        if (!has_read) read = read_state(p->state, p->dk, k);
+        v16 d = vmul(beta, vsub(load_some(p->v + r * p->stride, p->n_col), vmul(a, read)));
         if (p->delta) vstore(p->delta + r * p->delta_stride, d);
-        v16 o[4] = {vzero(), vzero(), vzero(), vzero()};
-        float *s = p->state;
-        int i = 0;
-        for (; i + 4 <= p->dk; i += 4)
-            for (int j = 0; j < 4; j++, s += 16) {
-                v16 x = vfma(vset(k[i + j]), d, vmul(a, vload(s)));
-                vstore(s, x);
-                o[j] = vfma(x, vset(q[i + j]), o[j]);
-            }
-        for (int j = 0; i < p->dk; i++, j++, s += 16) {
-            v16 x = vfma(vset(k[i]), d, vmul(a, vload(s)));
-            vstore(s, x);
-            o[j] = vfma(x, vset(q[i]), o[j]);
-        }
+        has_read = V16_IS_REGISTER && r + 1 < p->n_row;
+        if (has_read)
+            step_state(p->state, p->dk, a, d, k, q, k + p->stride, o, m);
+        else
+            step_state(p->state, p->dk, a, d, k, q, NULL, o, m);
+        read = vadd(vadd(m[0], m[1]), vadd(m[2], m[3]));
         store_some(p->o + r * p->o_stride, vadd(vadd(o[0], o[1]), vadd(o[2], o[3])), p->n_col);
     }
 }

@@ -15,6 +15,7 @@
 #define KERN static inline __attribute__((always_inline))
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
+#define V16_IS_REGISTER 1 /* one of 32 */
 
 typedef __m512 v16;
 KERN v16 vzero(void)
@@ -126,6 +127,7 @@ KERN v16 ve4m3(const uint8_t *p)
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
+#define V16_IS_REGISTER    0
 
 typedef struct {
     __m256 a, b;
@@ -261,6 +263,7 @@ KERN v16 ve4m3(const uint8_t *p)
 }
 
 #elif defined(__ARM_NEON) && defined(__aarch64__)
+#define V16_IS_REGISTER 0
 
 #include <arm_neon.h>
 
@@ -374,6 +377,7 @@ KERN unsigned vnan(v16 a)
 }
 
 #else
+#define V16_IS_REGISTER 0
 
 typedef struct {
     float f[16];

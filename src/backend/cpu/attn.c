@@ -128,6 +128,11 @@ static void finish(const struct attend *a, const struct query *q)
     for (int i = 0; i < a->d->c.head_dim; i++) q->o[i] *= f;
 }
 
+static int n_split_of(const struct qn_step_seq *seq)
+{
+    return QN_CEIL_DIV(seq->pos0 + seq->n_row, QN_SPLIT);
+}
+
 /* The MTP layer has no key at place 0, and none before mtp_from. */
 static int first_key(const struct attend *a, const struct qn_step_seq *seq)
 {
@@ -146,11 +151,15 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
     int n_none = QN_MAX(first_key(a, seq) - split * QN_SPLIT, 0); /* keys of the split that nobody sees */
     for (int i = 0; i < n; i++) most = QN_MAX(most, n_key[i]);
     const int32_t *pages = a->s->pages + seq->first_page + split * (QN_SPLIT / QN_PAGE);
-    struct qn_kern_attn ka = {q, n, hd, NULL, NULL, score, QN_SPLIT, 0, 0, in_page, o};
+    int n_page = QN_CEIL_DIV(most, QN_PAGE);
+    bool goes_on = most == QN_SPLIT && split + 1 < n_split_of(seq);
+    struct qn_kern_attn ka = {
+        .q = q, .n_query = n, .hd = hd, .score = score, .stride = QN_SPLIT, .n_key = in_page, .o = o};
     bool has_own = qn_kv_scale_bytes(d->o.kv) > 0;
     float scale = (has_own ? 1 : a->op->w->attn.k_scale) / sqrtf((float)hd);
-    for (int p = 0; p * QN_PAGE < most; p++) {
+    for (int p = 0; p < n_page; p++) {
         ka.kv = head_of(d, pages[p], a->op->kv_layer, g, false);
+        ka.next = head_of(d, pages[p + 1 < n_page ? p + 1 : 0], a->op->kv_layer, g, p + 1 == n_page);
         ka.scale = qn_host_kv_scales(d, pages[p], a->op->kv_layer, g, false);
         ka.at = p * QN_PAGE;
         k->qk[d->o.kv](&ka, scale);
@@ -163,9 +172,11 @@ static void run_split(const struct attend *a, const struct qn_step_seq *seq, int
         for (int j = QN_ROUND_UP(n_key[i], 16); j < QN_ROUND_UP(most, QN_PAGE); j++) s[j] = 0;
         memset(o[i], 0, (size_t)hd * sizeof(float));
     }
-    for (int p = 0; p * QN_PAGE < most; p++) {
+    for (int p = 0; p < n_page; p++) {
+        bool is_last = p + 1 == n_page;
         for (int i = 0; i < n; i++) in_page[i] = QN_CLAMP(n_key[i] - p * QN_PAGE, 0, QN_PAGE);
         ka.kv = head_of(d, pages[p], a->op->kv_layer, g, true);
+        ka.next = is_last && !goes_on ? NULL : head_of(d, pages[p + 1], a->op->kv_layer, g, !is_last);
         ka.scale = qn_host_kv_scales(d, pages[p], a->op->kv_layer, g, true);
         ka.at = p * QN_PAGE;
         ka.first_key = QN_CLAMP(n_none - p * QN_PAGE, 0, QN_PAGE);
@@ -220,11 +231,6 @@ static void run_task(void *ctx, int item, int thread)
         }
         for (int i = 0; i < n && !t->part; i++) finish(a, &gathered[i]);
     }
-}
-
-static int n_split_of(const struct qn_step_seq *seq)
-{
-    return QN_CEIL_DIV(seq->pos0 + seq->n_row, QN_SPLIT);
 }
 
 /* Queries of a task: about 8 rows, and more tasks than threads where there are enough. */

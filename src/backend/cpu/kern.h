@@ -23,6 +23,7 @@ struct qn_kern_attn {
     int first_key;    /* V of keys before it is not read */
     const int *n_key; /* [n_query] keys of the page a query sees; V beyond the most is not read */
     float *const *o;  /* [n_query] of [hd], accumulated */
+    const void *next; /* the page that is read after this one, for a fetch ahead; or NULL */
 };
 #define QN_ATTN_QUERIES 4
 

@@ -175,6 +175,16 @@ KERN v16 load_kv(enum qn_kv t, const void *p, size_t i, int left)
 #define QK_VECS 1
 #endif
 
+/* While values of a page are worked on, the same ones of the next page are fetched: into the second-level
+ * cache, as the first waits for few lines at a time, too few for the latency of memory. */
+KERN void fetch_kv(enum qn_kv t, const struct qn_kern_attn *a, size_t value, size_t n_value)
+{
+    const size_t size = t == QN_KV_F32 ? 4 : t == QN_KV_BF16 ? 2 : 1; /* no call in a loop */
+    if (a->next)
+        for (size_t at = value * size; at < (value + n_value) * size; at += 64)
+            __builtin_prefetch((const char *)a->next + at, 0, 2);
+}
+
 /* scores of n queries with QK_VECS x 16 keys from `key` */
 KERN void qk_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, int key, v16 scale)
 {
@@ -183,6 +193,7 @@ KERN void qk_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
         for (int j = 0; j < QK_VECS; j++) acc[g][j] = vzero();
     for (int i = 0; i < a->hd; i++) {
         v16 k[QK_VECS];
+        if (key == 0 && first == 0) fetch_kv(t, a, (size_t)i * QN_PAGE, QN_PAGE);
         for (int j = 0; j < QK_VECS; j++) k[j] = load_kv(t, a->kv, (size_t)i * QN_PAGE + key + 16 * j, 16);
         for (int g = 0; g < n; g++) {
             v16 q = vset(a->q[first + g][i]);
@@ -212,15 +223,12 @@ KERN void qk_page(enum qn_kv t, const struct qn_kern_attn *a, float scale)
 }
 
 /* o += p V for n queries and VECS x 16 dims from `dim`; keys [0, n_key) of the page, in order */
-/* is_full: all n_vec vectors lie inside a row, known when compiling. The first pass over a page fetches rows
- * ahead: later passes find them in the cache. */
-#define ROWS_AHEAD 8
+/* is_full: all n_vec vectors lie inside a row, known when compiling. */
 KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, int dim, const int n_vec,
                   const bool is_full)
 {
     v16 acc[QN_ATTN_QUERIES][QK_VECS];
     int most = 0;
-    const size_t row_bytes = (size_t)a->hd * qn_kv_bytes(t);
     const float *score = a->score + (size_t)first * a->stride + a->at;
     for (int g = 0; g < n; g++) {
         most = QN_MAX(most, a->n_key[first + g]);
@@ -230,9 +238,7 @@ KERN void pv_part(enum qn_kv t, const struct qn_kern_attn *a, int first, int n, 
     for (int key = a->first_key; key < most; key++) {
         v16 v[QK_VECS];
         float own = t == QN_KV_E4M3D ? qn_bf16_to_f32(a->scale[key]) : 1;
-        if (dim == 0 && first == 0 && key + ROWS_AHEAD < QN_PAGE)
-            for (size_t at = 0; at < row_bytes; at += 64)
-                __builtin_prefetch((const char *)a->kv + (size_t)(key + ROWS_AHEAD) * row_bytes + at);
+        if (first == 0) fetch_kv(t, a, (size_t)key * a->hd + dim, (size_t)n_vec * 16);
 #pragma GCC unroll 4
         for (int j = 0; j < n_vec; j++)
             v[j] = load_kv(t, a->kv, (size_t)key * a->hd + dim + 16 * j, is_full ? 16 : a->hd - dim - 16 * j);

@@ -157,6 +157,8 @@ struct qn_backend {
     void (*free)(struct qn_device *d, void *p);
     int (*upload)(struct qn_device *d, void *to, const void *from, size_t n_byte, struct qn_err *e);
     int (*download)(struct qn_device *d, void *to, const void *from, size_t n_byte, struct qn_err *e);
+    /* From the device's memory to the device's memory, in order with the operations. */
+    void (*move)(struct qn_device *d, void *to, const void *from, size_t n_byte);
     /* Checkpoint view -> backend layout. `rows` marks a table read by row (embed). Fails with QN_UNSUPPORTED
      * for a format or shape no kernel serves: here, never in the middle of a step. */
     int (*weight)(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,

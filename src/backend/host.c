@@ -58,8 +58,8 @@ void qn_device_sizes(const struct qn_device_options *o, struct qn_device_sizes *
     out->slot_bytes = QN_ROUND_UP(((size_t)c->n_gdn * QN_ROUND_UP(state, 16) + (size_t)c->hidden) * 4, 64);
     out->lane_bytes =
         QN_ROUND_UP(((size_t)c->n_gdn * QN_LANE_ROWS * lane_row + (size_t)QN_LANE_ROWS * c->hidden) * 4, 64);
-    /* the operations' scratch, and the forward pass's x, y, hidden and logits */
-    out->workspace_bytes = (row_floats(c) + 4 * (size_t)c->hidden) * (size_t)o->max_rows * 4 +
+    /* the operations' scratch, and the forward pass's x, y, the rows of a slice, hidden and logits */
+    out->workspace_bytes = (row_floats(c) + 6 * (size_t)c->hidden) * (size_t)o->max_rows * 4 +
                            (size_t)o->max_logits * (size_t)c->vocab * 4 + N_PIECES * 64 +
                            cpu_bytes(c, (size_t)o->max_rows, o->act);
 }
@@ -196,6 +196,12 @@ int qn_host_copy(struct qn_device *d, void *to, const void *from, size_t n_byte,
     (void)e;
     if (n_byte) memcpy(to, from, n_byte);
     return QN_OK;
+}
+
+void qn_host_move(struct qn_device *d, void *to, const void *from, size_t n_byte)
+{
+    (void)d;
+    if (n_byte) memcpy(to, from, n_byte);
 }
 
 int qn_host_sync(struct qn_device *d, struct qn_err *e)

@@ -122,6 +122,7 @@ void qn_host_rope(const struct qn_device *d, const struct qn_step *s, int row, b
 /* Entries both tables use. Pages and slots are copied whole, whatever their inner order. */
 void *qn_host_alloc(struct qn_device *d, size_t n_byte);
 void qn_host_free(struct qn_device *d, void *p);
+void qn_host_move(struct qn_device *d, void *to, const void *from, size_t n_byte);
 int qn_host_copy(struct qn_device *d, void *to, const void *from, size_t n_byte, struct qn_err *e);
 int qn_host_sync(struct qn_device *d, struct qn_err *e);
 size_t qn_host_weight_bytes(const struct qn_device *d);

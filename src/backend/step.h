@@ -26,6 +26,12 @@
  * starts behind its own first row, mtp_from = pos0 + 1, as the row of pos0 needs the hidden row before.
  * Drafts differ then, tokens do not.
  *
+ * Slices. With slice_to set the last sequence, a prefill one, goes through a part of the model only: of
+ * layers 0 .. n_layer-1 and, as n_layer, the final norm, logits and MTP rows those in [slice_from, slice_to).
+ * Its rows of the residual stream stay with the device until the step that goes on at slice_to with the same
+ * sequence, unchanged but for its place in the step; only the slice that ends at n_layer + 1 has wants_token.
+ * Between them the sequence's slot is partly ahead, and of no use to anything else. There is one at a time.
+ *
  * Deferred commit. Rows of a decode step leave state and conv window unchanged; what they would change is
  * kept in the sequence's lane. The next step that touches the sequence says in n_commit how many of the
  * lane's rows were accepted, and folds them in before anything else. Prefill rows are committed at once.
@@ -73,6 +79,7 @@ struct qn_step_seq {
 
 struct qn_step {
     int n_row, n_seq, n_decode, n_decode_row;
+    int slice_from, slice_to;      /* of the last sequence, see above; 0, 0: all of it */
     int n_logit;                   /* wanted logit rows */
     const int32_t *tok;            /* [n_row] */
     const int32_t *row_seq;        /* [n_row] */

@@ -186,11 +186,12 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
     b->step.n_decode_row = b->step.n_row;
 }
 
-void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
-                          bool all_logits)
+static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
+                        bool all_logits, bool is_open)
 {
     int row = b->step.n_row;
-    bool wants_token = s->n_done + n_row == s->n_tok && !s->job;
+    bool wants_token = s->n_done + n_row == s->n_tok && !s->job && !is_open;
+    QN_CHECK(!b->step.slice_to);
     memcpy(b->tok + row, s->tok + s->n_done, (size_t)n_row * sizeof *b->tok);
     int first_logit = b->step.n_logit;
     if (all_logits) {
@@ -218,9 +219,23 @@ void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool 
         add_sample(b, s, q);
     else
         q->sample = (struct qn_sample){.top_p = 1, .repetition = 1, .n_top = -1};
-    b->part[b->step.n_seq] = (struct qn_batch_part){.seq = s, .wants_token = wants_token, .n_row = n_row};
+    b->part[b->step.n_seq] =
+        (struct qn_batch_part){.seq = s, .wants_token = wants_token, .n_row = n_row, .is_open = is_open};
     b->step.n_row += n_row;
     b->step.n_seq++;
+}
+
+void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
+                          bool all_logits)
+{
+    add_prefill(b, s, n_row, wants_mtp, n_draft_next, all_logits, false);
+}
+
+void qn_batch_add_slice(struct qn_batch *b, struct qn_seq *s, int slice_to, int n_part, int n_draft_next)
+{
+    add_prefill(b, s, s->n_slice_row, s->slice_keeps_mtp, n_draft_next, false, slice_to < n_part);
+    b->step.slice_from = s->slice_part;
+    b->step.slice_to = slice_to;
 }
 
 void qn_batch_end(struct qn_batch *b)

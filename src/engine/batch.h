@@ -11,6 +11,7 @@ struct qn_batch_part {
     struct qn_seq *seq;
     bool is_decode, wants_token, is_lookup;
     bool has_hole; /* the draft layer lacks KV of the sequence */
+    bool is_open;  /* a slice that is not the last of its rows */
     int n_row, n_draft;
 };
 
@@ -45,6 +46,9 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
 /* The next n_row tokens. all_logits: the only sequence of the step. */
 void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
                           bool all_logits);
+/* The next parts of the model, of n_part, for the slice rows of s (qn_seq.n_slice_row), up to slice_to. The
+ * last sequence of the step. */
+void qn_batch_add_slice(struct qn_batch *b, struct qn_seq *s, int slice_to, int n_part, int n_draft_next);
 /* Points the step at the arrays. */
 void qn_batch_end(struct qn_batch *b);
 

@@ -355,6 +355,11 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     struct qn_batch_part *part = &b->part[at];
     struct qn_seq *q = part->seq;
     int first = q->n_done;
+    if (part->is_open) {
+        q->slice_part = b->step.slice_to;
+        return;
+    }
+    q->n_slice_row = q->slice_part = 0;
     q->n_done += part->n_row;
     q->is_fresh = false;
     g->counters.n_prompt_tok += (uint64_t)part->n_row;
@@ -425,10 +430,11 @@ static void apply(struct qn_engine *g, struct qn_batch *b)
     }
     if (g->tier) qn_tier_returned(g->tier);
     if (b->work.step) {
+        int bin = 0, n_row = b->step.n_row; /* that are through with the model */
+        if (b->part[b->step.n_seq - 1].is_open) n_row -= b->part[b->step.n_seq - 1].n_row;
         g->counters.n_step++;
-        g->counters.n_step_tok += (uint64_t)b->step.n_row;
-        int bin = 0;
-        while (bin < QN_STEP_BINS - 1 && b->step.n_row > 1 << bin) bin++;
+        g->counters.n_step_tok += (uint64_t)n_row;
+        while (bin < QN_STEP_BINS - 1 && n_row > 1 << bin) bin++;
         g->counters.steps_of[bin]++;
         qn_sched_learn(&g->sched, b, took_us, gap_us);
         for (int i = 0; i < b->step.n_seq; i++) {
@@ -857,6 +863,8 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     g->sched.stop_tok = g->config.stop_tok;
     g->sched.n_stop = g->config.n_stop;
     g->sched.itl_target_us = 1000.0 * (double)o->itl_target_ms;
+    g->sched.slice_parts = o->slice_parts;
+    qn_sched_set_parts(&g->sched, &g->config);
     for (int i = 0; i < 2; i++)
         qn_batch_init(&g->batch[i], g->info.max_seqs, fo.device.max_rows, fo.device.max_logits,
                       g->config.vocab);

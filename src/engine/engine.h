@@ -42,8 +42,9 @@ struct qn_engine_options {
     int64_t disk_tier_bytes;  /* 0: default */
     int64_t disk_write_bytes; /* that may be written there a day; 0: default; -1: no limit */
     float itl_target_ms;      /* 0: from the measured time of a step */
-    bool checks_pools;        /* tests: when idle, walk every page instead of adding up the counters */
-    int stuck_s;              /* a step that takes longer ends the process with a flight record; 0: default */
+    int slice_parts;   /* tests: parts of the model in a slice of prefill, whoever else runs; 0: decided */
+    bool checks_pools; /* tests: when idle, walk every page instead of adding up the counters */
+    int stuck_s;       /* a step that takes longer ends the process with a flight record; 0: default */
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes); /* of loading; or NULL */
     void *progress_user;
 };

@@ -11,6 +11,7 @@
 struct entry {
     int64_t n, publish_us, took_us; /* took_us: -1 while it runs */
     int n_seq, n_decode, n_row, n_decode_row, n_logit, n_chore, depth, n_running, n_waiting, n_free_page;
+    int slice_from, slice_to;
     int rc;
     struct {
         char id[24];
@@ -67,7 +68,9 @@ void qn_flight_begin(struct qn_flight *f, const struct qn_batch *b, const struct
                         .depth = b->depth,
                         .n_running = s->n_running,
                         .n_waiting = s->n_waiting,
-                        .n_free_page = s->cache->pages.n_free};
+                        .n_free_page = s->cache->pages.n_free,
+                        .slice_from = t->slice_from,
+                        .slice_to = t->slice_to};
     for (int i = 0; i < t->n_seq && i < N_ID; i++) {
         const struct qn_seq *q = b->part[i].seq;
         snprintf(e->seq[i].id, sizeof e->seq[i].id, "%.23s", q->job ? "logits" : q->params->id);
@@ -102,6 +105,7 @@ void qn_flight_dump(const struct qn_flight *f, FILE *out)
         for (int k = 0; k < e->n_seq && k < N_ID; k++)
             fprintf(out, " [%s at %d rows %d slot %d commit %d]", e->seq[k].id, e->seq[k].pos0,
                     e->seq[k].n_row, e->seq[k].slot, e->seq[k].n_commit);
+        if (e->slice_to) fprintf(out, " the last one layers %d to %d", e->slice_from, e->slice_to - 1);
         fputc('\n', out);
     }
 }

@@ -25,6 +25,8 @@ struct qn_forward {
     int max_rows, max_logits,
         max_seqs; /* of a step; the device also has room for the MTP row of each sequence */
     float *x, *y, *hidden, *mtp_hidden; /* [rows, H] */
+    float *slice_x, *slice_y;           /* [rows, H] of a sequence between two of its slices */
+    int32_t *few_rope;                  /* [3][rows] of a step without that sequence */
     float *logits;                      /* [max_logits, V] */
     struct sub sub;
     bool has_told_draft; /* that a draft had no finite logits: once is enough */
@@ -84,8 +86,11 @@ int qn_forward_open(struct qn_forward **out, const struct qn_model *model, const
     f->x = f->b->alloc(f->d, row_bytes);
     f->y = f->b->alloc(f->d, row_bytes);
     f->hidden = f->b->alloc(f->d, row_bytes);
+    f->slice_x = f->b->alloc(f->d, row_bytes);
+    f->slice_y = f->b->alloc(f->d, row_bytes);
+    f->few_rope = xcalloc((size_t)rows * 3, sizeof *f->few_rope);
     f->logits = f->b->alloc(f->d, (size_t)f->max_logits * (size_t)f->c.vocab * sizeof(float));
-    QN_FAIL_IF(!f->x || !f->y || !f->hidden || !f->logits, e, QN_NOMEM,
+    QN_FAIL_IF(!f->x || !f->y || !f->hidden || !f->slice_x || !f->slice_y || !f->logits, e, QN_NOMEM,
                "no memory for buffers of %d rows and %d logit rows; use fewer", rows, f->max_logits);
     if (dev.has_mtp) {
         f->mtp_hidden = f->b->alloc(f->d, row_bytes);
@@ -109,11 +114,14 @@ void qn_forward_close(struct qn_forward *f)
         f->b->free(f->d, f->y);
         f->b->free(f->d, f->hidden);
         f->b->free(f->d, f->mtp_hidden);
+        f->b->free(f->d, f->slice_x);
+        f->b->free(f->d, f->slice_y);
         f->b->free(f->d, f->logits);
         f->b->close(f->d);
     }
     qn_load_free(f->w);
     sub_free(&f->sub);
+    free(f->few_rope);
     free(f);
 }
 
@@ -157,21 +165,55 @@ void qn_forward_layer(const struct qn_forward_layer *f, const struct qn_step *s,
         f->b->mlp(f->d, s, &ffn);
 }
 
-/* Embedding, layers, final norm and the wanted rows of the vocabulary. */
-static void run_model(struct qn_forward *f, const struct qn_step *s)
+/* The step without its last sequence, which takes no part in it for now. */
+static struct qn_step without_last(struct qn_forward *f, const struct qn_step *s)
 {
+    struct qn_step few = *s;
+    few.n_seq--;
+    few.n_row = s->seq[few.n_seq].first_row;
+    few.slice_from = few.slice_to = 0;
+    if (!s->rope_pos) return few;
+    for (int axis = 0; axis < 3; axis++)
+        memcpy(f->few_rope + (size_t)axis * few.n_row, s->rope_pos + (size_t)axis * s->n_row,
+               (size_t)few.n_row * sizeof *f->few_rope);
+    few.rope_pos = f->few_rope;
+    return few;
+}
+
+/* The residual rows of the last sequence, into the step's or out of them. */
+static void move_slice(struct qn_forward *f, const struct qn_step *s, bool is_in)
+{
+    const struct qn_step_seq *q = &s->seq[s->n_seq - 1];
+    size_t at = (size_t)q->first_row * (size_t)f->c.hidden,
+           n_byte = (size_t)q->n_row * (size_t)f->c.hidden * sizeof(float);
+    f->b->move(f->d, is_in ? f->x + at : f->slice_x, is_in ? f->slice_x : f->x + at, n_byte);
+    f->b->move(f->d, is_in ? f->y + at : f->slice_y, is_in ? f->slice_y : f->y + at, n_byte);
+}
+
+/* Embedding, layers, final norm and the wanted rows of the vocabulary. Of a step with a slice the sequences
+ * that are through with the model come back: *few, or the step. */
+static const struct qn_step *run_model(struct qn_forward *f, const struct qn_step *s, struct qn_step *few)
+{
+    bool is_cut = s->slice_to > 0;
+    if (is_cut) *few = without_last(f, s);
+    const struct qn_step *t = s->slice_from ? few : s;
     struct qn_op_embed embed = {f->w->embed, f->x, f->y};
-    f->b->embed(f->d, s, &embed);
+    if (t->n_row) f->b->embed(f->d, t, &embed);
+    if (s->slice_from) move_slice(f, s, true);
     struct qn_forward_layer layer = {f->b, f->d, f->c.is_moe, f->x, f->y};
     for (int i = 0, n_full = 0, n_gdn = 0; i < f->c.n_layer; i++) {
         const struct qn_layer_weights *w = &f->w->layers[i];
-        qn_forward_layer(&layer, s, w, n_full, n_gdn);
+        t = is_cut && (i < s->slice_from || i >= s->slice_to) ? few : s;
+        if (t->n_row) qn_forward_layer(&layer, t, w, n_full, n_gdn);
         n_full += w->is_full;
         n_gdn += !w->is_full;
     }
+    t = is_cut && s->slice_to <= f->c.n_layer ? few : s;
+    if (t != s) move_slice(f, s, false);
     struct qn_op_head head = {f->w->head, f->w->final_norm, f->x,
-                              f->y,       f->hidden,        s->n_logit ? f->logits : NULL};
-    f->b->head(f->d, s, &head);
+                              f->y,       f->hidden,        t->n_logit ? f->logits : NULL};
+    if (t->n_row) f->b->head(f->d, t, &head);
+    return t;
 }
 
 static void pick(struct qn_forward *f, const struct qn_step *s, float *logits, struct qn_step_result *result)
@@ -190,14 +232,13 @@ static void pick_copies(struct qn_forward *f, const struct qn_step *s, struct qn
             *seq = row + s->n_logit;
     const uint32_t **mask = xcalloc((size_t)s->n_logit + 1, sizeof *mask);
     struct qn_step_token *token = xcalloc((size_t)s->n_logit + 1, sizeof *token);
-    struct qn_err e;
     for (int i = 0; i < s->n_logit; i++) {
         const struct qn_step_seq *q = &s->seq[s->logit_seq[i]];
         bool is_sampled = q->wants_token && i >= q->first_logit;
         if (!is_sampled) continue;
         QN_CHECK(s->n_logit + n < f->max_logits);
-        f->b->upload(f->d, f->logits + (size_t)(s->n_logit + n) * v, f->logits + (size_t)i * v,
-                     v * sizeof(float), &e);
+        f->b->move(f->d, f->logits + (size_t)(s->n_logit + n) * v, f->logits + (size_t)i * v,
+                   v * sizeof(float));
         at[n] = i;
         row[n] = s->logit_row[i];
         seq[n] = s->logit_seq[i];
@@ -444,12 +485,15 @@ static void run_drafts(struct qn_forward *f, const struct qn_step *s, struct qn_
 void qn_forward_run(struct qn_forward *f, const struct qn_step *s, struct qn_step_result *result)
 {
     QN_CHECK(s->n_row <= f->max_rows && s->n_logit <= f->max_logits && s->n_seq <= f->max_seqs);
-    run_model(f, s);
+    QN_CHECK(!s->slice_to || (s->n_seq > s->n_decode && s->slice_from < s->slice_to &&
+                              s->slice_to <= f->c.n_layer + 1 && !s->all_logits));
+    struct qn_step few;
+    for (int i = 0; i < s->n_seq; i++) result->n_accepted[i] = result->n_drafted[i] = 0;
+    s = run_model(f, s, &few);
     bool wants_token = false, wants_mtp = false;
     for (int i = 0; i < s->n_seq; i++) {
         wants_token |= s->seq[i].wants_token;
         wants_mtp |= s->seq[i].wants_mtp;
-        result->n_accepted[i] = result->n_drafted[i] = 0;
     }
     if (wants_token && s->all_logits)
         pick_copies(f, s, result);
@@ -473,9 +517,9 @@ int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *s, float *
     size_t v = (size_t)f->c.vocab, h = (size_t)f->c.hidden;
     struct qn_op_carry carry = {f->hidden};
     QN_FAIL_IF(!f->w->mtp, e, QN_UNSUPPORTED, "the model has no MTP layer");
-    QN_FAIL_IF(s->n_seq != 1 || s->n_decode || s->all_logits || !s->seq[0].wants_mtp, e, QN_INVAL,
-               "MTP logits need a step of one prefill sequence with wants_mtp");
-    run_model(f, s);
+    QN_FAIL_IF(s->n_seq != 1 || s->n_decode || s->all_logits || s->slice_to || !s->seq[0].wants_mtp, e,
+               QN_INVAL, "MTP logits need a step of one prefill sequence with wants_mtp");
+    run_model(f, s, NULL);
     gather_rows(f, s, NULL, false);
     sub_end(&f->sub, s);
     if (f->sub.s.n_row) run_mtp_layer(f, f->hidden);

@@ -18,12 +18,25 @@ void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec,
     s->running = xcalloc((size_t)max_seqs, sizeof *s->running);
 }
 
+void qn_sched_set_parts(struct qn_sched *s, const struct qn_config *c)
+{
+    int n_mtp = s->spec->has_mtp, n = c->n_layer + n_mtp, n_full = c->n_full + n_mtp;
+    s->n_part = c->n_layer + 1;
+    s->part = xcalloc((size_t)s->n_part, sizeof *s->part);
+    for (int i = 0; i < n; i++) {
+        bool is_full = i == c->n_layer || c->is_full[i];
+        s->part[i] = (struct qn_cost_part){1.0 / n, is_full ? 1.0 / n_full : 0};
+        if (s->part[i].far >= s->dearest_part.far) s->dearest_part = s->part[i];
+    }
+}
+
 void qn_sched_fini(struct qn_sched *s)
 {
     QN_CHECK(!s->n_waiting && !s->n_running);
     free(s->waiting);
     free(s->running);
     free(s->client);
+    free(s->part);
     *s = (struct qn_sched){0};
 }
 
@@ -85,6 +98,7 @@ static bool take_out(struct qn_seq **list, int *n, const struct qn_seq *q)
 
 void qn_sched_remove(struct qn_sched *s, struct qn_seq *q)
 {
+    if (s->sliced == q) s->sliced = NULL;
     if (take_out(s->waiting, &s->n_waiting, q))
         s->client[q->client].n_waiting--;
     else if (take_out(s->running, &s->n_running, q))
@@ -262,6 +276,107 @@ static bool reserve_all(struct qn_sched *s, int depth, int max_draft)
     return true;
 }
 
+/* Before a, among prompts that are read. */
+static bool reads_first(const struct qn_sched *s, const struct qn_seq *a, const struct qn_seq *b)
+{
+    int rest_a = a->n_tok - a->n_done, rest_b = b->n_tok - b->n_done;
+    if (s->turn % 2 && a->client == b->client && a->params->priority == b->params->priority &&
+        rest_a != rest_b)
+        return rest_a < rest_b;
+    return goes_first(s, a, b);
+}
+
+/* The next prompt to read, of those not in the step; is_slice_in: nor is the one in slices. */
+static struct qn_seq *next_prefill(const struct qn_sched *s, const struct qn_batch *b, bool is_slice_in)
+{
+    struct qn_seq *best = NULL;
+    for (int i = 0; i < s->n_running; i++) {
+        struct qn_seq *q = s->running[i];
+        bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || wants_rows(q);
+        is_taken |= is_slice_in && q == s->sliced;
+        for (int k = b->step.n_decode; k < b->step.n_seq && !is_taken; k++) is_taken = b->part[k].seq == q;
+        if (!is_taken && (!best || reads_first(s, q, best))) best = q;
+    }
+    return best;
+}
+
+/* Drafts wanted behind a chunk of n rows. */
+static int depth_behind(struct qn_sched *s, struct qn_seq *q, int n, bool keeps, int depth)
+{
+    int next = keeps && q->n_done + n == q->n_tok ? depth_for(s, q, depth, 1) : 0;
+    return next && qn_seq_reserve(q, s->cache, q->n_tok + next + 1) ? next : 0; /* not worth a victim */
+}
+
+static void begin_slices(struct qn_sched *s, struct qn_seq *q, int n_row, bool keeps)
+{
+    s->sliced = q;
+    q->n_slice_row = n_row;
+    q->slice_part = 0;
+    q->slice_keeps_mtp = keeps;
+}
+
+/* The parts of the model that fit into *left_us. Returns where the slice ends. */
+static int fit_parts(const struct qn_sched *s, double *left_us, int least)
+{
+    const struct qn_seq *q = s->sliced;
+    int to = q->slice_part;
+    if (s->slice_parts) return QN_MIN(to + s->slice_parts, s->n_part);
+    for (; to < s->n_part; to++) {
+        double us = qn_cost_slice_us(&s->cost, q->n_done, q->n_slice_row, s->part[to]);
+        if (us > *left_us && to >= q->slice_part + least) break;
+        *left_us -= us;
+    }
+    return to;
+}
+
+/* Prefill, best first. */
+static void add_prefills(struct qn_sched *s, struct qn_batch *b, int depth)
+{
+    bool has_mtp = s->spec->has_mtp && s->spec->fixed != 0;
+    int n_decode = b->step.n_decode, slice_to = 0;
+    int left = s->step_tokens - (s->sliced ? s->sliced->n_slice_row : 0);
+    double left_us = n_decode ? qn_cost_budget(&s->cost, n_decode, s->itl_target_us) : INFINITY;
+    while (left_us > 0 && b->step.n_seq + (slice_to > 0) < s->max_seqs) {
+        struct qn_seq *q = next_prefill(s, b, slice_to > 0);
+        if (!q) break;
+        bool is_first = !slice_to && b->step.n_seq == n_decode; /* gets something in any case */
+        double used_us = 0;
+        int fits = 0;
+        if (q != s->sliced && left > 0) {
+            fits = n_decode ? qn_cost_fit(&s->cost, left_us, q->n_done, left, &used_us) : left;
+            if (used_us > left_us && (!is_first || s->sliced)) fits = 0;
+        }
+        if (!fits) q = slice_to ? NULL : s->sliced; /* it may, part by part */
+        if (!q) break;
+        if (q == s->sliced) {
+            slice_to = fit_parts(s, &left_us, is_first);
+            if (slice_to == q->slice_part) slice_to = 0;
+            if (!slice_to) break;
+            continue;
+        }
+        int n = chunk(q, fits);
+        bool keeps = has_mtp && reads_mtp(s, q);
+        bool is_cut = n_decode && n < chunk(q, left) && qn_cost_slices(&s->cost, left_us, q->n_done);
+        if (!s->sliced && (is_cut || s->slice_parts)) {
+            n = chunk(q, left - left / 4); /* the rest is for those that pass it */
+            if (!s->slice_parts)
+                n = QN_MIN(n, qn_cost_fit_slice(&s->cost, left_us, q->n_done, left, s->dearest_part));
+            begin_slices(s, q, n, keeps);
+            left -= n;
+            continue;
+        }
+        qn_batch_add_prefill(b, q, n, keeps, depth_behind(s, q, n, keeps, depth), false);
+        left -= n;
+        left_us -= used_us * n / fits;
+    }
+    s->turn += b->step.n_seq > n_decode || slice_to;
+    if (!slice_to) return;
+    struct qn_seq *q = s->sliced;
+    int next = slice_to == s->n_part ? depth_behind(s, q, q->n_slice_row, q->slice_keeps_mtp, depth) : 0;
+    qn_batch_add_slice(b, q, slice_to, s->n_part, next);
+    if (slice_to == s->n_part) s->sliced = NULL;
+}
+
 bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
 {
     bool has_mtp = s->spec->has_mtp && s->spec->fixed != 0;
@@ -302,30 +417,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
                             next_depth(s, q, depth, max_draft));
         n_decode++;
     }
-    /* prefill, best first */
-    int left = s->step_tokens;
-    double left_us = n_decode ? qn_cost_budget(&s->cost, n_decode, s->itl_target_us) : INFINITY;
-    while (left > 0 && left_us > 0 && b->step.n_seq < s->max_seqs) {
-        struct qn_seq *best = NULL;
-        for (int i = 0; i < s->n_running; i++) {
-            struct qn_seq *q = s->running[i];
-            bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || wants_rows(q);
-            for (int k = b->step.n_decode; k < b->step.n_seq && !is_taken; k++)
-                is_taken = b->part[k].seq == q;
-            if (!is_taken && (!best || goes_first(s, q, best))) best = q;
-        }
-        if (!best) break;
-        double used_us = 0;
-        int fits = n_decode ? qn_cost_fit(&s->cost, left_us, best->n_done, left, &used_us) : left;
-        int n = chunk(best, fits);
-        bool keeps = has_mtp && reads_mtp(s, best);
-        int next = keeps && best->n_done + n == best->n_tok ? depth_for(s, best, depth, 1) : 0;
-        if (next && !qn_seq_reserve(best, s->cache, best->n_tok + next + 1))
-            next = 0; /* not worth a victim */
-        qn_batch_add_prefill(b, best, n, keeps, next, false);
-        left -= n;
-        left_us -= used_us * n / fits;
-    }
+    add_prefills(s, b, depth);
     if (!b->step.n_seq) return false;
     qn_batch_end(b);
     return true;
@@ -337,18 +429,35 @@ int qn_sched_room(const struct qn_sched *s, const struct qn_seq *q)
     return QN_CLAMP(q->max_tok - q->n_tok - 1, 0, QN_MIN(fits, QN_MAX_DRAFT));
 }
 
+/* Of a row of the i-th sequence, what of its way through the model was in the step. */
+static struct qn_cost_part share(const struct qn_sched *s, const struct qn_step *t, int i)
+{
+    struct qn_cost_part sum = {0};
+    if (!t->slice_to || i < t->n_seq - 1) return QN_COST_WHOLE;
+    for (int k = t->slice_from; k < t->slice_to; k++) {
+        sum.row += s->part[k].row;
+        sum.far += s->part[k].far;
+    }
+    return sum;
+}
+
 void qn_sched_learn(struct qn_sched *s, const struct qn_batch *b, int64_t took_us, int64_t gap_us)
 {
     qn_spec_learn(s->spec, b, took_us, gap_us);
-    struct qn_cost_step step = {.n_decode = b->step.n_decode, .took_us = (double)took_us};
+    struct qn_cost_step step = {
+        .n_decode = b->step.n_decode, .has_slice = b->step.slice_to > 0, .took_us = (double)took_us};
     for (int i = b->step.n_decode; i < b->step.n_seq; i++) {
         const struct qn_step_seq *q = &b->step.seq[i];
-        step.n_row += q->n_row;
-        step.n_context += (double)q->n_row * (q->pos0 + 0.5 * q->n_row);
+        struct qn_cost_part of = share(s, &b->step, i);
+        step.n_row += q->n_row * of.row;
+        step.n_context += (double)q->n_row * (q->pos0 + 0.5 * q->n_row) * of.far;
     }
     qn_cost_learn(&s->cost, &step);
     for (int i = 0; i < s->n_client; i++) s->client[i].served *= SERVED_DECAY;
-    for (int i = 0; i < b->step.n_seq; i++) s->client[b->part[i].seq->client].served += b->part[i].n_row;
+    for (int i = 0; i < b->step.n_seq; i++) {
+        const struct qn_batch_part *part = &b->part[i];
+        if (!part->is_open) s->client[part->seq->client].served += part->n_row;
+    }
 }
 
 void qn_sched_check(const struct qn_sched *s, bool is_thorough)

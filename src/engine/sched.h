@@ -4,9 +4,13 @@
  * A step has one decode row (and drafts) of every running stream first, then prefill rows under a budget: the
  * time that the inter-token target leaves (cost.h). Without a target it is 1.75 times that of a step without
  * prefill, so a long prompt at most doubles the gaps.
- * Waiting sequences are taken by priority, then by what their client got lately (fewest running first, then
- * fewest tokens), then by arrival. When pages run out, the youngest of the lowest priority is suspended with
- * its state in the cache. SPDX-License-Identifier: Apache-2.0 */
+ * A chunk may go through the model in slices: more rows at once, a few layers a step, the streams beside it
+ * in every step (backend/step.h; cost.h says when). One sequence at a time does, others pass it as whole
+ * rows. Prompts of one client are read in order of arrival in every other step, and in the others the
+ * shortest rest first, so that a short one does not wait for a long one. Waiting sequences are taken by
+ * priority, then by what their client got lately (fewest running first, then fewest tokens), then by arrival.
+ * When pages run out, the youngest of the lowest priority is suspended with its state in the cache.
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_SCHED_H
 #define QN_SCHED_H
 
@@ -33,6 +37,11 @@ struct qn_sched {
     int n_stop;
     double itl_target_us; /* 0: twice the time of a step without prefill, nearly */
     struct qn_cost cost;
+    struct qn_cost_part *part; /* [n_part] of the model: layers, then norm and draft layer */
+    struct qn_cost_part dearest_part;
+    int n_part, slice_parts; /* slice_parts: as in the engine's options */
+    struct qn_seq *sliced;   /* the running one with a chunk in slices, or NULL */
+    int turn;                /* steps with prefill */
     int64_t n_order;
     uint64_t n_preempted;
     bool last_was_rows;                            /* the last step kept all logits: streams are due */
@@ -41,6 +50,7 @@ struct qn_sched {
 };
 
 void qn_sched_init(struct qn_sched *s, struct qn_cache *c, struct qn_spec *spec, int max_seqs);
+void qn_sched_set_parts(struct qn_sched *s, const struct qn_config *c); /* once, before the first step */
 void qn_sched_fini(struct qn_sched *s);
 void qn_sched_add(struct qn_sched *s, struct qn_seq *q);    /* a new one: waits */
 void qn_sched_remove(struct qn_sched *s, struct qn_seq *q); /* from wherever it is; it holds nothing */

@@ -266,7 +266,7 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
         s->is_doubtful = !s->is_proved;
         s->n_doubtful_others = s->n_others;
         if (with_state) qn_seq_publish(s, c);
-        if (with_state && !s->is_off_tree && !s->job && s->n_done) {
+        if (with_state && !s->is_off_tree && !s->job && s->n_done && !s->slice_part) {
             if (s->n_commit)
                 qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_STATE_FLUSH,
                                                            .from = s->lane,
@@ -285,6 +285,7 @@ void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state)
     if (s->lane >= 0) qn_slots_release_lane(&c->slots, s->lane);
     s->lane = -1;
     s->n_cached = s->n_done = s->n_commit = s->n_draft = 0;
+    s->n_slice_row = s->slice_part = 0;
     s->state = QN_SEQ_WAITING;
     s->is_proved = false;
     s->n_promote = 0;
@@ -304,6 +305,8 @@ void qn_seq_check(const struct qn_seq *s)
              s->n_done <= s->n_tok);
     QN_CHECK(s->n_done <= s->n_page * QN_PAGE);
     QN_CHECK(s->n_node * QN_PAGE <= s->n_done);
+    QN_CHECK(!s->n_slice_row || s->state == QN_SEQ_PREFILL);
+    QN_CHECK(s->n_done + s->n_slice_row <= s->n_tok && (s->n_slice_row || !s->slice_part));
     QN_CHECK(s->state == QN_SEQ_WAITING || (s->slot >= 0 && s->lane >= 0));
     QN_CHECK(s->state != QN_SEQ_DECODE || s->n_tok - s->n_done == 1);
 }

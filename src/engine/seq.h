@@ -8,7 +8,8 @@
  *     [n_state .. n_done)  KV written and accepted; their rows are pending in the lane (n_commit of them)
  *     [n_done .. n_tok)    still to run: the rest of the prompt, or the token picked last
  *
- * A sequence that waits (new, or suspended to make room) holds neither pages nor slot nor lane.
+ * Between two slices of a chunk (n_slice_row) the slot is ahead of n_done in some layers: it is nobody's
+ * state. A sequence that waits (new, or suspended to make room) holds neither pages nor slot nor lane.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_SEQ_H
 #define QN_SEQ_H
@@ -58,6 +59,10 @@ struct qn_seq {
     bool is_proved;        /* in this admission a row of it had finite logits: so is what lies before that */
     bool is_doubtful;      /* it was suspended before any had: what it left in the cache then is not proved */
     int n_doubtful_others; /* n_others then */
+
+    int n_slice_row;      /* rows from n_done on that go through the model in slices; 0: none do */
+    int slice_part;       /* parts of it that they are through */
+    bool slice_keeps_mtp; /* with the MTP layer's KV */
 
     int mark[QN_SEQ_MAX_MARKS]; /* prefill stops here for a snapshot; ascending */
     int n_mark;
@@ -113,7 +118,7 @@ void qn_seq_publish(struct qn_seq *s, struct qn_cache *c);
 /* A copy of the state at n_done (n_commit is 0). */
 void qn_seq_snapshot(struct qn_seq *s, struct qn_cache *c);
 /* Folds what is pending, leaves state and pages to the cache and holds nothing any more. with_state: false
- * when the state cannot be trusted (a fault, no finite logits). */
+ * when the state cannot be trusted (a fault, no finite logits). Between two slices only pages are left. */
 void qn_seq_suspend(struct qn_seq *s, struct qn_cache *c, bool with_state);
 /* What it put into the cache in this admission goes again, where nobody else uses it; it holds nothing any
  * more. For a prompt whose rows cannot be trusted. */

@@ -1,4 +1,5 @@
-/* One answer: the tokens of a request do not depend on depth, neighbours, chunks, cache, threads, preemption.
+/* One answer: the tokens of a request do not depend on depth, neighbours, chunks, slices, cache, threads,
+ * preemption.
  *
  * Questions are made from a growing pool of histories (so that prefixes are shared, continued and left),
  * answered once by a plain engine (one at a time, no cache, no drafts, one chunk, one thread) and again and
@@ -66,6 +67,7 @@ enum {
     AXIS_TEMPERATURE,
     AXIS_NEIGHBOURS,
     AXIS_CHUNK,
+    AXIS_SLICES,
     AXIS_CACHE,
     AXIS_THREADS,
     AXIS_PREEMPTED,
@@ -81,6 +83,7 @@ static const struct axis axis_table[N_AXIS] = {
     {"temperature", {"0", "0.7", "1.0"}, {0}},
     {"neighbours", {"0", "1", "7", "other"}, {0}},
     {"chunk", {"5", "16", "64", "100", "512"}, {0}},
+    {"parts a slice", {"by cost", "1", "3"}, {0}},
     {"cache", {"off", "cold", "memory", "disk after restart", "evicted", "no snapshot there"}, {0}},
     {"threads", {"1", "2"}, {0}},
     {"preemption", {"none", "in the wave"}, {0}},
@@ -89,7 +92,7 @@ static const struct axis axis_table[N_AXIS] = {
     {"bad words", {"none", "tokens", "sequences", "under a grammar", "and a list of allowed ones"}, {0}},
     {"log-probs", {"not asked", "asked"}, {0}},
 };
-static const int depths[] = {0, 1, 2, 3, 5, 8, -1}, chunks[] = {5, 16, 64, 100, 512};
+static const int depths[] = {0, 1, 2, 3, 5, 8, -1}, chunks[] = {5, 16, 64, 100, 512}, slices[] = {0, 1, 3};
 static const float temperatures[] = {0, 0.7f, 1.0f};
 
 /* Tokens are bytes, the upper half pairs of letters, two of them markers; 255 ends. */
@@ -401,6 +404,7 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     do o.mtp = depths[roll(d, (int)QN_COUNT(depths))];
     while ((!b->n_compared && !o.mtp) || (is_restart && (o.mtp != 0) != had_drafts));
     o.step_tokens = chunks[roll(d, (int)QN_COUNT(chunks))];
+    o.slice_parts = slices[roll(d, (int)QN_COUNT(slices))];
     o.max_seqs = seqs[roll(d, (int)QN_COUNT(seqs))];
     o.snapshot_gap = gaps[roll(d, (int)QN_COUNT(gaps))];
     o.no_prefix_cache = !roll(d, 8);
@@ -411,10 +415,11 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     o.ram_tier_bytes = roll(d, 3) ? -1 : (int64_t)(64 + roll(d, 2000)) << 10;
     if (b->folder[0] && (is_restart || roll(d, 2))) o.disk_tier = b->folder;
     if (is_restart) o.no_prefix_cache = false;
-    snprintf(b->kind, sizeof b->kind,
-             "mtp %d step %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d threads %d",
-             o.mtp, o.step_tokens, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page, o.n_slot,
-             fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL, o.n_thread);
+    snprintf(
+        b->kind, sizeof b->kind,
+        "mtp %d step %d slices %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d threads %d",
+        o.mtp, o.step_tokens, o.slice_parts, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page,
+        o.n_slot, fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL, o.n_thread);
     b->is_fixed = o.mtp >= 0 && !o.disk_tier; /* files may be of an engine that slept */
     b->n_wave = 0;
     o.mask = b->tried_mask;
@@ -463,6 +468,7 @@ static void count(struct bench *b, const struct asked *wave, int n, int at, cons
         if (p->sample.temperature == temperatures[i]) axis_count(&a[AXIS_TEMPERATURE], i);
     axis_count(&a[AXIS_NEIGHBOURS], axis_find(neighbours, 3, QN_MIN(n, o->max_seqs) - 1));
     axis_count(&a[AXIS_CHUNK], axis_find(chunks, (int)QN_COUNT(chunks), o->step_tokens));
+    axis_count(&a[AXIS_SLICES], axis_find(slices, (int)QN_COUNT(slices), o->slice_parts));
     axis_count(&a[AXIS_CACHE], cache);
     axis_count(&a[AXIS_THREADS], o->n_thread - 1);
     axis_count(&a[AXIS_PREEMPTED], is_preempted);

@@ -215,13 +215,90 @@ static void test_mtp_from(void **state)
         }
 }
 
+/* A prompt in chunks and slices of them, beside a stream or not, now and then with rows of a third sequence
+ * that go through the whole model: its token, log-probability and drafts, and the stream's tokens. */
+static void walk_slices(struct rig *r, const int32_t *tok, const struct rig_seq *want, const int32_t *stream)
+{
+    struct rig_seq q[3], last = {0};
+    struct qn_sample greedy = {.repetition = 1, .top_p = 1};
+    int n_part = r->c->n_layer + 1, n_said = 1, other_at = 0;
+    rig_greedy(r, 3, tok, 20, 0, 1, &(int32_t){0});
+    for (int at = 0; at < N_TOK; at += last.n_row) {
+        int n = 1 + below(QN_MIN(70, N_TOK - at));
+        last = (struct rig_seq){.tok = tok + at,
+                                .n_row = n,
+                                .pos0 = at,
+                                .slot = 2,
+                                .is_fresh = at == 0,
+                                .wants_mtp = true,
+                                .sample = greedy};
+        while (last.slice_to < n_part) {
+            int n_seq = 0;
+            last.slice_from = last.slice_to;
+            last.slice_to += 1 + below(QN_MIN(3, n_part - last.slice_from));
+            last.wants_token = at + n == N_TOK && last.slice_to == n_part;
+            last.n_draft_next = last.wants_token ? 4 : 0;
+            bool is_beside = below(4) && n_said < 40;
+            if (is_beside)
+                q[n_seq++] = (struct rig_seq){.tok = stream + n_said - 1,
+                                              .n_row = 1,
+                                              .pos0 = 20 + n_said - 1,
+                                              .slot = 3,
+                                              .is_decode = true,
+                                              .wants_token = true,
+                                              .n_commit = n_said > 1,
+                                              .sample = greedy};
+            int n_other = other_at < N_TOK && !below(3) ? 1 + below(QN_MIN(9, N_TOK - other_at)) : 0;
+            if (n_other)
+                q[n_seq++] = (struct rig_seq){.tok = tok + other_at,
+                                              .n_row = n_other,
+                                              .pos0 = other_at,
+                                              .slot = 4,
+                                              .is_fresh = !other_at};
+            other_at += n_other;
+            q[n_seq] = last;
+            rig_step(r, q, n_seq + 1, NULL);
+            if (is_beside) assert_int_equal(q[0].picked[0], stream[n_said++]);
+            last = q[n_seq];
+        }
+    }
+    assert_int_equal(last.picked[0], want->picked[0]);
+    assert_true(last.logprob[0] == want->logprob[0]);
+    assert_int_equal(last.n_drafted, want->n_drafted);
+    assert_memory_equal(last.draft, want->draft, sizeof(int32_t) * (size_t)want->n_drafted);
+}
+
+static void test_slices(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"dense-untied-mtp", "moe-expert-mtp"};
+    for (int i = 0; i < 4; i++) {
+        struct rig_golden g;
+        struct rig r;
+        int32_t stream[40];
+        rig_golden_read(&g, cases[i / 2], 0);
+        rig_open(&r, g.folder,
+                 &(struct rig_options){i % 2 ? "cpu" : "ref", QN_ACT_BF16, QN_KV_BF16, 2, 0, true});
+        struct rig_seq want = {.tok = g.prompt,
+                               .n_row = N_TOK,
+                               .is_fresh = true,
+                               .wants_token = true,
+                               .wants_mtp = true,
+                               .n_draft_next = 4,
+                               .sample = {.repetition = 1, .top_p = 1}};
+        rig_step(&r, &want, 1, NULL);
+        assert_int_equal(want.n_drafted, 4);
+        rig_greedy(&r, 1, g.prompt, 20, 0, 40, stream);
+        for (int k = 0; k < 6; k++) walk_slices(&r, g.prompt, &want, stream);
+        rig_close(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ref),
-        cmocka_unit_test(test_cpu),
-        cmocka_unit_test(test_long_context),
-        cmocka_unit_test(test_mtp_from),
+        cmocka_unit_test(test_ref),          cmocka_unit_test(test_cpu),      cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_long_context), cmocka_unit_test(test_mtp_from),
     };
     if (getenv("QN_SEED")) seed = strtoull(getenv("QN_SEED"), NULL, 10);
     return cmocka_run_group_tests(tests, NULL, NULL);

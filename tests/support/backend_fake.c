@@ -29,6 +29,13 @@ struct lane {
     uint64_t hidden[QN_MAX_DRAFT + 1];
 };
 
+/* The sequence between two of its slices. */
+struct slice {
+    int to; /* parts it is through; 0: there is none */
+    struct qn_step_seq seq;
+    struct slot before; /* of it, when the first slice came */
+};
+
 struct run {
     struct qn_fake *fake;
     struct qn_device_options o;
@@ -39,6 +46,7 @@ struct run {
     float *kept;           /* [n_logit, V] of all_logits */
     int32_t *history, n_history;
     size_t n_kept;
+    struct slice slice;
 };
 
 void qn_fake_init(struct qn_fake *f, const struct qn_fake_options *o)
@@ -474,6 +482,35 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         draft(r, s, q, end, last.tok, state, sum, result->draft + (size_t)at * QN_MAX_DRAFT);
 }
 
+/* The last sequence of a step with a slice. Its slot is of no use until the last part, which does it all. */
+static void run_slice(struct run *r, const struct qn_step *s, struct qn_step_result *result)
+{
+    struct slice *l = &r->slice;
+    const struct qn_step_seq *q = &s->seq[s->n_seq - 1];
+    struct slot *d = &r->slot[q->slot];
+    int n_part = r->fake->config.n_layer + 1;
+    if (s->n_seq == s->n_decode || s->slice_to <= s->slice_from || s->slice_to > n_part)
+        violated(r, "a slice", s->slice_from, s->slice_to);
+    if (!s->slice_from) {
+        *l = (struct slice){.seq = *q, .before = *d};
+    } else if (l->to != s->slice_from || l->seq.slot != q->slot || l->seq.lane != q->lane ||
+               l->seq.pos0 != q->pos0 || l->seq.n_row != q->n_row || l->seq.n_commit != q->n_commit ||
+               l->seq.is_fresh != q->is_fresh || l->seq.wants_mtp != q->wants_mtp) {
+        violated(r, "a slice of something else", s->slice_from, q->pos0);
+        return;
+    }
+    l->to = s->slice_to;
+    if (l->to < n_part) {
+        if (q->wants_token) violated(r, "a token of a slice that is not the last", l->to, q->pos0);
+        *d = (struct slot){.state = ~d->state, .carry = NO_CARRY, .n_tok = q->is_fresh ? 0 : q->pos0};
+        result->n_accepted[s->n_seq - 1] = result->n_drafted[s->n_seq - 1] = 0;
+        return;
+    }
+    *d = l->before;
+    l->to = 0;
+    run_seq(r, s, s->n_seq - 1, result);
+}
+
 static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *result)
 {
     struct run *r = run;
@@ -502,9 +539,15 @@ static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *
         for (int k = 0; k < i; k++)
             if (s->seq[k].slot == s->seq[i].slot || s->seq[k].lane == s->seq[i].lane)
                 violated(r, "two sequences share a slot or a lane", s->seq[i].slot, s->seq[i].lane);
-        run_seq(r, s, i, result);
+        if (s->slice_to && i == s->n_seq - 1)
+            run_slice(r, s, result);
+        else
+            run_seq(r, s, i, result);
     }
-    if (o->step_us || o->row_us) usleep((unsigned)(o->step_us + o->row_us * s->n_row));
+    if (!o->step_us && !o->row_us) return;
+    int n_part = r->fake->config.n_layer + 1, n_sliced = s->slice_to ? s->seq[s->n_seq - 1].n_row : 0;
+    int row_parts = s->n_row * n_part - n_sliced * (n_part - (s->slice_to - s->slice_from));
+    usleep((unsigned)(o->step_us + o->row_us * row_parts / n_part));
 }
 
 static int fake_mtp_logits(void *run, const struct qn_step *s, float *logits, struct qn_err *e)

@@ -45,6 +45,8 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
                         .n_seq = n_seq,
                         .logit_row = logit_row,
                         .logit_seq = logit_seq,
+                        .slice_from = seqs[n_seq - 1].slice_from,
+                        .slice_to = seqs[n_seq - 1].slice_to,
                         .all_logits = logits != NULL};
     for (int i = 0; i < n_seq; i++) {
         struct rig_seq *q = &seqs[i];

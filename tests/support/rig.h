@@ -28,6 +28,7 @@ struct rig_seq {
     int n_row, pos0, slot;
     bool is_decode, is_fresh, wants_token, wants_mtp;
     int n_commit, n_draft_next, mtp_from;
+    int slice_from, slice_to; /* of the last one, without logits */
     struct qn_sample sample;
     /* out */
     int32_t picked[1 + QN_MAX_DRAFT];

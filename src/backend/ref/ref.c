@@ -30,6 +30,7 @@ static const struct qn_backend ref = {
     .free = qn_host_free,
     .upload = qn_host_copy,
     .download = qn_host_copy,
+    .move = qn_host_move,
     .weight = qn_ref_weight,
     .sync = qn_host_sync,
     .weight_bytes = qn_host_weight_bytes,

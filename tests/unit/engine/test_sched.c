@@ -142,6 +142,48 @@ static void test_prefill_budget(void **state)
     close_fake(g);
 }
 
+/* A short prompt of the same client passes a long one, beside a stream and without. */
+static void test_short_passes_long(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.step_us = 500, .row_us = 50};
+    int32_t *prompt = ask_prompt(7, 4000, 200), *other = ask_prompt(8, 100, 200);
+    for (int with_stream = 0; with_stream < 2; with_stream++) {
+        struct qn_engine *g = open_fake(&fo, 4, 0);
+        struct qn_request_params longer = ask_params(prompt, 4000), shorter = ask_params(other, 100),
+                                 stream = ask_params(other, 30);
+        struct ask_answer a, b, c;
+        struct qn_event event;
+        struct qn_request *r = NULL;
+        longer.max_new = shorter.max_new = 1;
+        stream.max_new = 3000;
+        stream.salt = 1;
+        if (with_stream) {
+            r = submit(g, &stream);
+            for (int i = 0; i < 20; i++) assert_int_equal(qn_request_next(r, &event, 20000000), QN_OK);
+        }
+        struct qn_request *first = submit(g, &longer);
+        usleep(20000);
+        ask(g, &shorter, &b);
+        assert_true(qn_request_next(first, &event, 0) != QN_OK); /* still being read */
+        ask_read(first, &a);
+        print_message("first token after %.1f ms, the long prompt's after %.1f\n",
+                      (double)(b.stats.queue_us + b.stats.prefill_us) / 1000,
+                      (double)(a.stats.queue_us + a.stats.prefill_us) / 1000);
+        assert_true((b.stats.queue_us + b.stats.prefill_us) * 3 < a.stats.queue_us + a.stats.prefill_us);
+        if (r) {
+            qn_request_cancel(r);
+            ask_read(r, &c);
+            ask_free(&c);
+        }
+        ask_free(&a);
+        ask_free(&b);
+        close_fake(g);
+    }
+    free(prompt);
+    free(other);
+}
+
 /* A request that has to wait for pages is matched again when the cache has changed, not at every step, and
  * resumes from what a neighbour has left there meanwhile. */
 static void test_waiting_is_matched_once(void **state)
@@ -306,13 +348,10 @@ static void test_stopped_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fair_share),
-        cmocka_unit_test(test_priority),
-        cmocka_unit_test(test_prefill_budget),
-        cmocka_unit_test(test_cancel_at_any_step),
-        cmocka_unit_test(test_waiting_is_matched_once),
-        cmocka_unit_test(test_stuck_step),
-        cmocka_unit_test(test_stopped_process),
+        cmocka_unit_test(test_fair_share),         cmocka_unit_test(test_priority),
+        cmocka_unit_test(test_prefill_budget),     cmocka_unit_test(test_short_passes_long),
+        cmocka_unit_test(test_cancel_at_any_step), cmocka_unit_test(test_waiting_is_matched_once),
+        cmocka_unit_test(test_stuck_step),         cmocka_unit_test(test_stopped_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,11 @@
-/* Weights of the CPU back end: packed layers, and tables read in place.
+/* Weights of the CPU back end: packed layers, and tables kept as they are stored.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "backend/cpu/cpu.h"
 #include "base/mapped.h"
 #include "base/mem.h"
 
-/* A table of plain numbers that is only read row by row stays in the file's mapping. */
+/* A table of plain numbers that is only read row by row is copied as it is. In the file's mapping the system
+ * would be free to drop it, and a prompt's rows would wait for the disk one by one. */
 static bool is_plain(enum qn_format f)
 {
     return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16;
@@ -50,6 +51,41 @@ static void fill(struct qn_device *d, struct qn_packed *p, const struct qn_linea
     }
 }
 
+#define COPY_BYTES ((size_t)1 << 20)
+
+struct copy {
+    char *to;
+    const char *from;
+    size_t n_byte;
+};
+
+static void copy_part(void *ctx, int item, int thread)
+{
+    (void)thread;
+    const struct copy *c = ctx;
+    size_t at = (size_t)item * COPY_BYTES;
+    memcpy(c->to + at, c->from + at, QN_MIN(COPY_BYTES, c->n_byte - at));
+}
+
+static int copy_table(struct qn_device *d, struct qn_linear **out, const struct qn_linear *l,
+                      struct qn_err *e)
+{
+    size_t n_byte = l->weight.n_byte;
+    char *to = qn_slab_alloc(d->cpu->slab, n_byte);
+    if (!to)
+        return qn_err_set(e, QN_NOMEM, __FILE__, __LINE__, "%s: no memory for %zu bytes", l->name, n_byte);
+    for (size_t at = 0; at < n_byte; at += FILL_BYTES) {
+        struct copy c = {to + at, (const char *)l->weight.data + at, QN_MIN(FILL_BYTES, n_byte - at)};
+        qn_pool_run(d->cpu->pool, (int)QN_CEIL_DIV(c.n_byte, COPY_BYTES), copy_part, &c);
+        qn_mapped_release(c.from, c.n_byte);
+    }
+    *out = xmalloc(sizeof **out);
+    **out = *l;
+    (*out)->weight.data = to;
+    d->weight_bytes += n_byte;
+    return QN_OK;
+}
+
 int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
                   struct qn_err *e)
 {
@@ -58,8 +94,7 @@ int qn_cpu_weight(struct qn_device *d, const struct qn_linear *l, bool rows, str
     w->n_out = l->n_out;
     w->n_in = l->n_in;
     if (rows && is_plain(l->format)) {
-        w->table = xmalloc(sizeof *w->table);
-        *w->table = *l;
+        QN_TRY(copy_table(d, &w->table, l, e));
     } else {
         struct qn_packed *p;
         QN_TRY(qn_packed_begin(&p, l, d->o.act, d->cpu->k->isa, d->cpu->slab, e));

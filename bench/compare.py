@@ -7,7 +7,8 @@
 One call is one model in one format. A round runs quern and then every --run, each with the prefills and decodes
 asked for; read bandwidth is measured before and after each round. Every other round runs backwards. Rows of the same
 model and format already in OUT.csv are replaced, with --add their samples are counted in; the others are kept. So a
-comparison grows call by call, each as short as one round.
+comparison grows call by call, each as short as one round. A prompt length given more than once is measured as often in
+a round, and the median of those is the round's sample.
 
     tok_s, min, max   median and extremes over the rounds
     bytes_per_token   of decode: weights read for one token, KV once, state twice. Of a peer: the weights of its file
@@ -121,13 +122,13 @@ class Quern:
                     a.context, "--gen", a.gen, "--runs", 1, *self.options.split()])
         for row in map(json.loads, text.splitlines()):
             if row["bench"] == "prefill":
-                out["prefill", row["prompt"], 0] = row["tok_s"]
+                out.setdefault(("prefill", row["prompt"], 0), []).append(row["tok_s"])
             elif row["bench"] == "decode":
-                out["decode", row["generated"], row["context"]] = row["tok_s"]
+                out["decode", row["generated"], row["context"]] = [row["tok_s"]]
                 self.bytes[row["context"]] = row["bytes_per_token"]
                 self.limits.setdefault(row["context"], []).append(row["limit_tok_s"])
                 self.weight_bytes = row["weight_bytes"]
-        return out
+        return {test: statistics.median(values) for test, values in out.items()}
 
 
 class Peer:
@@ -163,10 +164,10 @@ class Peer:
                 if not self.has_version:
                     self.version = str(row.get("build_commit", ""))
                 if context == 0 and row["n_gen"] == 0:
-                    out["prefill", row["n_prompt"], 0] = row["avg_ts"]
+                    out.setdefault(("prefill", row["n_prompt"], 0), []).append(row["avg_ts"])
                 else:
-                    out["decode", row["n_gen"], context] = row["avg_ts"]
-        return out
+                    out["decode", row["n_gen"], context] = [row["avg_ts"]]
+        return {test: statistics.median(values) for test, values in out.items()}
 
 
 def read_bandwidth(args):

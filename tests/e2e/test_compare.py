@@ -21,7 +21,7 @@ if "-gp" in a:
 elif "-d" in a:
     rows.append(dict(n_prompt=0, n_gen=int(a[a.index("-n") + 1]), avg_ts=4.0))
 else:
-    rows += [dict(n_prompt=int(p), n_gen=0, avg_ts=8.0) for p in a[a.index("-p") + 1].split(",")]
+    rows += [dict(n_prompt=int(p), n_gen=0, avg_ts=ts) for p, ts in zip(a[a.index("-p") + 1].split(","), (2.0, 8.0, 9.0, 8.0))]
     rows.append(dict(n_prompt=0, n_gen=int(a[a.index("-n") + 1]), avg_ts=5.0))
 print(json.dumps([dict(r, build_commit="abc") for r in rows]))
 """
@@ -56,7 +56,7 @@ def test_rows_of_both_sides(tmp_path, has_depth):
     fake.write_text(FAKE.format(python=sys.executable, has_depth=has_depth))
     fake.chmod(0o755)
     call = [sys.executable, ROOT / "bench/compare.py", out, "--model", "tiny", "--quern", model, "--binary", quern,
-            "--peer", f"other={fake}", "--rounds", "2", "--prompt", "16,32", "--context", "0,64", "--gen", "8"]
+            "--peer", f"other={fake}", "--rounds", "2", "--prompt", "16,16,16,32", "--context", "0,64", "--gen", "8"]
     far = gguf(tmp_path / "far.gguf", 64 << 20)
     subprocess.run([*call, "--format", "A", "--run", f"other:BF16:{tmp_path}/far.gguf"], check=True, capture_output=True)
     rows = list(csv.DictReader(out.open()))

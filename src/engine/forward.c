@@ -194,12 +194,12 @@ static void move_slice(struct qn_forward *f, const struct qn_step *s, bool is_in
  * that are through with the model come back: *few, or the step. */
 static const struct qn_step *run_model(struct qn_forward *f, const struct qn_step *s, struct qn_step *few)
 {
-    bool is_cut = s->slice_to > 0;
-    if (is_cut) *few = without_last(f, s);
-    const struct qn_step *t = s->slice_from ? few : s;
+    bool is_cut = s->slice_to > 0, goes_on = is_cut && s->slice_from > 0;
+    *few = is_cut ? without_last(f, s) : *s;
+    const struct qn_step *t = goes_on ? few : s;
     struct qn_op_embed embed = {f->w->embed, f->x, f->y};
     if (t->n_row) f->b->embed(f->d, t, &embed);
-    if (s->slice_from) move_slice(f, s, true);
+    if (goes_on) move_slice(f, s, true);
     struct qn_forward_layer layer = {f->b, f->d, f->c.is_moe, f->x, f->y};
     for (int i = 0, n_full = 0, n_gdn = 0; i < f->c.n_layer; i++) {
         const struct qn_layer_weights *w = &f->w->layers[i];
@@ -519,7 +519,8 @@ int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *s, float *
     QN_FAIL_IF(!f->w->mtp, e, QN_UNSUPPORTED, "the model has no MTP layer");
     QN_FAIL_IF(s->n_seq != 1 || s->n_decode || s->all_logits || s->slice_to || !s->seq[0].wants_mtp, e,
                QN_INVAL, "MTP logits need a step of one prefill sequence with wants_mtp");
-    run_model(f, s, NULL);
+    struct qn_step few;
+    run_model(f, s, &few);
     gather_rows(f, s, NULL, false);
     sub_end(&f->sub, s);
     if (f->sub.s.n_row) run_mtp_layer(f, f->hidden);

@@ -48,6 +48,7 @@ struct blob {
     int64_t busy;    /* number of the work that has its chore; done when it is back */
     bool is_filling; /* busy with a read of the device: goes to the copier afterwards */
     bool is_writing, is_reading, is_on_disk;
+    bool is_held;    /* a promotion is looking at it */
     bool is_dropped; /* not to be used any more; goes as soon as it is not busy */
     int64_t born;    /* of the cache's clock; 0: before the start */
     int64_t last_use;
@@ -331,7 +332,7 @@ static void forget(struct qn_tier *t, struct blob *b)
 
 static bool is_busy(const struct qn_tier *t, const struct blob *b)
 {
-    return b->is_writing || b->is_reading || b->busy > t->n_returned;
+    return b->is_writing || b->is_reading || b->is_held || b->busy > t->n_returned;
 }
 
 /* The one unused for longest that may go; those of the last use are in use now. */
@@ -672,6 +673,8 @@ enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const in
     if (!snap) return QN_TIER_NOTHING;
     t->clock++;
     touch(t, snap);
+    snap->is_held =
+        true; /* what is evicted for its pages is saved, and takes the place of what is not in use */
     int n_full = snap->h.n_tok / QN_PAGE, missing;
     struct path path = {xreallocarray(NULL, (size_t)n_full + 1, sizeof *path.page), 0};
     bool is_cut, is_waiting = false,
@@ -699,6 +702,7 @@ enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const in
         wait->work = t->last_busy;
         is_waiting = true;
     }
+    snap->is_held = false;
     while (path.n) qn_cache_drop_page(t->cache, path.page[--path.n]);
     free(path.page);
     return is_waiting ? QN_TIER_WAIT : QN_TIER_TRIED;

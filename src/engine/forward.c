@@ -165,7 +165,7 @@ void qn_forward_layer(const struct qn_forward_layer *f, const struct qn_step *s,
         f->b->mlp(f->d, s, &ffn);
 }
 
-/* The step without its last sequence, which takes no part in it for now. */
+/* The step without its last sequence, for the layers that its slice does not go through. */
 static struct qn_step without_last(struct qn_forward *f, const struct qn_step *s)
 {
     struct qn_step few = *s;

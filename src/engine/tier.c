@@ -673,8 +673,8 @@ enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const in
     if (!snap) return QN_TIER_NOTHING;
     t->clock++;
     touch(t, snap);
-    snap->is_held =
-        true; /* what is evicted for its pages is saved, and takes the place of what is not in use */
+    /* what is evicted for its pages is saved, and takes the place of what is not in use */
+    snap->is_held = true;
     int n_full = snap->h.n_tok / QN_PAGE, missing;
     struct path path = {xreallocarray(NULL, (size_t)n_full + 1, sizeof *path.page), 0};
     bool is_cut, is_waiting = false,

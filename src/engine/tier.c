@@ -46,7 +46,7 @@ struct blob {
     struct header h;
     void *data;      /* NULL: on disk only */
     int64_t busy;    /* number of the work that has its chore; done when it is back */
-    bool is_filling; /* busy with a read of the device: goes to the copier afterwards */
+    bool is_filling; /* in the list of those that a read of the device fills; then they go to the copier */
     bool is_writing, is_reading, is_on_disk;
     bool is_held;    /* a promotion is looking at it */
     bool is_dropped; /* not to be used any more; goes as soon as it is not busy */
@@ -332,7 +332,7 @@ static void forget(struct qn_tier *t, struct blob *b)
 
 static bool is_busy(const struct qn_tier *t, const struct blob *b)
 {
-    return b->is_writing || b->is_reading || b->is_held || b->busy > t->n_returned;
+    return b->is_writing || b->is_reading || b->is_filling || b->is_held || b->busy > t->n_returned;
 }
 
 /* The one unused for longest that may go; those of the last use are in use now. */

@@ -346,7 +346,8 @@ int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t
                           .prev = -1,
                           .first_snap = -1,
                           .mtp_from = mtp_from,
-                          .depth = parent >= 0 ? c->node[parent].depth + 1 : 0};
+                          .depth = parent >= 0 ? c->node[parent].depth + 1 : 0,
+                          .born = c->clock};
     if (*first >= 0) c->node[*first].prev = page;
     *first = page;
     memcpy(c->tok + (size_t)page * QN_PAGE, tok, QN_PAGE * sizeof *tok);

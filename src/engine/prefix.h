@@ -32,6 +32,7 @@ struct qn_node {
     int older, newer;            /* in the list by last use */
     int first_snap;              /* slot, or -1 */
     int depth;                   /* pages before it */
+    int64_t born;                /* of the cache's clock */
     bool lost_snap;              /* a snapshot behind it was evicted */
     int mtp_from;                /* place from which it has all of the draft layer's KV; QN_PAGE: nothing */
 };

@@ -237,7 +237,8 @@ void qn_seq_publish(struct qn_seq *s, struct qn_cache *c)
             s->pages[s->n_node] = node;
             if (c->node[node].mtp_from > mtp_from) /* with less of the MTP layer's KV */
                 s->mtp_from = QN_MAX(s->mtp_from, begin + c->node[node].mtp_from);
-            s->n_others = s->n_node + 1;
+            bool may_be_own = s->is_doubtful && c->node[node].born >= s->since;
+            if (!may_be_own) s->n_others = s->n_node + 1;
         }
         s->n_node++;
     }

@@ -538,13 +538,20 @@ static void one_slow(struct qn_engine_options *o)
     o->step_tokens = 100;
 }
 
+/* So that it is suspended between two slices, which leaves pages and no snapshot. */
+static void one_slow_sliced(struct qn_engine_options *o)
+{
+    one_slow(o);
+    o->slice_parts = 1;
+}
+
 /* The same of a prompt that had to make room while it was read: what it left then goes as well. is_known: its
  * pages are others' (and it reads them again, for their log-probabilities), so that only its snapshot is its
  * own. */
-static void bad_prompt_suspended(bool is_known)
+static void bad_prompt_suspended(bool is_known, bool is_sliced)
 {
     struct qn_fake_options fo = {.bad_tok = 240, .bad_logit = NAN, .step_us = 3000};
-    struct qn_engine *g = open_fake(&fo, one_slow);
+    struct qn_engine *g = open_fake(&fo, is_sliced ? one_slow_sliced : one_slow);
     int32_t *prompt = ask_prompt(9, 2000, 200), *other = ask_prompt(4, 30, 200);
     struct qn_request_params p = ask_params(prompt, 1990), q = ask_params(other, 30);
     const float never = -1e6f;
@@ -588,8 +595,9 @@ static void bad_prompt_suspended(bool is_known)
 static void test_bad_prompt_suspended(void **state)
 {
     (void)state;
-    bad_prompt_suspended(false);
-    bad_prompt_suspended(true);
+    bad_prompt_suspended(false, false);
+    bad_prompt_suspended(true, false);
+    bad_prompt_suspended(false, true);
 }
 
 int main(void)

@@ -52,7 +52,7 @@ struct bench {
     bool is_in_flight;
     /* the device's bytes */
     uint64_t page[N_PAGE][QN_PAGE], state[N_SLOT], pending[N_LANE][QN_MAX_DRAFT + 2];
-    long n_promoted, n_waited, n_damaged;
+    long n_suspended, n_promoted, n_waited, n_damaged;
 };
 
 static uint64_t hash_to(struct live *l, int n)
@@ -155,7 +155,7 @@ static void check(struct bench *b)
     for (int i = 0; i < N_LANE; i++) {
         const struct qn_seq *q = b->live[i].seq;
         if (!q) continue;
-        n_live++;
+        n_live += q->slot >= 0;
         n_use += q->n_page;
         qn_seq_check(q);
         for (int k = 0; k < q->n_page; k++) n_used[q->pages[k]]++;
@@ -217,10 +217,44 @@ static void promote(struct bench *b, struct qn_seq *q)
     b->n_promoted += n_tok > 0;
 }
 
-static void enter(struct bench *b, struct live *l)
+/* It makes room for others; sometimes between two slices, when its state is neither here nor there. */
+static void suspend(struct bench *b, struct live *l)
+{
+    struct qn_seq *q = l->seq;
+    if (q->state == QN_SEQ_PREFILL && q->n_done < q->n_prompt && roll(2)) {
+        begin_work(b);
+        q->n_slice_row = 1;
+        q->slice_part = 1;
+        b->state[q->slot] = 1;
+    }
+    qn_seq_suspend(q, &b->cache, true);
+    b->n_suspended++;
+}
+
+/* false: there is no room. */
+static bool admit(struct bench *b, struct live *l)
 {
     static const int stops[] = {5};
-    struct qn_cache *c = &b->cache;
+    struct qn_seq *q = l->seq;
+    const struct qn_cache *c = &b->cache;
+    if (b->tier && roll(8)) promote(b, q);
+    int n_chore = b->chores.n;
+    if (!qn_seq_admit(q, &b->cache, stops, 1, 1 + roll(64), roll(20) == 0)) {
+        if (!b->tier) assert_int_equal(b->chores.n, n_chore);
+        return false;
+    }
+    assert_true(q->n_cached < q->n_tok);
+    /* what was promised: shared pages hold these tokens, the state comes from a snapshot of that length */
+    for (int i = 0; i < q->n_node; i++)
+        assert_memory_equal(c->tok + (size_t)q->pages[i] * QN_PAGE, q->tok + (size_t)i * QN_PAGE,
+                            QN_PAGE * sizeof *q->tok);
+    if (q->n_cached && !b->tier) assert_int_equal(b->chores.list[n_chore].kind, QN_CHORE_STATE_COPY);
+    assert_int_equal(q->is_fresh, q->n_cached == 0);
+    return true;
+}
+
+static void enter(struct bench *b, struct live *l)
+{
     int32_t tok[MAX_TOK];
     int n = make_prompt(b, tok);
     l->tok = xreallocarray(NULL, (size_t)n, sizeof *tok);
@@ -228,38 +262,29 @@ static void enter(struct bench *b, struct live *l)
     l->params = (struct qn_request_params){
         .tok = l->tok, .n_tok = n, .salt = (uint64_t)(roll(10) == 0), .prompt_top = -1};
     l->params.sample = (struct qn_sample){.top_p = 1, .repetition = 1};
-    struct qn_seq *q = l->seq = qn_seq_create_job(NULL, &l->params);
-    if (b->tier && roll(8)) promote(b, q);
-    int n_chore = b->chores.n;
-    if (!qn_seq_admit(q, c, stops, 1, 1 + roll(64), roll(20) == 0)) {
-        if (!b->tier) assert_int_equal(b->chores.n, n_chore);
-        drop(l);
-        return;
-    }
-    assert_true(q->n_cached < n);
-    /* what was promised: shared pages hold these tokens, the state comes from a snapshot of that length */
-    for (int i = 0; i < q->n_node; i++)
-        assert_memory_equal(c->tok + (size_t)q->pages[i] * QN_PAGE, tok + (size_t)i * QN_PAGE,
-                            QN_PAGE * sizeof *tok);
-    if (q->n_cached && !b->tier) assert_int_equal(b->chores.list[n_chore].kind, QN_CHORE_STATE_COPY);
-    assert_int_equal(q->is_fresh, q->n_cached == 0);
+    l->seq = qn_seq_create_job(NULL, &l->params);
+    if (!admit(b, l)) drop(l);
 }
 
 static void advance(struct bench *b, struct live *l)
 {
     struct qn_seq *q = l->seq;
     struct qn_cache *c = &b->cache;
+    if (q->slot < 0 && !admit(b, l)) return;
     q->is_fresh = false;
-    if (q->n_done < q->n_prompt) { /* a chunk of the prompt */
+    if (q->n_tok - q->n_done > 1 ||
+        q->n_tok == q->n_prompt) { /* a chunk of the prompt, or of what is read again */
         int n = 1 + roll(100);
-        n = QN_MIN(n, q->n_prompt - q->n_done);
+        n = QN_MIN(n, q->n_tok - q->n_done);
         if (q->n_mark && q->mark[0] > q->n_done) n = QN_MIN(n, q->mark[0] - q->n_done);
         run_rows(b, l, n, false);
         if (q->n_mark && q->mark[0] <= q->n_done)
             qn_seq_snapshot(q, c);
         else
             qn_seq_publish(q, c);
-        if (q->n_done == q->n_prompt) qn_seq_push(q, roll(3));
+        if (q->n_done < q->n_tok) return;
+        q->is_proved = true;
+        qn_seq_push(q, roll(3));
         return;
     }
     q->state = QN_SEQ_DECODE; /* a step with some drafts accepted */
@@ -364,6 +389,8 @@ static void run(long n, int every, const char *folder)
             enter(&b, l);
         else if (roll(every ? 12 : 40) == 0)
             leave(&b, l, roll(10) != 0);
+        else if (l->seq->slot >= 0 && roll(20) == 0)
+            suspend(&b, l);
         else
             advance(&b, l);
         if (roll(5000) == 0) qn_cache_clear(&b.cache);
@@ -378,10 +405,11 @@ static void run(long n, int every, const char *folder)
     check(&b);
     struct qn_cache *c = &b.cache;
     print_message(
-        "%ld operations: %llu snapshots made, %llu evicted, %llu pages evicted, %llu of %llu tokens hit\n", n,
-        (unsigned long long)c->stats.n_snap_made, (unsigned long long)c->stats.n_snap_evicted,
+        "%ld operations: %llu snapshots made, %llu evicted, %llu pages evicted, %llu of %llu tokens hit, %ld "
+        "suspended\n",
+        n, (unsigned long long)c->stats.n_snap_made, (unsigned long long)c->stats.n_snap_evicted,
         (unsigned long long)c->stats.n_node_evicted, (unsigned long long)c->stats.n_hit_tok,
-        (unsigned long long)c->stats.n_query_tok);
+        (unsigned long long)c->stats.n_query_tok, b.n_suspended);
     assert_true(c->stats.n_hit_tok > 0 && c->stats.n_node_evicted > 0);
     close_tier(&b);
     if (every) {

@@ -161,7 +161,7 @@ static struct figure run(struct lab *l, struct qn_engine *g, int n, int mtp)
 
 struct cell {
     double fixed[MAX_DEPTH][MAX_RUNS], off[MAX_RUNS], got[MAX_RUNS]; /* decode */
-    double off_all[MAX_RUNS], got_all[MAX_RUNS], first;
+    double fixed_all[MAX_DEPTH][MAX_RUNS], off_all[MAX_RUNS], got_all[MAX_RUNS], first;
 };
 
 /* Steps of the same work, in order of their time. */
@@ -227,6 +227,7 @@ static bool compare(struct lab *l, int n, int percent)
         for (int d = 0; d < l->n_depth; d++) {
             struct figure f = run_noted(l, fixed, n, l->depth[d], 3 + d);
             c.fixed[d][i] = f.decode;
+            c.fixed_all[d][i] = f.all;
             accepted += f.accepted;
         }
         struct figure a = run_noted(l, off, n, -1, 1), b = run_noted(l, got, n, -1, 2);
@@ -250,8 +251,10 @@ static bool compare(struct lab *l, int n, int percent)
     qn_engine_close(got);
     double of_off = part(c.got, c.off, l->n_run), of_off_all = part(c.got_all, c.off_all, l->n_run);
     of_best = of_off;
+    double of_best_all = of_off_all;
     for (int d = 0; d < l->n_depth; d++) {
         double x = part(c.got, c.fixed[d], l->n_run);
+        of_best_all = fmin(of_best_all, part(c.got_all, c.fixed_all[d], l->n_run));
         if (x < of_best) {
             of_best = x;
             best = d;
@@ -263,11 +266,11 @@ static bool compare(struct lab *l, int n, int percent)
         if (i != 1) work_of_best = fmin(work_of_best, rate[1] / rate[i]);
     print_message("%5d  %7d %%  %8.2f", n, percent, median(c.off, l->n_run));
     for (int d = 0; d < l->n_depth; d++) print_message("  %8.2f", median(c.fixed[d], l->n_run));
-    print_message(
-        "  %8.2f   best %d  %.3f of it  %.3f of off  %.3f with the prompt  %.3f at first  ends at %d  rounds "
-        "repeated %d  by work %.3f of the best  %.3f of off\n",
-        median(c.got, l->n_run), best < 0 ? 0 : l->depth[best], of_best, of_off, of_off_all, c.first,
-        stats.depth, n_again, work_of_best, rate[1] / rate[0]);
+    print_message("  %8.2f   best %d  %.3f of it  %.3f of off  with the prompt %.3f, %.3f  %.3f at first  "
+                  "ends at %d  rounds "
+                  "repeated %d  by work %.3f of the best  %.3f of off\n",
+                  median(c.got, l->n_run), best < 0 ? 0 : l->depth[best], of_best, of_off, of_best_all,
+                  of_off_all, c.first, stats.depth, n_again, work_of_best, rate[1] / rate[0]);
     return work_of_best >= 0.98 && of_off_all >= 0.98;
 }
 

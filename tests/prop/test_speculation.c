@@ -187,13 +187,15 @@ static int by_gap(const void *a, const void *b)
 }
 
 /* Tokens a second of each while all n streams run, when every step takes the median time of all steps of the
- * same work, and the median of all between two: what the choice of depths is worth, whoever else used the
- * machine. */
+ * same work, and the mean of all but the longest between two: what the choice of depths is worth, whoever
+ * else used the machine. */
 static void rates_by_work(struct qn_drafter *d, int n, double *rate, int n_who)
 {
     double us[2 + MAX_DEPTH] = {0}, n_tok[2 + MAX_DEPTH] = {0};
     qsort(d->step, (size_t)d->n_step, sizeof *d->step, by_gap);
-    int gap_us = d->step[d->n_step / 2].gap_us;
+    double gap_us = 0;
+    int n_gap = QN_MAX(d->n_step * 19 / 20, 1);
+    for (int i = 0; i < n_gap; i++) gap_us += d->step[i].gap_us / (double)n_gap;
     qsort(d->step, (size_t)d->n_step, sizeof *d->step, by_work);
     for (int i = 0, end; i < d->n_step; i = end) {
         for (end = i + 1; end < d->n_step && is_same_work(&d->step[i], &d->step[end]);) end++;

@@ -297,7 +297,9 @@ async def kills(args):
                              usage.get("cache_read_input_tokens") or 0) > 0
             load = [asyncio.ensure_future(exchange(server.port, soak.questions[(number * 5 + k) % N_KILL_QUESTION].data(True)))
                     for k in range(6)]
-            load += [asyncio.ensure_future(exchange(server.port, q.data(True))) for q in rng.sample(soak.questions[N_KILL_QUESTION:], 6)]
+            # others that were never asked, so that there is something to write
+            new = [Question(N_QUESTION + 6 * number + k, args.binary == "quern-fake") for k in range(6)]
+            load += [asyncio.ensure_future(exchange(server.port, q.data(True))) for q in new]
             await stop_while_writing(server, tier, rng)
             server.kill()
             await asyncio.gather(*load, return_exceptions=True)

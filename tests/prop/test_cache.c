@@ -36,6 +36,7 @@ struct live {
     struct qn_seq *seq;
     struct qn_request_params params;
     int32_t *tok;
+    bool keeps_mtp;             /* the draft layer's KV, in this admission */
     uint64_t hash[MAX_TOK + 1]; /* of the first i tokens */
     int n_hash;
 };
@@ -51,7 +52,10 @@ struct bench {
     int n_old[N_OLD];
     bool is_in_flight;
     /* the device's bytes */
-    uint64_t page[N_PAGE][QN_PAGE], state[N_SLOT], pending[N_LANE][QN_MAX_DRAFT + 2];
+    struct page {
+        uint64_t kv[QN_PAGE], mtp[QN_PAGE]; /* of the layers, of the draft layer */
+    } page[N_PAGE];
+    uint64_t state[N_SLOT], pending[N_LANE][QN_MAX_DRAFT + 2];
     long n_suspended, n_promoted, n_waited, n_damaged;
 };
 
@@ -69,13 +73,14 @@ static void run_chore(struct bench *b, const struct qn_chore *k)
 {
     switch (k->kind) {
     case QN_CHORE_KV_COPY:
-        memcpy(b->page[k->to], b->page[k->from], (size_t)k->n * sizeof(uint64_t));
+        memcpy(b->page[k->to].kv, b->page[k->from].kv, (size_t)k->n * sizeof(uint64_t));
+        memcpy(b->page[k->to].mtp, b->page[k->from].mtp, (size_t)k->n * sizeof(uint64_t));
         break;
     case QN_CHORE_KV_READ:
-        memcpy(k->host, b->page[k->from], sizeof b->page[0]);
+        memcpy(k->host, &b->page[k->from], sizeof b->page[0]);
         break;
     case QN_CHORE_KV_WRITE:
-        memcpy(b->page[k->to], k->host, sizeof b->page[0]);
+        memcpy(&b->page[k->to], k->host, sizeof b->page[0]);
         break;
     case QN_CHORE_STATE_COPY:
         b->state[k->to] = b->state[k->from];
@@ -127,8 +132,11 @@ static void read_mail(struct bench *b, int64_t timeout_us)
 static void check_bytes(struct bench *b, struct live *l)
 {
     struct qn_seq *q = l->seq;
-    for (int i = 0; i < q->n_done; i++)
-        assert_int_equal(b->page[q->pages[i / QN_PAGE]][i % QN_PAGE], hash_to(l, i + 1));
+    for (int i = 0; i < q->n_done; i++) {
+        const struct page *p = &b->page[q->pages[i / QN_PAGE]];
+        assert_int_equal(p->kv[i % QN_PAGE], hash_to(l, i + 1));
+        if (i >= q->mtp_from) assert_int_equal(p->mtp[i % QN_PAGE], hash_to(l, i + 1));
+    }
     if (qn_seq_n_state(q)) assert_int_equal(b->state[q->slot], hash_to(l, qn_seq_n_state(q)));
 }
 
@@ -138,8 +146,14 @@ static void run_rows(struct bench *b, struct live *l, int n, bool is_pending)
     struct qn_seq *q = l->seq;
     begin_work(b);
     if (q->n_done == q->n_cached || !roll(16)) check_bytes(b, l);
-    for (int at = q->n_done; at < q->n_done + n; at++)
-        b->page[q->pages[at / QN_PAGE]][at % QN_PAGE] = hash_to(l, at + 1);
+    /* a decode step or two without it leave a hole on purpose: not here */
+    bool keeps = l->keeps_mtp || (q->state == QN_SEQ_DECODE && q->mtp_from <= q->n_done);
+    int mtp_from = qn_seq_keep_mtp(q, keeps);
+    for (int at = q->n_done; at < q->n_done + n; at++) {
+        struct page *p = &b->page[q->pages[at / QN_PAGE]];
+        p->kv[at % QN_PAGE] = hash_to(l, at + 1);
+        p->mtp[at % QN_PAGE] = keeps && at >= mtp_from ? hash_to(l, at + 1) : 0;
+    }
     b->state[q->slot] = hash_to(l, q->n_done + (is_pending ? 0 : n));
     for (int i = 1; i <= n && is_pending; i++) b->pending[q->lane][i] = hash_to(l, q->n_done + i);
     q->n_done += n;
@@ -206,7 +220,7 @@ static void promote(struct bench *b, struct qn_seq *q)
     for (int i = 0; i < 50 && how == QN_TIER_WAIT; i++) {
         int n_have = qn_seq_match(q, &b->cache)->n_tok;
         how = qn_tier_promote(b->tier, q->root, q->tok, q->n_tok, n_have,
-                              roll(3) ? INT64_MAX : 1 + roll(1500), &wait, &n_tok);
+                              roll(3) ? INT64_MAX : 1 + roll(3000), &wait, &n_tok);
         while (how == QN_TIER_WAIT && !qn_tier_is_over(b->tier, &wait)) {
             begin_work(b);
             end_work(b);
@@ -243,6 +257,7 @@ static bool admit(struct bench *b, struct live *l)
         if (!b->tier) assert_int_equal(b->chores.n, n_chore);
         return false;
     }
+    l->keeps_mtp = roll(2);
     assert_true(q->n_cached < q->n_tok);
     /* what was promised: shared pages hold these tokens, the state comes from a snapshot of that length */
     for (int i = 0; i < q->n_node; i++)
@@ -336,7 +351,7 @@ static void open_tier(struct bench *b, const char *folder)
 {
     struct qn_tier_options o = {.page_bytes = sizeof b->page[0],
                                 .slot_bytes = SLOT_BYTES,
-                                .ram_bytes = 1600 + roll(roll(3) ? 6000 : 100000),
+                                .ram_bytes = 2600 + roll(roll(3) ? 9000 : 150000),
                                 .folder = folder,
                                 .disk_bytes = 20000 + roll(200000),
                                 .write_bytes = -1,

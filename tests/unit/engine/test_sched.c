@@ -76,6 +76,45 @@ static void test_fair_share(void **state)
     close_fake(g);
 }
 
+/* Of two clients that have nothing running, the one goes first that was served less lately. */
+static void test_fair_share_of_tokens(void **state)
+{
+    (void)state;
+    struct qn_fake_options fo = {.step_us = 200};
+    struct qn_engine *g = open_fake(&fo, 1, 0);
+    int32_t *prompt = ask_prompt(1, 60, 200);
+    struct qn_request_params p = ask_params(prompt, 60);
+    struct qn_event event;
+    struct ask_answer a, first, second;
+    p.ignore_eos = true;
+    p.client = 2;
+    p.max_new = 2;
+    ask(g, &p, &a);
+    ask_free(&a);
+    p.client = 1;
+    p.max_new = 300;
+    ask(g, &p, &a);
+    ask_free(&a);
+    p.client = 3;
+    p.max_new = 100;
+    struct qn_request *running = submit(g, &p);
+    assert_int_equal(qn_request_next(running, &event, 20000000), QN_OK);
+    p.client = 1;
+    p.max_new = 20;
+    struct qn_request *had_much = submit(g, &p);
+    p.client = 2;
+    struct qn_request *had_little = submit(g, &p);
+    ask_read(running, &a);
+    ask_read(had_much, &first);
+    ask_read(had_little, &second);
+    assert_true(second.stats.queue_us < first.stats.queue_us);
+    ask_free(&a);
+    ask_free(&first);
+    ask_free(&second);
+    free(prompt);
+    close_fake(g);
+}
+
 /* A normal request takes the place of a low one, which goes on later with the same answer. */
 static void test_priority(void **state)
 {
@@ -348,10 +387,15 @@ static void test_stopped_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fair_share),         cmocka_unit_test(test_priority),
-        cmocka_unit_test(test_prefill_budget),     cmocka_unit_test(test_short_passes_long),
-        cmocka_unit_test(test_cancel_at_any_step), cmocka_unit_test(test_waiting_is_matched_once),
-        cmocka_unit_test(test_stuck_step),         cmocka_unit_test(test_stopped_process),
+        cmocka_unit_test(test_fair_share),
+        cmocka_unit_test(test_priority),
+        cmocka_unit_test(test_fair_share_of_tokens),
+        cmocka_unit_test(test_prefill_budget),
+        cmocka_unit_test(test_short_passes_long),
+        cmocka_unit_test(test_cancel_at_any_step),
+        cmocka_unit_test(test_waiting_is_matched_once),
+        cmocka_unit_test(test_stuck_step),
+        cmocka_unit_test(test_stopped_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,6 +21,7 @@ static struct qn_fake fake;
 static char folder[64];
 
 static int64_t write_bytes; /* a day; 0: default */
+static int64_t disk_bytes;  /* 0: default */
 static struct qn_fake_options fake_options;
 
 static struct qn_engine *open_engine(const char *disk, int64_t ram, int n_slot, bool other_layout)
@@ -37,6 +38,7 @@ static struct qn_engine *open_engine(const char *disk, int64_t ram, int n_slot, 
     o.disk_tier = disk;
     o.ram_tier_bytes = ram;
     o.disk_write_bytes = write_bytes;
+    o.disk_tier_bytes = disk_bytes;
     o.snapshot_gap = 16;
     o.act = other_layout ? QN_ACT_F32 : QN_ACT_BF16;
     if (qn_engine_open(&g, &o, &e)) fail_msg("open: %s", e.text);
@@ -127,6 +129,35 @@ static void test_ram(void **state)
         ask_free(&first[i]);
     }
     close_engine(g);
+}
+
+/* What is pushed out beside a running stream, before its turn to be saved has come, comes back as well. */
+static void test_pushed_out_beside_a_stream(void **state)
+{
+    (void)state;
+    fake_options = (struct qn_fake_options){.step_us = 200};
+    struct qn_engine *g = open_engine(NULL, (int64_t)16 << 20, 3, false);
+    struct ask_answer a;
+    struct qn_request *r;
+    struct qn_err e = {0};
+    int32_t *prompt = ask_prompt(77, 20, 200);
+    struct qn_request_params p = ask_params(prompt, 20);
+    p.max_new = 4000;
+    p.ignore_eos = true;
+    if (qn_engine_submit(g, &p, &r, &e)) fail_msg("submit: %s", e.text);
+    for (int round = 0; round < 2; round++)
+        for (uint64_t i = 0; i < 6; i++) {
+            int n_cached = ask_one(g, i, &a);
+            ask_free(&a);
+            if (round) assert_true(n_cached > N_PROMPT - 20);
+        }
+    qn_request_cancel(r);
+    ask_read(r, &a);
+    assert_int_equal(a.finish, QN_FINISH_CANCEL); /* it ran all the time */
+    ask_free(&a);
+    free(prompt);
+    close_engine(g);
+    fake_options = (struct qn_fake_options){0};
 }
 
 static void test_restart(void **state)
@@ -339,6 +370,38 @@ static void test_budgets(void **state)
     assert_true(s.tier.ram_bytes > n_file_byte); /* the rest is in RAM */
 }
 
+/* The folder stays within its size: the files unused for longest go. */
+static void test_size_of_folder(void **state)
+{
+    (void)state;
+    enum { MOST = 60000 };
+    struct ask_answer a;
+    struct qn_engine_stats s;
+    disk_bytes = MOST;
+    struct qn_engine *g = open_engine(folder, (int64_t)16 << 20, 12, false);
+    for (uint64_t i = 0; i < 12; i++) {
+        ask_one(g, i, &a);
+        ask_free(&a);
+    }
+    for (int i = 0; i < 1000; i++) { /* saved when nothing else is to do */
+        usleep(2000);
+        qn_engine_stats(g, &s);
+        if (s.tier.n_file_drop && s.tier.n_saved >= 12) break;
+    }
+    close_engine(g);
+    n_file_byte = 0;
+    each_file(add_size);
+    print_message("%lld bytes in files of %d, %llu files were dropped\n", (long long)n_file_byte, MOST,
+                  (unsigned long long)s.tier.n_file_drop);
+    assert_true(s.tier.n_file_drop > 0);
+    assert_true(n_file_byte > MOST / 2 && n_file_byte <= MOST);
+    g = open_engine(folder, -1, 12, false);
+    assert_true(ask_one(g, 11, &a) > N_PROMPT - 20); /* the newest is there */
+    ask_free(&a);
+    close_engine(g);
+    disk_bytes = 0;
+}
+
 static struct qn_tier_stats tier_stats(struct qn_engine *g)
 {
     struct qn_engine_stats s;
@@ -474,12 +537,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pushed_out_by_promotion),
         cmocka_unit_test(test_ram),
+        cmocka_unit_test(test_pushed_out_beside_a_stream),
         cmocka_unit_test_setup_teardown(test_restart, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_damaged_files, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_short_files, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_slow_disk, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_small_ram, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_budgets, make_folder, drop_folder),
+        cmocka_unit_test_setup_teardown(test_size_of_folder, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_bad_prompt, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_kill, make_folder, drop_folder),
     };

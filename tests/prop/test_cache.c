@@ -37,6 +37,7 @@ struct live {
     struct qn_request_params params;
     int32_t *tok;
     bool keeps_mtp;             /* the draft layer's KV, in this admission */
+    bool has_carry;             /* the hidden row before the next one, which its first entry needs */
     uint64_t hash[MAX_TOK + 1]; /* of the first i tokens */
     int n_hash;
 };
@@ -152,8 +153,10 @@ static void run_rows(struct bench *b, struct live *l, int n, bool is_pending)
     for (int at = q->n_done; at < q->n_done + n; at++) {
         struct page *p = &b->page[q->pages[at / QN_PAGE]];
         p->kv[at % QN_PAGE] = hash_to(l, at + 1);
-        p->mtp[at % QN_PAGE] = keeps && at >= mtp_from ? hash_to(l, at + 1) : 0;
+        bool is_made = keeps && at >= mtp_from && (l->has_carry || at > q->n_done);
+        p->mtp[at % QN_PAGE] = is_made ? hash_to(l, at + 1) : 0;
     }
+    l->has_carry = keeps;
     b->state[q->slot] = hash_to(l, q->n_done + (is_pending ? 0 : n));
     for (int i = 1; i <= n && is_pending; i++) b->pending[q->lane][i] = hash_to(l, q->n_done + i);
     q->n_done += n;
@@ -258,6 +261,7 @@ static bool admit(struct bench *b, struct live *l)
         return false;
     }
     l->keeps_mtp = roll(2);
+    l->has_carry = q->n_done && q->mtp_from <= q->n_done;
     assert_true(q->n_cached < q->n_tok);
     /* what was promised: shared pages hold these tokens, the state comes from a snapshot of that length */
     for (int i = 0; i < q->n_node; i++)

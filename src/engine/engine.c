@@ -467,8 +467,9 @@ static void publish(struct qn_engine *g, struct qn_batch *b)
     qn_rank_publish(g->rank, &b->work);
 }
 
-/* Copies the unsaved snapshot used last into the tiers: whenever there is nothing else to do, and once in a
- * while when there is, as a process can be killed. */
+/* Copies an unsaved snapshot into the tiers: whenever there is nothing else to do, and once in a while when
+ * there is, as a process can be killed. Beside streams that is the one used last; with nothing else to do the
+ * oldest goes first, as all of them will, and where room is short the last ones stay. */
 static void save_one(struct qn_engine *g)
 {
     bool is_idle = !g->sched.n_running && !g->sched.n_waiting;
@@ -476,7 +477,9 @@ static void save_one(struct qn_engine *g)
     int best = -1;
     for (int i = 0; i < g->cache.slots.n; i++) {
         const struct qn_snap *s = &g->cache.snap[i];
-        if (s->is_used && !s->is_stored && (best < 0 || s->last_use > g->cache.snap[best].last_use)) best = i;
+        if (!s->is_used || s->is_stored) continue;
+        bool is_older = best < 0 || s->last_use < g->cache.snap[best].last_use;
+        if (best < 0 || is_older == is_idle) best = i;
     }
     if (best < 0) return;
     enum qn_tier_saved saved = qn_tier_save(g->tier, best, is_idle ? IDLE_SAVE_BYTES : SAVE_BYTES);

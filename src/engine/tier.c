@@ -221,13 +221,17 @@ static void leave(struct qn_tier *t, enum place p, struct blob *b)
     l->n--;
 }
 
+/* In its place by last use: others may have been used while it was written. */
 static void join(struct qn_tier *t, enum place p, struct blob *b)
 {
     struct list *l = &t->list[p];
-    b->older[p] = l->newest;
-    b->newer[p] = NULL;
-    *(l->newest ? &l->newest->newer[p] : &l->oldest) = b;
-    l->newest = b;
+    struct blob *before = l->newest;
+    while (before && before->last_use > b->last_use) before = before->older[p];
+    struct blob *behind = before ? before->newer[p] : l->oldest;
+    b->older[p] = before;
+    b->newer[p] = behind;
+    *(before ? &before->newer[p] : &l->oldest) = b;
+    *(behind ? &behind->older[p] : &l->newest) = b;
     l->n++;
 }
 

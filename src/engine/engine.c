@@ -478,8 +478,8 @@ static void save_one(struct qn_engine *g)
     for (int i = 0; i < g->cache.slots.n; i++) {
         const struct qn_snap *s = &g->cache.snap[i];
         if (!s->is_used || s->is_stored) continue;
-        bool is_older = best < 0 || s->last_use < g->cache.snap[best].last_use;
-        if (best < 0 || is_older == is_idle) best = i;
+        int64_t newer_by = best < 0 ? 0 : s->last_use - g->cache.snap[best].last_use;
+        if (best < 0 || (is_idle ? newer_by < 0 : newer_by > 0)) best = i;
     }
     if (best < 0) return;
     enum qn_tier_saved saved = qn_tier_save(g->tier, best, is_idle ? IDLE_SAVE_BYTES : SAVE_BYTES);

@@ -23,7 +23,7 @@
 #define MAX_TOK 700
 #define N_OLD   16
 
-#define SLOT_BYTES 1024 /* more than are looked at: a state is larger than a page */
+#define SLOT_BYTES 2048 /* more than are looked at: a state is larger than a page */
 
 static uint64_t draw, seed;
 
@@ -355,7 +355,7 @@ static void open_tier(struct bench *b, const char *folder)
 {
     struct qn_tier_options o = {.page_bytes = sizeof b->page[0],
                                 .slot_bytes = SLOT_BYTES,
-                                .ram_bytes = 2600 + roll(roll(3) ? 9000 : 150000),
+                                .ram_bytes = 3600 + roll(roll(3) ? 12000 : 150000),
                                 .folder = folder,
                                 .disk_bytes = 20000 + roll(200000),
                                 .write_bytes = -1,

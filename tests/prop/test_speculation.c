@@ -268,11 +268,11 @@ static bool compare(struct lab *l, int n, int percent)
         if (i != 1) work_of_best = fmin(work_of_best, rate[1] / rate[i]);
     print_message("%5d  %7d %%  %8.2f", n, percent, median(c.off, l->n_run));
     for (int d = 0; d < l->n_depth; d++) print_message("  %8.2f", median(c.fixed[d], l->n_run));
-    print_message("  %8.2f   best %d  %.3f of it  %.3f of off  with the prompt %.3f, %.3f  %.3f at first  "
-                  "ends at %d  rounds "
-                  "repeated %d  by work %.3f of the best  %.3f of off\n",
-                  median(c.got, l->n_run), best < 0 ? 0 : l->depth[best], of_best, of_off, of_best_all,
-                  of_off_all, c.first, stats.depth, n_again, work_of_best, rate[1] / rate[0]);
+    print_message(
+        "  %8.2f   best %d  %.3f of it  %.3f of off  with the prompt %.3f of the best  %.3f of off  "
+        "%.3f at first  ends at %d  rounds repeated %d  by work %.3f of the best  %.3f of off\n",
+        median(c.got, l->n_run), best < 0 ? 0 : l->depth[best], of_best, of_off, of_best_all, of_off_all,
+        c.first, stats.depth, n_again, work_of_best, rate[1] / rate[0]);
     return work_of_best >= 0.98 && of_off_all >= 0.98;
 }
 

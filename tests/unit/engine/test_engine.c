@@ -532,32 +532,29 @@ static void test_bad_prompt(void **state)
     close_fake(g);
 }
 
-static void long_context(struct qn_engine_options *o)
-{
-    o->max_seqs = 2;
-}
-
-/* Where snapshots are: every few thousand tokens of a long prompt, and where a prompt leaves one that is
- * known; a third one that leaves it there resumes there. */
+/* Where snapshots are: every few thousand tokens of a long prompt, behind the end of a turn, and where a
+ * prompt leaves one that is known; a third one that leaves it there resumes there. */
 static void test_where_snapshots_are(void **state)
 {
     (void)state;
     struct qn_fake_options fo = {.max_context = 22000};
-    struct qn_engine *g = open_fake(&fo, long_context);
+    struct qn_engine *g = open_fake(&fo, NULL);
     struct qn_request_params p;
     struct ask_answer a;
-    static const int parts_at[] = {12000, 12000, 300, 300};
-    static const int resumed[] = {8192, 12000, 0, 300};
+    const int end_of_turn = 255;
+    static const int parts_at[] = {19001, 17000, 12000, 12000, 300, 300};
+    static const int resumed[] = {19001, 16384, 8192, 12000, 0, 300};
     int32_t *prompt = ask_prompt(1, 20000, 200);
+    prompt[19000] = end_of_turn;
     p = ask_params(prompt, 20000);
     p.max_new = 1;
     ask(g, &p, &a);
     ask_free(&a);
-    for (int i = 0; i < 4; i++) {
-        int32_t *other = ask_prompt(50 + (uint64_t)i, 13000, 200);
+    for (int i = 0; i < (int)QN_COUNT(parts_at); i++) {
+        int32_t *other = ask_prompt(50 + (uint64_t)i, 19500, 200);
         memcpy(other, prompt, (size_t)parts_at[i] * sizeof *prompt);
         other[parts_at[i]] = (prompt[parts_at[i]] + 1 + i) % 200;
-        p = ask_params(other, 13000);
+        p = ask_params(other, 19500);
         p.max_new = 1;
         ask(g, &p, &a);
         assert_int_equal(a.stats.n_cached, resumed[i]);

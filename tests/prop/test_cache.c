@@ -355,7 +355,7 @@ static void open_tier(struct bench *b, const char *folder)
 {
     struct qn_tier_options o = {.page_bytes = sizeof b->page[0],
                                 .slot_bytes = SLOT_BYTES,
-                                .ram_bytes = 3600 + roll(roll(3) ? 12000 : 150000),
+                                .ram_bytes = 3200 + roll(roll(3) ? 5000 : 150000),
                                 .folder = folder,
                                 .disk_bytes = 20000 + roll(200000),
                                 .write_bytes = -1,

@@ -131,6 +131,29 @@ static void test_ram(void **state)
     close_engine(g);
 }
 
+/* One that runs until it is cancelled, so that the engine has no time to save. */
+static struct qn_request *begin_stream(struct qn_engine *g)
+{
+    int32_t *prompt = ask_prompt(77, 20, 200);
+    struct qn_request_params p = ask_params(prompt, 20);
+    struct qn_request *r;
+    struct qn_err e = {0};
+    p.max_new = 4000;
+    p.ignore_eos = true;
+    if (qn_engine_submit(g, &p, &r, &e)) fail_msg("submit: %s", e.text);
+    free(prompt);
+    return r;
+}
+
+static void end_stream(struct qn_request *r)
+{
+    struct ask_answer a;
+    qn_request_cancel(r);
+    ask_read(r, &a);
+    assert_int_equal(a.finish, QN_FINISH_CANCEL); /* it ran all the time */
+    ask_free(&a);
+}
+
 /* What is pushed out beside a running stream, before its turn to be saved has come, comes back as well. */
 static void test_pushed_out_beside_a_stream(void **state)
 {
@@ -138,24 +161,14 @@ static void test_pushed_out_beside_a_stream(void **state)
     fake_options = (struct qn_fake_options){.step_us = 200};
     struct qn_engine *g = open_engine(NULL, (int64_t)16 << 20, 3, false);
     struct ask_answer a;
-    struct qn_request *r;
-    struct qn_err e = {0};
-    int32_t *prompt = ask_prompt(77, 20, 200);
-    struct qn_request_params p = ask_params(prompt, 20);
-    p.max_new = 4000;
-    p.ignore_eos = true;
-    if (qn_engine_submit(g, &p, &r, &e)) fail_msg("submit: %s", e.text);
+    struct qn_request *stream = begin_stream(g);
     for (int round = 0; round < 2; round++)
         for (uint64_t i = 0; i < 6; i++) {
             int n_cached = ask_one(g, i, &a);
             ask_free(&a);
             if (round) assert_true(n_cached > N_PROMPT - 20);
         }
-    qn_request_cancel(r);
-    ask_read(r, &a);
-    assert_int_equal(a.finish, QN_FINISH_CANCEL); /* it ran all the time */
-    ask_free(&a);
-    free(prompt);
+    end_stream(stream);
     close_engine(g);
     fake_options = (struct qn_fake_options){0};
 }
@@ -370,7 +383,7 @@ static void test_budgets(void **state)
     assert_true(s.tier.ram_bytes > n_file_byte); /* the rest is in RAM */
 }
 
-/* The folder stays within its size: the files unused for longest go. */
+/* The folder stays within its size: the files unused for longest go, also when all are saved at once. */
 static void test_size_of_folder(void **state)
 {
     (void)state;
@@ -378,11 +391,14 @@ static void test_size_of_folder(void **state)
     struct ask_answer a;
     struct qn_engine_stats s;
     disk_bytes = MOST;
-    struct qn_engine *g = open_engine(folder, (int64_t)16 << 20, 12, false);
+    fake_options = (struct qn_fake_options){.step_us = 500};
+    struct qn_engine *g = open_engine(folder, (int64_t)16 << 20, 40, false);
+    struct qn_request *stream = begin_stream(g);
     for (uint64_t i = 0; i < 12; i++) {
         ask_one(g, i, &a);
         ask_free(&a);
     }
+    end_stream(stream);
     for (int i = 0; i < 1000; i++) { /* saved when nothing else is to do */
         usleep(2000);
         qn_engine_stats(g, &s);
@@ -400,6 +416,7 @@ static void test_size_of_folder(void **state)
     ask_free(&a);
     close_engine(g);
     disk_bytes = 0;
+    fake_options = (struct qn_fake_options){0};
 }
 
 static struct qn_tier_stats tier_stats(struct qn_engine *g)

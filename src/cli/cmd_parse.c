@@ -79,7 +79,7 @@ static void print_delta(void *ctx, const struct qn_parse_event *event)
     case QN_PARSE_CALL_END:
         break;
     case QN_PARSE_FINISH:
-        qn_buf_printf(&line, "{\"finish_reason\": \"%s\"}\n", event->text);
+        qn_buf_printf(&line, "{\"finish_reason\": \"%s\"}\n", qn_reason_name((enum qn_reason)event->index));
         break;
     }
     fputs(qn_buf_str(&line), stdout);
@@ -118,7 +118,7 @@ static int print_message(const struct qn_parsed *m, struct qn_err *e)
         qn_json_write(&out, arguments, QN_JSON_EXACT);
         qn_buf_puts(&out, "}");
     }
-    qn_buf_printf(&out, "], \"finish_reason\": \"%s\"}\n", m->finish_reason);
+    qn_buf_printf(&out, "], \"finish_reason\": \"%s\"}\n", qn_reason_name(m->reason));
     QN_FAIL_IF(out.failed, e, QN_TOOBIG, "the message is too large to print");
     fwrite(out.data, 1, out.n_byte, stdout);
 out:

@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "server/defaults.h"
 #include "text/detok.h"
 #include "text/tokenizer.h"
 
@@ -109,26 +110,33 @@ void qn_talk_close(struct qn_talk *t)
     *t = (struct qn_talk){0};
 }
 
-static double or_default(double given, bool has, double of_model, double otherwise)
-{
-    return given >= 0 ? given : has ? of_model : otherwise;
-}
-
 static struct qn_sample sampling(const struct qn_talk *t)
 {
     const struct qn_talk_options *o = &t->options;
     const struct qn_text_defaults *d = &t->text->defaults;
-    struct qn_sample s = {.n_top = -1};
-    s.temperature = (float)or_default(o->temperature, d->has_temperature, d->temperature, 0.7);
-    if (o->temperature < 0 && d->has_do_sample && !d->do_sample) s.temperature = 0;
-    s.top_p = (float)or_default(o->top_p, d->has_top_p, d->top_p, 1);
-    s.min_p = (float)or_default(o->min_p, d->has_min_p, d->min_p, 0);
-    s.top_k = (int)(o->top_k >= 0 ? o->top_k : d->has_top_k ? d->top_k : 0);
-    s.presence = (float)(!isnan(o->presence)       ? o->presence
-                         : d->has_presence_penalty ? d->presence_penalty
-                                                   : 0);
-    s.frequency = (float)(d->has_frequency_penalty ? d->frequency_penalty : 0);
-    s.repetition = (float)(d->has_repetition_penalty ? d->repetition_penalty : 1);
+    bool has_own = d->has_temperature || (d->has_do_sample && !d->do_sample);
+    struct qn_sampling_defaults v, given = {
+                                       .temperature = o->temperature >= 0 ? o->temperature
+                                                      : has_own           ? NAN
+                                                                          : 0.7,
+                                       .top_p = o->top_p >= 0 ? o->top_p : NAN,
+                                       .min_p = o->min_p >= 0 ? o->min_p : NAN,
+                                       .presence = o->presence,
+                                       .frequency = NAN,
+                                       .repetition = NAN,
+                                       .top_k = o->top_k,
+                                   };
+    qn_sampling_merge(&v, &given, d);
+    struct qn_sample s = {
+        .temperature = (float)v.temperature,
+        .top_p = (float)v.top_p,
+        .min_p = (float)v.min_p,
+        .top_k = (int)v.top_k,
+        .presence = (float)v.presence,
+        .frequency = (float)v.frequency,
+        .repetition = (float)v.repetition,
+        .n_top = -1,
+    };
     s.seed = o->seed >= 0 ? (uint64_t)o->seed : (uint64_t)qn_now_us();
     return s;
 }

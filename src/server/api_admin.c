@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/clock.h"
+#include "server/api.h"
 #include "server/stream.h"
 #include "text/jinja.h"
 #include "text/tokenizer.h"

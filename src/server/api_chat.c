@@ -1,5 +1,7 @@
 /* OpenAI chat completions.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "server/api.h"
+#include "server/form.h"
 #include "server/openai.h"
 
 static void write_chat_logprobs(const struct qn_stream *s, struct qn_buf *out,
@@ -85,8 +87,8 @@ static void chat_silent(struct qn_stream *s, struct qn_output *c)
 /* A named function reports "stop", as the original does. */
 static const char *chat_finish_reason(const struct qn_output *c)
 {
-    if (!strcmp(c->finish, "tool_calls") && c->stream->ask.tool_mode == QN_TOOL_NAMED) return "stop";
-    return c->finish;
+    if (c->reason == QN_REASON_CALLS && c->stream->ask.tool_mode == QN_TOOL_NAMED) return "stop";
+    return qn_reason_name(c->reason);
 }
 
 static void chat_finish(struct qn_stream *s, struct qn_output *c)
@@ -206,9 +208,7 @@ int qn_api_read_chat(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
     int64_t top = 0;
     bool parallel = true, includes_reasoning = true;
     const char *reasoning_format;
-    body = qn_chat_lift_extra_body(a->arena, body);
-    QN_FAIL_IF(!body, e, QN_TOOBIG, "the request is too large");
-    QN_TRY(qn_ask_read_model(a, x, body, e));
+    QN_TRY(qn_ask_read_head(a, x, &body, e));
     QN_TRY(qn_ask_read_sampling(a, x, body, e));
     x->param = "top_logprobs";
     QN_TRY(qn_json_get_bool(body, "logprobs", false, &a->wants_logprobs, e));

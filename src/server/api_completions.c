@@ -2,7 +2,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "server/api.h"
+#include "server/form.h"
 #include "server/openai.h"
+#include "server/trace.h"
 #include "text/tokenizer.h"
 
 static size_t n_chars(const char *s, size_t n)
@@ -90,7 +93,7 @@ static void complete_begin(struct qn_stream *s)
 }
 
 static void complete_chunk(struct qn_stream *s, struct qn_output *c, const char *text, size_t n,
-                           const char *finish)
+                           enum qn_reason reason)
 {
     struct qn_buf *out = &s->out;
     struct lp_list lists[2];
@@ -112,8 +115,8 @@ static void complete_chunk(struct qn_stream *s, struct qn_output *c, const char 
     else
         qn_buf_puts(out, "null");
     c->lp_sent = c->n_lp;
-    if (finish) {
-        qn_buf_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", finish);
+    if (reason) {
+        qn_buf_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", qn_reason_name(reason));
         qn_openai_write_stop_reason(c, out);
         qn_buf_puts(out, "}]");
     } else
@@ -124,12 +127,12 @@ static void complete_chunk(struct qn_stream *s, struct qn_output *c, const char 
 
 static void complete_event(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *event)
 {
-    complete_chunk(s, c, event->text, event->n, NULL);
+    complete_chunk(s, c, event->text, event->n, QN_REASON_NONE);
 }
 
 static void complete_finish(struct qn_stream *s, struct qn_output *c)
 {
-    complete_chunk(s, c, "", 0, c->finish);
+    complete_chunk(s, c, "", 0, c->reason);
 }
 
 static void complete_whole(struct qn_stream *s, struct qn_buf *out)
@@ -154,7 +157,7 @@ static void complete_whole(struct qn_stream *s, struct qn_buf *out)
             write_old_logprobs(c, out, lists, n_list);
         else
             qn_buf_puts(out, "null");
-        qn_buf_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", c->finish);
+        qn_buf_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", qn_reason_name(c->reason));
         qn_openai_write_stop_reason(c, out);
         if (s->ask.return_token_ids) {
             qn_buf_puts(out, ",\"token_ids\":");
@@ -275,9 +278,7 @@ int qn_api_read_completion(struct qn_ask *a, struct qn_exchange *x, const struct
 {
     int rc = QN_OK;
     int64_t top = -1, best_of = 1, max_tokens = -1;
-    body = qn_chat_lift_extra_body(a->arena, body);
-    QN_FAIL_IF(!body, e, QN_TOOBIG, "the request is too large");
-    QN_TRY(qn_ask_read_model(a, x, body, e));
+    QN_TRY(qn_ask_read_head(a, x, &body, e));
     x->param = "echo";
     QN_TRY(qn_json_get_bool(body, "echo", false, &a->echo, e));
     /* max_tokens 0 is pure scoring; the shared reader refuses it */
@@ -347,6 +348,7 @@ void qn_api_completions(struct qn_exchange *x)
             return;
         }
     struct qn_stream *s = qn_stream_create(x, &a, &complete_dialect, n_prompt);
+    s->on_end = qn_trace_write;
     memcpy(s->prompts, prompts, (size_t)n_prompt * sizeof *prompts);
     qn_stream_answer(s);
 }

@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <ctype.h>
 
+#include "server/api.h"
+#include "server/form.h"
 #include "server/sse.h"
 #include "server/stream.h"
 
@@ -293,11 +295,9 @@ int qn_api_read_messages(struct qn_ask *a, struct qn_exchange *x, const struct q
                          struct qn_err *e)
 {
     int rc = QN_OK;
-    body = qn_chat_lift_extra_body(a->arena, body);
-    QN_FAIL_IF(!body, e, QN_TOOBIG, "the request is too large");
+    QN_TRY(qn_ask_read_head(a, x, &body, e));
     QN_FAIL_IF(!is_count && qn_json_is_null(qn_json_get(body, "max_tokens")), e, QN_INVAL,
                "max_tokens: field required");
-    QN_TRY(qn_ask_read_model(a, x, body, e));
     QN_TRY(qn_ask_read_sampling(a, x, body, e));
     QN_TRY(qn_ask_read_stops(a, x, body, "stop_sequences", e));
     a->n = 1;
@@ -419,10 +419,10 @@ static void event(struct qn_stream *s, struct qn_output *c, const struct qn_pars
 
 static void write_stop(const struct qn_output *c, struct qn_buf *out)
 {
-    const char *reason = c->stop_index >= 0                 ? "stop_sequence"
-                         : !strcmp(c->finish, "length")     ? "max_tokens"
-                         : !strcmp(c->finish, "tool_calls") ? "tool_use"
-                                                            : "end_turn";
+    const char *reason = c->stop_index >= 0              ? "stop_sequence"
+                         : c->reason == QN_REASON_LENGTH ? "max_tokens"
+                         : c->reason == QN_REASON_CALLS  ? "tool_use"
+                                                         : "end_turn";
     qn_buf_printf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", reason);
     if (c->stop_index >= 0) {
         const char *stop = c->stream->ask.stops[c->stop_index];

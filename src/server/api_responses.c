@@ -1,6 +1,8 @@
 /* OpenAI responses: stateless, and stored with a bound.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/clock.h"
+#include "server/api.h"
+#include "server/form.h"
 #include "server/sse.h"
 #include "server/stored.h"
 #include "server/stream.h"
@@ -312,12 +314,11 @@ int qn_api_read_responses(struct qn_ask *a, struct qn_exchange *x, const struct 
     const struct qn_json *input;
     bool parallel = true, is_background = false;
     const char *instructions;
-    body = qn_chat_lift_extra_body(arena, body);
-    QN_FAIL_IF(!body || !t || !(t->items = qn_json_new(arena, QN_JSON_ARRAY)), e, QN_TOOBIG,
+    QN_TRY(qn_ask_read_head(a, x, &body, e));
+    QN_FAIL_IF(!t || !(t->items = qn_json_new(arena, QN_JSON_ARRAY)), e, QN_TOOBIG,
                "the request is too large");
     t->body = body;
     input = qn_json_get(body, "input");
-    QN_TRY(qn_ask_read_model(a, x, body, e));
     QN_TRY(qn_ask_read_sampling(a, x, body, e));
     a->n = 1;
     a->prompt_top = -1;
@@ -489,7 +490,7 @@ static void write_response(struct qn_stream *s, struct qn_buf *out, const char *
 
 static const char *final_status(const struct qn_stream *s)
 {
-    return !strcmp(s->choices[0].finish, "length") ? "incomplete" : "completed";
+    return s->choices[0].reason == QN_REASON_LENGTH ? "incomplete" : "completed";
 }
 
 static void store(struct qn_stream *s, const char *response, size_t n)
@@ -726,7 +727,7 @@ static void event(struct qn_stream *s, struct qn_output *c, const struct qn_pars
 
 static void finish(struct qn_stream *s, struct qn_output *c)
 {
-    close_item(s, !strcmp(c->finish, "length"));
+    close_item(s, c->reason == QN_REASON_LENGTH);
 }
 
 static void end(struct qn_stream *s)

@@ -17,7 +17,6 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "server/state.h"
 
 /* A connection, from accept to close; for the check on slow ones. */
 struct peer {
@@ -129,7 +128,7 @@ bool qn_http_half_is_alive(struct qn_exchange *x)
 
 static void queue(struct qn_exchange *x, int status, struct MHD_Response *response)
 {
-    struct qn_http *h = x->server->http;
+    struct qn_http *h = x->http;
     MHD_add_response_header(response, x->is_anthropic ? "request-id" : "x-request-id", x->id);
     if (h->o.cors) {
         MHD_add_response_header(response, "Access-Control-Allow-Origin", h->o.cors);
@@ -362,6 +361,7 @@ static struct qn_exchange *begin(struct qn_http *h, struct MHD_Connection *conne
                                  const char *method)
 {
     struct qn_exchange *x = xcalloc(1, sizeof *x);
+    x->http = h;
     x->server = h->server;
     x->connection = connection;
     x->start_us = qn_now_us();
@@ -418,7 +418,7 @@ static void answer(struct qn_http *h, struct qn_exchange *x)
         queue(x, 204, r);
         return;
     }
-    const char *unready = x->route->flags & QN_ROUTE_ENGINE ? qn_server_unready(h->server) : NULL;
+    const char *unready = x->route->flags & QN_ROUTE_ENGINE ? h->o.unready(h->server) : NULL;
     if (unready) {
         qn_http_fail_with(x, 503, "unavailable", "%s", unready);
         return;

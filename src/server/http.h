@@ -41,7 +41,8 @@ struct qn_http_facts {
 };
 
 struct qn_exchange {
-    struct qn_server *server;
+    struct qn_http *http;
+    struct qn_server *server; /* the handlers', unknown to http.c */
     struct MHD_Connection *connection;
     const struct qn_route *route; /* NULL: unknown path */
     const char *tail;
@@ -80,6 +81,8 @@ struct qn_http_options {
     size_t max_body_bytes; /* 0: default */
     int max_requests;      /* 0: default; 429 beyond */
     int body_timeout_s;    /* 0: default; for the whole body */
+    /* why routes with QN_ROUTE_ENGINE cannot run now, or NULL */
+    const char *(*unready)(struct qn_server *server);
 };
 
 #define QN_HTTP_MAX_BODY_BYTES ((size_t)64 << 20)

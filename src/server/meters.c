@@ -102,10 +102,10 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
     m->tier.file_drops = COUNTER("quern_tier_file_drops_total", NULL, "Files removed for others.");
     m->tier.damaged = COUNTER("quern_tier_damaged_total", NULL, "Damaged files found.");
     m->tier.failed = COUNTER("quern_tier_write_errors_total", NULL, "Writes that failed.");
-    static const char *const reasons[] = {"stop", "length", "abort", "error", "tool_calls"};
-    for (size_t i = 0; i < QN_COUNT(reasons); i++) {
+    for (int i = QN_REASON_STOP; i < QN_N_REASON; i++) {
         char with[512];
-        snprintf(with, sizeof with, "%.460s,finished_reason=\"%s\"", labels, reasons[i]);
+        snprintf(with, sizeof with, "%.460s,finished_reason=\"%s\"", labels,
+                 qn_reason_name((enum qn_reason)i));
         m->success[i] = ADD(COUNTER, "quern_requests_total", "vllm:request_success_total",
                             "Requests ended, by reason.", with, NULL, 0);
     }

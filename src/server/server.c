@@ -41,24 +41,6 @@ static const struct qn_route routes[] = {
     {"/", QN_GET, QN_ROUTE_OPEN | QN_ROUTE_QUIET, qn_ui_page},
 };
 
-struct qn_engine *qn_server_engine(struct qn_server *s)
-{
-    return atomic_load(&s->engine);
-}
-
-int qn_server_max_context(struct qn_server *s)
-{
-    struct qn_engine *g = atomic_load(&s->engine);
-    return g ? qn_engine_info(g)->max_context : s->o.config ? s->o.config->max_context : 0;
-}
-
-const char *qn_server_unready(struct qn_server *s)
-{
-    if (atomic_load(&s->is_draining)) return "the server is shutting down";
-    if (!atomic_load(&s->engine)) return "the model is still loading";
-    return NULL;
-}
-
 int qn_server_open(struct qn_server **out, const struct qn_server_options *o, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -82,6 +64,7 @@ int qn_server_open(struct qn_server **out, const struct qn_server_options *o, st
         .max_body_bytes = o->max_body_bytes,
         .max_requests = o->max_requests,
         .body_timeout_s = o->body_timeout_s,
+        .unready = qn_server_unready,
     };
     signal(SIGPIPE, SIG_IGN);
     QN_TRY(qn_http_open(&s->http, s, &h, e));

@@ -8,7 +8,8 @@
 
 #include "base/metric.h"
 #include "server/http.h"
-#include "server/server.h"
+#include "server/options.h"
+#include "text/parse.h"
 #include "text/text.h"
 
 struct qn_calls;
@@ -19,7 +20,7 @@ struct qn_meters {
     /* observed by the connection threads */
     struct qn_metric *ttft, *itl, *itl_old, *tpot, *e2e, *queue, *inference, *prefill, *decode;
     struct qn_metric *prompt_tok, *new_tok, *most_new, *max_tokens, *n;
-    struct qn_metric *success[5]; /* stop length abort error tool_calls */
+    struct qn_metric *success[QN_N_REASON]; /* [NONE] is not used */
     /* copied from the engine when read */
     struct qn_metric *running, *waiting, *kv_usage, *kv_usage_old, *prompt_total, *new_total, *cached_total,
         *preempted;

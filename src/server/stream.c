@@ -8,7 +8,6 @@
 #include "base/hash.h"
 #include "server/calls.h"
 #include "server/sse.h"
-#include "server/trace.h"
 #include "text/utf8.h"
 
 #define MAX_TEXT_BYTES ((size_t)256 << 20) /* of one choice */
@@ -19,50 +18,6 @@
 #define FULL_BYTES     ((size_t)32 << 10) /* enough for one write */
 #define MIN_SHARED     256                /* tokens of room from which on an answer is kept some of it */
 #define ANSWER_TOKENS  1024
-
-/* ------------------------------------------------------------------ stop strings */
-
-int qn_stops_feed(struct qn_stops *st, const char *text, size_t n, struct qn_buf *out)
-{
-    if (!st->n_stop) {
-        qn_buf_append(out, text, n);
-        return -1;
-    }
-    qn_buf_append(&st->held, text, n);
-    const char *data = qn_buf_str(&st->held);
-    size_t n_byte = st->held.n_byte;
-    /* the stop that ends first wins */
-    const char *first = NULL;
-    int hit = -1;
-    for (int i = 0; i < st->n_stop; i++) {
-        size_t m = strlen(st->stops[i]);
-        const char *at = memmem(data, n_byte, st->stops[i], m);
-        if (at && (hit < 0 || at + m < first + strlen(st->stops[hit]))) {
-            first = at;
-            hit = i;
-        }
-    }
-    if (hit >= 0) {
-        qn_buf_append(out, data, (size_t)(first - data) + (st->include ? strlen(st->stops[hit]) : 0));
-        qn_buf_clear(&st->held);
-        return hit;
-    }
-    size_t keep = 0;
-    for (int i = 0; i < st->n_stop; i++) {
-        size_t m = strlen(st->stops[i]);
-        for (size_t k = QN_MIN(m - 1, n_byte); k > keep; k--)
-            if (!memcmp(data + n_byte - k, st->stops[i], k)) keep = k;
-    }
-    qn_buf_append(out, data, n_byte - keep);
-    qn_buf_drop(&st->held, n_byte - keep);
-    return -1;
-}
-
-void qn_stops_end(struct qn_stops *st, struct qn_buf *out)
-{
-    qn_buf_append(out, qn_buf_str(&st->held), st->held.n_byte);
-    qn_buf_clear(&st->held);
-}
 
 /* ------------------------------------------------------------------ events */
 
@@ -101,7 +56,7 @@ static void on_event(void *ctx, const struct qn_parse_event *event)
     struct qn_stream *s = c->stream;
     switch (event->kind) {
     case QN_PARSE_FINISH:
-        snprintf(c->finish, sizeof c->finish, "%.*s", (int)event->n, event->text);
+        c->reason = (enum qn_reason)event->index;
         qn_parsed_add(&c->parsed, event);
         return;
     case QN_PARSE_CALL_BEGIN:
@@ -144,7 +99,7 @@ static bool feed(struct qn_output *c, const char *text, size_t n)
     if (visible.n_byte) deliver(c, QN_PARSE_CONTENT, 0, visible.data, visible.n_byte);
     qn_buf_free(&visible);
     if (c->stop_index < 0) return false;
-    strcpy(c->finish, "stop");
+    c->reason = QN_REASON_STOP;
     return true;
 }
 
@@ -158,13 +113,11 @@ static void keep_token(struct qn_step_token **list, size_t *n, size_t *capacity,
     (*list)[(*n)++] = *t;
 }
 
-static void observe_end(struct qn_output *c, const char *reason)
+static void observe_end(struct qn_output *c, enum qn_reason reason)
 {
     struct qn_stream *s = c->stream;
     struct qn_meters *m = &s->server->meters;
-    static const char *const reasons[] = {"stop", "length", "abort", "error", "tool_calls"};
-    for (size_t i = 0; i < QN_COUNT(reasons); i++)
-        if (!strcmp(reason, reasons[i])) qn_metric_inc(m->success[i], 1);
+    qn_metric_inc(m->success[reason], 1);
     int64_t now = qn_now_us();
     double e2e = (double)(now - s->x->start_us) / 1e6;
     qn_metric_observe(m->e2e, e2e);
@@ -185,7 +138,7 @@ static void observe_end(struct qn_output *c, const char *reason)
 }
 
 /* The choice has ended: numbers, log facts, memory of its calls. */
-static void close_choice(struct qn_output *c, const char *reason)
+static void close_choice(struct qn_output *c, enum qn_reason reason)
 {
     struct qn_stream *s = c->stream;
     if (c->is_over || !c->is_submitted) return;
@@ -197,11 +150,7 @@ static void close_choice(struct qn_output *c, const char *reason)
         c->request = NULL;
     }
     struct qn_http_facts *f = &s->x->facts;
-    f->finish = !strcmp(reason, "stop")     ? "stop"
-                : !strcmp(reason, "length") ? "length"
-                : !strcmp(reason, "abort")  ? "abort"
-                : !strcmp(reason, "error")  ? "error"
-                                            : "tool_calls";
+    f->finish = qn_reason_name(reason);
     f->miss = c->stats.miss;
     f->n_prompt += c->index % s->ask.n ? 0 : c->prompt->n_tok;
     f->n_cached += c->stats.n_cached;
@@ -232,13 +181,13 @@ static void fail(struct qn_stream *s, int status, const char *text)
     s->is_failed = true;
     s->fail_status = status;
     snprintf(s->error.text, sizeof s->error.text, "%s", text);
-    for (int i = 0; i < s->n_choice; i++) close_choice(&s->choices[i], "error");
+    for (int i = 0; i < s->n_choice; i++) close_choice(&s->choices[i], QN_REASON_ERROR);
 }
 
 static void finish_choice(struct qn_output *c)
 {
     struct qn_stream *s = c->stream;
-    close_choice(c, c->finish);
+    close_choice(c, c->reason);
     if (is_told(s) && !s->is_failed) s->dialect->finish(s, c);
 }
 
@@ -309,7 +258,7 @@ static void take_end(struct qn_output *c, const struct qn_event *ev)
         qn_stops_end(&c->stops, &c->piece);
         if (c->piece.n_byte) deliver(c, QN_PARSE_CONTENT, 0, c->piece.data, c->piece.n_byte);
     }
-    if (!c->finish[0]) strcpy(c->finish, is_stop ? "stop" : "length");
+    if (!c->reason) c->reason = is_stop ? QN_REASON_STOP : QN_REASON_LENGTH;
     finish_choice(c);
 }
 
@@ -447,7 +396,7 @@ static void cancel_all(struct qn_stream *s)
     for (int i = 0; i < s->n_choice; i++) {
         struct qn_output *c = &s->choices[i];
         if (c->request) qn_request_cancel(c->request);
-        close_choice(c, "abort");
+        close_choice(c, QN_REASON_ABORT);
     }
 }
 
@@ -461,7 +410,7 @@ static void write_end(struct qn_stream *s)
         s->dialect->fail(s, s->fail_status, s->error.text);
     else
         s->dialect->end(s);
-    qn_trace_write(s);
+    if (s->on_end) s->on_end(s);
 }
 
 /* Nothing came: is the peer still there, and does it need a sign of life? false: it is gone. */
@@ -527,7 +476,7 @@ static void answer_whole(struct qn_stream *s)
             }
         }
     }
-    qn_trace_write(s);
+    if (s->on_end) s->on_end(s);
     if (s->is_failed) {
         qn_http_fail_with(s->x, s->fail_status, NULL, "%s", s->error.text);
         return;
@@ -545,12 +494,12 @@ static void destroy(void *owned)
     for (int i = 0; i < s->n_choice; i++) {
         struct qn_output *c = &s->choices[i];
         if (c->request) qn_request_cancel(c->request);
-        close_choice(c, "abort");
+        close_choice(c, QN_REASON_ABORT);
         qn_parse_free(c->parse);
         qn_parsed_free(&c->parsed);
         qn_buf_free(&c->piece);
         qn_buf_free(&c->raw);
-        qn_buf_free(&c->stops.held);
+        qn_stops_free(&c->stops);
         free(c->call_ids);
         free(c->tok);
         free(c->lps);
@@ -602,12 +551,9 @@ static int open_choices(struct qn_stream *s, struct qn_err *e)
         qn_parsed_init(&c->parsed);
         qn_buf_init(&c->piece, MAX_TEXT_BYTES);
         qn_buf_init(&c->raw, MAX_TEXT_BYTES);
-        qn_buf_init(&c->stops.held, MAX_TEXT_BYTES);
         qn_detok_init(&c->detok, s->server->text->tokenizer, a->keep_special ? QN_DETOK_KEEP : QN_DETOK_SKIP);
         if (s->dialect->is_raw) {
-            c->stops.stops = a->stops;
-            c->stops.n_stop = a->n_stop;
-            c->stops.include = a->include_stop;
+            qn_stops_init(&c->stops, a->stops, a->n_stop, a->include_stop);
             continue;
         }
         struct qn_parse_options o = {

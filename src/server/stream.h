@@ -7,8 +7,9 @@
 #define QN_STREAM_H
 
 #include "engine/engine.h"
-#include "server/api.h"
+#include "server/ask.h"
 #include "text/detok.h"
+#include "text/stops.h"
 
 struct qn_stream;
 struct qn_output;
@@ -22,7 +23,7 @@ struct qn_dialect {
     void (*event)(struct qn_stream *s, struct qn_output *c, const struct qn_parse_event *event);
     /* tokens whose text was swallowed, when log-probabilities travel; or NULL */
     void (*silent)(struct qn_stream *s, struct qn_output *c);
-    void (*finish)(struct qn_stream *s, struct qn_output *c); /* c->finish is set */
+    void (*finish)(struct qn_stream *s, struct qn_output *c); /* c->reason is set */
     void (*end)(struct qn_stream *s);
     void (*fail)(struct qn_stream *s, int status, const char *text);
     void (*ping)(struct qn_stream *s);
@@ -38,18 +39,6 @@ struct qn_stream_prompt {
     int64_t think_budget; /* QN_CHAT_NO_BUDGET: none */
 };
 
-/* Client stop strings in plain text (completions; the parser has its own). */
-struct qn_stops {
-    const char *const *stops; /* [n_stop] */
-    int n_stop;
-    bool include;
-    struct qn_buf held;
-};
-/* Appends what is certain to be visible; returns the index of the stop met, or -1. */
-int qn_stops_feed(struct qn_stops *st, const char *text, size_t n, struct qn_buf *out);
-/* The end: what was held is visible. */
-void qn_stops_end(struct qn_stops *st, struct qn_buf *out);
-
 struct qn_output {
     struct qn_stream *stream;
     int index;
@@ -59,9 +48,9 @@ struct qn_output {
     bool is_tag_open; /* reasoning_format none: inside <think> */
     struct qn_detok detok;
     struct qn_parse *parse; /* or NULL: raw */
-    struct qn_stops stops;
-    struct qn_buf piece; /* text of one token */
-    struct qn_buf raw;   /* all text sampled */
+    struct qn_stops stops;  /* of raw text; the parser has its own */
+    struct qn_buf piece;    /* text of one token */
+    struct qn_buf raw;      /* all text sampled */
     struct qn_parsed parsed;
     char (*call_ids)[40]; /* [n_call] */
     int n_call;
@@ -73,12 +62,12 @@ struct qn_output {
     struct qn_step_token *prompt_lps; /* [n_prompt_lp] */
     size_t n_prompt_lp, prompt_lp_capacity;
     bool prompt_sent;
-    size_t n_sent_chars; /* code points of text given so far (text_offset) */
-    char finish[16];     /* stop, length, tool_calls; "" before */
-    int stop_index;      /* of the stop string met, or -1 */
-    int32_t stop_tok;    /* or -1 */
-    bool is_loop;        /* ended for saying the same over and over */
-    int think_limit;     /* tokens of thinking before it is closed; 0: none */
+    size_t n_sent_chars;   /* code points of text given so far (text_offset) */
+    enum qn_reason reason; /* NONE before */
+    int stop_index;        /* of the stop string met, or -1 */
+    int32_t stop_tok;      /* or -1 */
+    bool is_loop;          /* ended for saying the same over and over */
+    int think_limit;       /* tokens of thinking before it is closed; 0: none */
     struct qn_request_stats stats;
     int64_t submit_us, first_us, last_us;
 };
@@ -102,8 +91,9 @@ struct qn_stream {
     int64_t created, last_write_us, last_probe_us;
     bool saw_half_close;
     char id[48];
-    struct qn_buf head; /* the constant start of the dialect's chunks */
-    void *state;        /* of the dialect, in the arena */
+    struct qn_buf head;                        /* the constant start of the dialect's chunks */
+    void *state;                               /* of the dialect, in the arena */
+    void (*on_end)(const struct qn_stream *s); /* once, after the last event; or NULL */
 };
 
 /* Takes ask, rendered and tools over. Submits, waits and answers the exchange. */

@@ -66,8 +66,8 @@ static void write_choice(struct qn_buf *out, const struct qn_output *c)
         out,
         "],\"finish\":\"%s\",\"cached\":%d,\"drafted\":%d,\"accepted\":%d,\"steps\":%d,\"queue_us\":%" PRId64
         ",\"prefill_us\":%" PRId64 ",\"decode_us\":%" PRId64,
-        c->finish, c->stats.n_cached, c->stats.n_drafted, c->stats.n_accepted, c->stats.n_step,
-        c->stats.queue_us, c->stats.prefill_us, c->stats.decode_us);
+        qn_reason_name(c->reason), c->stats.n_cached, c->stats.n_drafted, c->stats.n_accepted,
+        c->stats.n_step, c->stats.queue_us, c->stats.prefill_us, c->stats.decode_us);
     write_text(out, "cache_miss", c->stats.miss ? c->stats.miss : "",
                c->stats.miss ? strlen(c->stats.miss) : 0);
     qn_buf_putc(out, '}');

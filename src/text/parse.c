@@ -50,8 +50,9 @@ static void emit(struct qn_parse *p, enum qn_parse_kind kind, int index, const c
 static void leave_content(struct qn_parse *p)
 {
     qn_buf_clear(&p->blanks);
-    if (p->tail.n_byte) out_event(p, QN_PARSE_CONTENT, 0, p->tail.data, p->tail.n_byte);
-    qn_buf_clear(&p->tail);
+    struct qn_buf *held = &p->stops.held;
+    if (held->n_byte) out_event(p, QN_PARSE_CONTENT, 0, held->data, held->n_byte);
+    qn_buf_clear(held);
 }
 
 /* The held call is real. */
@@ -256,36 +257,16 @@ static enum tri fence_closes(struct qn_parse *p, size_t i)
 
 static void message_over(struct qn_parse *p);
 
-static bool is_stop_prefix(const struct qn_parse *p, const char *s, size_t n)
-{
-    for (int i = 0; i < p->opt.n_stop; i++)
-        if (!strncmp(p->stops[i], s, n) && strlen(p->stops[i]) > n) return true;
-    return false;
-}
-
 /* One byte of visible content at input position `at` (decoded, of its end). */
 static void stop_byte(struct qn_parse *p, char c, size_t at)
 {
-    qn_buf_putc(&p->tail, c);
-    size_t best = 0;
-    for (int i = 0; i < p->opt.n_stop; i++) {
-        size_t n = strlen(p->stops[i]);
-        if (n > best && n <= p->tail.n_byte && !memcmp(p->tail.data + p->tail.n_byte - n, p->stops[i], n)) {
-            best = n;
-            p->stop_hit = i;
-        }
-    }
-    if (best) {
-        emit(p, QN_PARSE_CONTENT, 0, p->tail.data, p->tail.n_byte - (p->opt.include_stop ? 0 : best));
-        qn_buf_clear(&p->tail);
-        p->stop_byte = input_byte(p, at);
-        message_over(p);
-        return;
-    }
-    size_t keep = 0;
-    while (keep < p->tail.n_byte && !is_stop_prefix(p, p->tail.data + keep, p->tail.n_byte - keep)) keep++;
-    emit(p, QN_PARSE_CONTENT, 0, p->tail.data, keep);
-    qn_buf_drop(&p->tail, keep);
+    qn_buf_clear(&p->visible);
+    int hit = qn_stops_feed(&p->stops, &c, 1, &p->visible);
+    emit(p, QN_PARSE_CONTENT, 0, qn_buf_str(&p->visible), p->visible.n_byte);
+    if (hit < 0) return;
+    p->stop_hit = hit;
+    p->stop_byte = input_byte(p, at);
+    message_over(p);
 }
 
 static void show(struct qn_parse *p, const char *s, size_t n, size_t at)
@@ -745,8 +726,7 @@ static void message_over(struct qn_parse *p)
 {
     if (p->is_over) return;
     p->is_over = true;
-    const char *reason = p->n_complete ? "tool_calls" : "stop";
-    emit(p, QN_PARSE_FINISH, 0, reason, strlen(reason));
+    emit(p, QN_PARSE_FINISH, p->n_complete ? QN_REASON_CALLS : QN_REASON_STOP, "", 0);
 }
 
 void qn_parse_finish(struct qn_parse *p, enum qn_parse_end end)
@@ -770,10 +750,10 @@ void qn_parse_finish(struct qn_parse *p, enum qn_parse_end end)
     release_held(p); /* cut by the limit: as it would have been streamed */
     if (p->state == CONTENT && !p->is_over) show_blanks(p);
     if (!p->is_over) {
-        emit(p, QN_PARSE_CONTENT, 0, qn_buf_str(&p->tail), p->tail.n_byte);
+        emit(p, QN_PARSE_CONTENT, 0, qn_buf_str(&p->stops.held), p->stops.held.n_byte);
         if (end == QN_PARSE_LENGTH) {
             p->is_over = true;
-            emit(p, QN_PARSE_FINISH, 0, "length", 6);
+            emit(p, QN_PARSE_FINISH, QN_REASON_LENGTH, "", 0);
         }
         message_over(p);
     }
@@ -788,9 +768,8 @@ int qn_parse_create(struct qn_parse **out, const struct qn_parse_options *option
     struct qn_parse *p = xcalloc(1, sizeof *p);
     p->opt = *options;
     p->calls_active = options->tools && options->tools->n_tool && !options->calls_forbidden;
-    p->stops = xcalloc((size_t)options->n_stop + 1, sizeof *p->stops);
-    for (int i = 0; i < options->n_stop; i++) p->stops[i] = xstrdup(options->stops[i]);
-    struct qn_buf *bufs[] = {&p->in, &p->blanks, &p->tail, &p->raw, &p->queue, &p->out, &p->scratch};
+    qn_stops_init(&p->stops, options->stops, options->n_stop, options->include_stop);
+    struct qn_buf *bufs[] = {&p->in, &p->blanks, &p->visible, &p->raw, &p->queue, &p->out, &p->scratch};
     for (size_t i = 0; i < QN_COUNT(bufs); i++) qn_buf_init(bufs[i], PP_MAX_TEXT);
     qn_buf_reserve(&p->in, 1); /* never NULL */
     p->state = options->starts_in_reasoning ? REASONING : CONTENT;
@@ -808,10 +787,9 @@ out:
 void qn_parse_free(struct qn_parse *p)
 {
     if (!p) return;
-    struct qn_buf *bufs[] = {&p->in, &p->blanks, &p->tail, &p->raw, &p->queue, &p->out, &p->scratch};
+    struct qn_buf *bufs[] = {&p->in, &p->blanks, &p->visible, &p->raw, &p->queue, &p->out, &p->scratch};
     for (size_t i = 0; i < QN_COUNT(bufs); i++) qn_buf_free(bufs[i]);
-    for (int i = 0; i < p->opt.n_stop; i++) free(p->stops[i]);
-    free(p->stops);
+    qn_stops_free(&p->stops);
     free(p->repairs);
     forget_keys(p);
     free(p->keys);

@@ -26,13 +26,25 @@ enum qn_parse_kind {
     QN_PARSE_CALL_BEGIN, /* index, text is the name (never split); the caller makes the id */
     QN_PARSE_CALL_ARGS,  /* index, text is a fragment of the arguments' JSON */
     QN_PARSE_CALL_END,   /* index: the arguments are complete */
-    QN_PARSE_FINISH,     /* text is the finish reason: stop, tool_calls or length */
+    QN_PARSE_FINISH,     /* index is the enum qn_reason: stop, length or calls */
 };
+
+/* Why a message ended. The names that dialects write: qn_reason_name. */
+enum qn_reason {
+    QN_REASON_NONE, /* it has not */
+    QN_REASON_STOP,
+    QN_REASON_LENGTH,
+    QN_REASON_ABORT, /* the client has gone */
+    QN_REASON_ERROR,
+    QN_REASON_CALLS, /* a complete call was made */
+    QN_N_REASON
+};
+const char *qn_reason_name(enum qn_reason r); /* "", stop, length, abort, error, tool_calls */
 
 /* text [n] is whole characters, valid UTF-8, NUL-terminated; valid during the callback only. */
 struct qn_parse_event {
     enum qn_parse_kind kind;
-    int index; /* of the call, from 0 in order of appearance */
+    int index; /* of the call, from 0 in order of appearance; FINISH: the reason */
     const char *text;
     size_t n;
 };
@@ -90,7 +102,7 @@ struct qn_parsed {
     struct qn_buf reasoning, content; /* n_byte 0: null */
     struct qn_parsed_call *calls;     /* [n_call] */
     int n_call;
-    char finish_reason[16]; /* "" before FINISH */
+    enum qn_reason reason; /* NONE before FINISH */
 };
 void qn_parsed_init(struct qn_parsed *m);
 void qn_parsed_free(struct qn_parsed *m);

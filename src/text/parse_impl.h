@@ -11,6 +11,7 @@
 #include "text/argtype.h"
 #include "text/jsonscan.h"
 #include "text/parse.h"
+#include "text/stops.h"
 
 #define PP_MAX_TEXT (256u << 20) /* bytes of any one buffer; a message is far below */
 
@@ -39,7 +40,7 @@ struct repair {
 
 struct qn_parse {
     struct qn_parse_options opt;
-    char **stops;
+    struct qn_stops stops; /* holds visible content that may be the start of one */
     bool calls_active;
 
     /* input */
@@ -65,7 +66,7 @@ struct qn_parse {
     size_t blanks_at;     /* position of its first byte */
     size_t n_visible;
     struct fence fence;
-    struct qn_buf tail; /* visible content that may be the start of a stop string */
+    struct qn_buf visible; /* of one byte */
     int stop_hit;
     size_t stop_byte;
     struct qn_jsonscan json;   /* a call in the JSON dialect being checked */

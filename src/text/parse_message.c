@@ -4,6 +4,12 @@
 
 #define MAX_TEXT (256u << 20) /* bytes of any one buffer, as in the parser */
 
+const char *qn_reason_name(enum qn_reason r)
+{
+    static const char *const names[QN_N_REASON] = {"", "stop", "length", "abort", "error", "tool_calls"};
+    return names[r];
+}
+
 void qn_parsed_init(struct qn_parsed *m)
 {
     *m = (struct qn_parsed){0};
@@ -46,7 +52,7 @@ void qn_parsed_add(void *ctx, const struct qn_parse_event *event)
         m->calls[event->index].is_complete = true;
         break;
     case QN_PARSE_FINISH:
-        snprintf(m->finish_reason, sizeof m->finish_reason, "%s", event->text);
+        m->reason = (enum qn_reason)event->index;
         break;
     }
 }

@@ -258,6 +258,7 @@ void fuzz_request(const struct fuzz_request *r)
 static void open_exchange(struct qn_exchange *x)
 {
     *x = (struct qn_exchange){.server = fuzz_server(), .arena = qn_arena_create(16 << 20), .fd = -1};
+    x->http = x->server->http;
     strcpy(x->id, "req_fuzz");
 }
 

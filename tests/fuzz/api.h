@@ -4,6 +4,8 @@
 #ifndef FUZZ_API_H
 #define FUZZ_API_H
 
+#include "server/api.h"
+#include "server/form.h"
 #include "server/stored.h"
 #include "server/stream.h"
 

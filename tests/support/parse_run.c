@@ -91,7 +91,7 @@ char *parse_run(const struct parse_run *run, const char *text, size_t n, parse_c
                       m->calls[i].is_complete ? "" : "+");
     size_t end_byte;
     int stop = qn_parse_stop(p, &end_byte);
-    qn_buf_printf(&out, "=%s", m->finish_reason);
+    qn_buf_printf(&out, "=%s", qn_reason_name(m->reason));
     if (stop >= 0) qn_buf_printf(&out, " stop %d at %zu", stop, end_byte);
     qn_buf_printf(&out, " #%s", qn_buf_str(&w.order));
     qn_parsed_free(&w.message);

@@ -10,9 +10,10 @@
 static char *run_stops(const char *const *stops, int n_stop, bool include, const char *text, size_t first,
                        size_t size, int *hit)
 {
-    struct qn_stops st = {.stops = stops, .n_stop = n_stop, .include = include, .held = QN_BUF_INIT(1 << 16)};
+    struct qn_stops st;
     struct qn_buf out = QN_BUF_INIT(1 << 16);
     size_t n = strlen(text);
+    qn_stops_init(&st, stops, n_stop, include);
     *hit = -1;
     for (size_t at = 0; at < n && *hit < 0;) {
         size_t m = QN_MIN(at ? size : first, n - at);
@@ -20,7 +21,7 @@ static char *run_stops(const char *const *stops, int n_stop, bool include, const
         at += m;
     }
     if (*hit < 0) qn_stops_end(&st, &out);
-    qn_buf_free(&st.held);
+    qn_stops_free(&st);
     return qn_buf_take(&out);
 }
 

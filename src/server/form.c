@@ -1,0 +1,250 @@
+/* What an answer must obey: tool choice, response formats, grammars.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "server/form.h"
+
+#include "base/log.h"
+#include "engine/engine.h"
+#include "text/constrain.h"
+
+int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *v,
+                            struct qn_err *e)
+{
+    int rc = QN_OK;
+    if (qn_json_is_null(v)) return QN_OK;
+    x->param = "tool_choice";
+    if (qn_json_is(v, QN_JSON_STRING)) {
+        if (!strcmp(v->text, "auto"))
+            a->tool_mode = QN_TOOL_AUTO;
+        else if (!strcmp(v->text, "none"))
+            a->tool_mode = QN_TOOL_NONE;
+        else if (!strcmp(v->text, "required") || !strcmp(v->text, "any"))
+            a->tool_mode = QN_TOOL_REQUIRED;
+        else
+            QN_FAIL(e, QN_INVAL, "tool_choice '%.40s' is not one of auto, none, required", v->text);
+        x->param = NULL;
+        return QN_OK;
+    }
+    QN_FAIL_IF(!qn_json_is(v, QN_JSON_OBJECT), e, QN_INVAL, "tool_choice must be a string or an object");
+    const struct qn_json *type = qn_json_get(v, "type");
+    if (qn_json_is_str(type, "auto"))
+        a->tool_mode = QN_TOOL_AUTO;
+    else if (qn_json_is_str(type, "none"))
+        a->tool_mode = QN_TOOL_NONE;
+    else if (qn_json_is_str(type, "any") || qn_json_is_str(type, "required"))
+        a->tool_mode = QN_TOOL_REQUIRED;
+    else if (qn_json_is_str(type, "allowed_tools")) {
+        const struct qn_json *in = qn_json_get(v, "allowed_tools");
+        if (!qn_json_is(in, QN_JSON_OBJECT)) in = v; /* Responses has it flat */
+        a->tool_mode = qn_json_is_str(qn_json_get(in, "mode"), "required") ? QN_TOOL_REQUIRED : QN_TOOL_AUTO;
+        a->allowed_tools = qn_json_get(in, "tools");
+        QN_FAIL_IF(!qn_json_is(a->allowed_tools, QN_JSON_ARRAY), e, QN_INVAL,
+                   "tool_choice: allowed_tools needs an array of tools");
+    } else { /* {"type":"function","function":{"name"}}, {"type":"function","name"}, {"type":"tool","name"} */
+        const struct qn_json *name = qn_json_get(qn_json_get(v, "function"), "name");
+        if (!name) name = qn_json_get(v, "name");
+        QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING) || !name->n, e, QN_INVAL,
+                   "tool_choice: an object must name a function");
+        a->tool_mode = QN_TOOL_NAMED;
+        a->tool_name = name->text;
+    }
+    x->param = NULL;
+out:
+    return rc;
+}
+
+/* response_format, of either spelling; *n counts what was given. */
+static int read_format(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, int *n,
+                       struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_json *format;
+    x->param = "response_format";
+    QN_TRY(qn_json_get_obj(body, "response_format", &format, e));
+    const struct qn_json *type = qn_json_get(format, "type");
+    if (!format || qn_json_is_str(type, "text")) return QN_OK;
+    ++*n;
+    if (qn_json_is_str(type, "json_object"))
+        a->form = "json_object";
+    else if (qn_json_is_str(type, "json_schema")) {
+        const struct qn_json *in = qn_json_get(format, "json_schema");
+        if (!qn_json_is(in, QN_JSON_OBJECT)) in = format; /* the flat form */
+        a->form = "json_schema";
+        a->form_value = qn_json_get(in, "schema");
+        QN_FAIL_IF(!a->form_value, e, QN_INVAL, "response_format: json_schema needs a schema");
+        QN_TRY(qn_json_get_bool(in, "strict", false, &a->form_strict, e));
+    } else if (qn_json_is_str(type, "grammar")) {
+        a->form = "grammar";
+        a->form_value = qn_json_get(format, "grammar");
+    } else if (qn_json_is_str(type, "structural_tag")) {
+        a->form = "structural_tag";
+        a->form_value = format;
+    } else
+        QN_FAIL(e, QN_INVAL,
+                "response_format: type must be text, json_object, json_schema, structural_tag or grammar");
+out:
+    return rc;
+}
+
+static int read_structured(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, int *n,
+                           struct qn_err *e)
+{
+    int rc = QN_OK;
+    static const char *const forms[] = {"json", "regex", "choice", "grammar", "structural_tag"};
+    struct qn_json *structured;
+    bool json_object = false;
+    x->param = "structured_outputs";
+    QN_TRY(qn_json_get_obj(body, "structured_outputs", &structured, e));
+    for (size_t i = 0; i < QN_COUNT(forms); i++) {
+        const struct qn_json *v = qn_json_get(structured, forms[i]);
+        if (qn_json_is_null(v)) continue;
+        ++*n;
+        a->form = i ? forms[i] : "json_schema";
+        a->form_value = v;
+    }
+    QN_TRY(qn_json_get_bool(structured, "json_object", false, &json_object, e));
+    if (json_object) {
+        ++*n;
+        a->form = "json_object";
+    }
+out:
+    return rc;
+}
+
+int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e)
+{
+    int rc = QN_OK, n = 0;
+    static const struct {
+        const char *key, *form;
+    } flat[] = {{"guided_json", "json_schema"}, {"guided_regex", "regex"},      {"guided_choice", "choice"},
+                {"guided_grammar", "grammar"},  {"json_schema", "json_schema"}, {"grammar", "grammar"}};
+    QN_TRY(read_format(a, x, body, &n, e));
+    QN_TRY(read_structured(a, x, body, &n, e));
+    for (size_t i = 0; i < QN_COUNT(flat); i++) {
+        const struct qn_json *v = qn_json_get(body, flat[i].key);
+        if (qn_json_is_null(v) || qn_json_is_str(v, "")) continue; /* llama.cpp's clients send all members */
+        n++;
+        a->form = flat[i].form;
+        a->form_value = v;
+    }
+    x->param = "response_format";
+    QN_FAIL_IF(
+        n > 1, e, QN_INVAL,
+        "more than one of response_format, structured_outputs, guided_*, grammar, json_schema is given");
+    /* a schema, or tags, may come as JSON text */
+    if (a->form && (!strcmp(a->form, "json_schema") || !strcmp(a->form, "structural_tag")) &&
+        qn_json_is(a->form_value, QN_JSON_STRING)) {
+        struct qn_json *parsed;
+        QN_TRY(qn_json_parse(&parsed, a->arena, a->form_value->text, a->form_value->n, a->form, e));
+        a->form_value = parsed;
+    }
+    x->param = NULL;
+out:
+    return rc;
+}
+
+int qn_ask_check_choice(const struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
+                        struct qn_err *e)
+{
+    int rc = QN_OK;
+    bool has_tools = tools && tools->n_tool;
+    x->param = "tool_choice";
+    if (a->tool_mode == QN_TOOL_REQUIRED || a->tool_mode == QN_TOOL_NAMED)
+        QN_FAIL_IF(!has_tools, e, QN_INVAL, "tool_choice asks for a call, but the request has no tools");
+    if (a->tool_mode == QN_TOOL_NAMED)
+        QN_FAIL_IF(qn_toolset_find(tools, a->tool_name, strlen(a->tool_name)) < 0, e, QN_INVAL,
+                   "tool_choice names the function '%.100s', which is not among the tools", a->tool_name);
+    x->param = NULL;
+out:
+    return rc;
+}
+
+/* Names of an allowed_tools list. */
+static int read_allowed(struct qn_constrain *c, const struct qn_ask *a, const struct qn_toolset *tools,
+                        struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_json *list = a->allowed_tools;
+    const char **names = qn_arena_alloc(a->arena, (list->n + 1) * sizeof *names);
+    QN_FAIL_IF(!names, e, QN_TOOBIG, "tool_choice: the request is too large");
+    for (size_t i = 0; i < list->n; i++) {
+        const struct qn_json *name = qn_json_get(qn_json_get(list->items[i], "function"), "name");
+        if (!name) name = qn_json_get(list->items[i], "name");
+        QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING), e, QN_INVAL,
+                   "tool_choice: allowed_tools[%zu] has no name", i);
+        QN_FAIL_IF(qn_toolset_find(tools, name->text, name->n) < 0, e, QN_INVAL,
+                   "tool_choice: the allowed tool '%.100s' is not among the tools", name->text);
+        names[c->n_allowed++] = name->text;
+    }
+    c->allowed = names;
+out:
+    return rc;
+}
+
+static int read_form_value(struct qn_constrain *c, const struct qn_ask *a, struct qn_err *e)
+{
+    int rc = QN_OK;
+    static const struct {
+        const char *name;
+        enum qn_content_form form;
+        int type; /* of the value; -1: any */
+    } forms[] = {
+        {"json_object", QN_CONTENT_JSON_OBJECT, -1},     {"json_schema", QN_CONTENT_JSON_SCHEMA, -1},
+        {"regex", QN_CONTENT_REGEX, QN_JSON_STRING},     {"choice", QN_CONTENT_CHOICE, QN_JSON_ARRAY},
+        {"grammar", QN_CONTENT_GRAMMAR, QN_JSON_STRING}, {"structural_tag", QN_CONTENT_TAGS, QN_JSON_OBJECT}};
+    for (size_t i = 0; a->form && i < QN_COUNT(forms); i++) {
+        if (strcmp(a->form, forms[i].name) != 0) continue;
+        c->form = forms[i].form;
+        c->is_strict = a->form_strict;
+        QN_FAIL_IF(forms[i].type >= 0 && !qn_json_is(a->form_value, (enum qn_json_type)forms[i].type), e,
+                   QN_INVAL, "%s must be %s", a->form,
+                   forms[i].type == QN_JSON_ARRAY    ? "an array of strings"
+                   : forms[i].type == QN_JSON_STRING ? "a string"
+                                                     : "an object");
+        if (forms[i].type == QN_JSON_STRING)
+            c->text = a->form_value->text;
+        else
+            c->schema = a->form_value;
+    }
+out:
+    return rc;
+}
+
+int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
+                     bool is_thinking, struct qn_err *e)
+{
+    int rc = QN_OK;
+    bool has_tools = tools && tools->n_tool;
+    bool can_constrain = qn_engine_info(qn_server_engine(x->server))->can_constrain;
+    bool is_forced = a->form || a->tool_mode == QN_TOOL_REQUIRED || a->tool_mode == QN_TOOL_NAMED;
+    struct qn_buf report = QN_BUF_INIT(4096);
+    struct qn_constrain c = {
+        .starts_in_reasoning = is_thinking,
+        .tools = tools,
+        .choice = (enum qn_choice)a->tool_mode,
+        .name = a->tool_name,
+        .single_call = a->no_parallel || a->tool_mode == QN_TOOL_NAMED,
+        .markers = qn_text_markers(x->server->text),
+    };
+    if (!is_forced && !(has_tools && can_constrain)) {
+        /* calls forbidden: the opener is masked, in reasoning as well */
+        int32_t opener = x->server->text->call_open_id;
+        if (a->tool_mode == QN_TOOL_NONE && has_tools && opener >= 0 && a->bias_tok) {
+            ((int32_t *)(uintptr_t)a->bias_tok)[a->n_bias] = opener;
+            ((float *)(uintptr_t)a->bias)[a->n_bias++] = -100;
+        }
+        return QN_OK;
+    }
+    x->param = "tool_choice";
+    if (a->allowed_tools) QN_TRY(read_allowed(&c, a, tools, e));
+    x->param = a->form ? "response_format" : "tools";
+    QN_TRY(read_form_value(&c, a, e));
+    QN_TRY(qn_constrain_compile(&a->constraint, &c, &report, e));
+    if (report.n_byte) qn_log(QN_LOG_DEBUG, "api", "schema: %.400s id=%s", report.data, x->id);
+    QN_FAIL_IF(
+        a->constraint && !can_constrain, e, QN_UNSUPPORTED,
+        "this build cannot constrain the output; use tool_choice auto or none, and no response_format");
+    x->param = NULL;
+out:
+    qn_buf_free(&report);
+    return rc;
+}

@@ -1,0 +1,20 @@
+/* What an answer must obey, read into a struct qn_ask and compiled to its constraint. Connection thread.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_FORM_H
+#define QN_FORM_H
+
+#include "server/ask.h"
+#include "text/toolset.h"
+
+int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *choice,
+                            struct qn_err *e);
+/* response_format, structured_outputs, guided_*, grammar, json_schema of an OpenAI body. */
+int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e);
+/* What of tool_choice can be wrong before anything is rendered. tools may be NULL. */
+int qn_ask_check_choice(const struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
+                        struct qn_err *e);
+/* Compiles what the output must obey: tool choice and form. tools may be NULL. */
+int qn_ask_constrain(struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
+                     bool is_thinking, struct qn_err *e);
+
+#endif

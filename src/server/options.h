@@ -1,0 +1,44 @@
+/* What a server is started with. Made by the command line, constant from then on; what it points to outlives
+ * the server. SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_SERVER_OPTIONS_H
+#define QN_SERVER_OPTIONS_H
+
+#include "base/json.h"
+#include "model/config.h"
+
+struct qn_text;
+
+/* Server-wide sampling values: between the request's and the model's own. NaN (or -1): not set. */
+struct qn_sampling_defaults {
+    double temperature, top_p, min_p, presence, frequency, repetition;
+    int64_t top_k, max_tokens;
+};
+
+struct qn_server_options {
+    const char *host;
+    int port;
+    const char *const *keys; /* [n_key] */
+    int n_key;
+    const char *cors; /* allowed origin or NULL */
+    size_t max_body_bytes;
+    int max_requests, body_timeout_s; /* 0: default */
+
+    const struct qn_text *text;
+    const struct qn_config *config;
+    const char *const *names; /* [n_name] served model names; the first is the default */
+    int n_name;
+    bool strict_model; /* unknown names are 404 */
+    int64_t n_param, model_bytes;
+
+    struct qn_sampling_defaults sampling;
+    const struct qn_json *template_kwargs; /* object or NULL */
+    bool allow_request_template;
+    bool mirror_reasoning;    /* also as "reasoning" */
+    bool stream_usage;        /* include_usage where a request does not say */
+    bool isolate_keys;        /* requests of different keys share no cached prefixes */
+    double request_timeout_s; /* 0: none */
+    const char *trace_dir;    /* or NULL */
+    const char *model_path;   /* for traces */
+};
+
+#endif

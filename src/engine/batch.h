@@ -5,6 +5,7 @@
 #ifndef QN_BATCH_H
 #define QN_BATCH_H
 
+#include "engine/rank.h"
 #include "engine/seq.h"
 
 struct qn_batch_part {

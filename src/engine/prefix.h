@@ -19,9 +19,10 @@
 #ifndef QN_PREFIX_H
 #define QN_PREFIX_H
 
+#include "backend/step.h"
 #include "base/hash.h"
+#include "engine/chores.h"
 #include "engine/pages.h"
-#include "engine/rank.h"
 #include "engine/slots.h"
 
 struct qn_node {

@@ -1,6 +1,6 @@
 /* The runner of a server: the forward pass over a backend.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "engine/rank.h"
+#include "engine/runner.h"
 
 static void forward_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
 {

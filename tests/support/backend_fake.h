@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
-#include "engine/rank.h"
+#include "engine/runner.h"
 
 /* Mistakes that real engines made, to see that a test finds them. */
 enum qn_fake_fault {

@@ -5,7 +5,7 @@
 #ifndef QN_DRAFTER_H
 #define QN_DRAFTER_H
 
-#include "engine/rank.h"
+#include "engine/runner.h"
 
 /* A step of streams alone: what was in it and the time it took. */
 struct qn_drafter_step {

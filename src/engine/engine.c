@@ -11,20 +11,18 @@
 #include "engine/flight.h"
 #include "engine/loop.h"
 #include "engine/sched.h"
+#include "engine/score.h"
+#include "engine/size.h"
 #include "engine/tier.h"
-#include "model/plan.h"
 
-#define DEFAULT_STUCK_S  120
-#define DEFAULT_QUEUE    1024
-#define DEFAULT_GAP      64
-#define DEFAULT_STEP     512
-#define TICK_US          100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
-#define LONG_AGO_US      30000000
-#define SAVE_EVERY_US    1000000            /* between two copies into the tiers while streams run */
-#define SAVE_BYTES       ((int64_t)8 << 20) /* at a time, between two steps of streams */
-#define IDLE_SAVE_BYTES  ((int64_t)64 << 20)
-#define TRANSIT_BYTES    ((int64_t)256 << 20) /* of RAM, when only a folder was asked for */
-#define MAX_FLAWED_INPUT 4096                 /* stop tokens, biases, closing tokens */
+#define DEFAULT_STUCK_S 120
+#define DEFAULT_GAP     64
+#define TICK_US         100000 /* how often a sleeping engine with work looks at deadlines and the watchdog */
+#define LONG_AGO_US     30000000
+#define SAVE_EVERY_US   1000000            /* between two copies into the tiers while streams run */
+#define SAVE_BYTES      ((int64_t)8 << 20) /* at a time, between two steps of streams */
+#define IDLE_SAVE_BYTES ((int64_t)64 << 20)
+#define TRANSIT_BYTES   ((int64_t)256 << 20) /* of RAM, when only a folder was asked for */
 
 enum letter_kind {
     LETTER_WORK,
@@ -36,28 +34,11 @@ enum letter_kind {
     LETTER_TIER
 };
 
-/* Raw logits of a text: chunks go to the caller's mailbox, who asks for the next one. */
-struct qn_job {
-    struct qn_letter letter; /* to the engine */
-    struct qn_request_params params;
-    bool with_mtp;
-    struct qn_seq *seq;
-    struct qn_mail *home;
-    struct qn_letter reply;
-    bool is_over;            /* for the caller: nothing follows */
-    bool is_ended;           /* engine: its sequence is gone */
-    atomic_bool is_given_up; /* by the caller */
-    int first, n_row;
-    float *logits; /* [n_row, V] the job's own, exchanged with the batch's */
-    size_t logits_capacity;
-    int rc;
-    struct qn_err error;
-};
-
 struct qn_engine {
     struct qn_engine_options options;
+    struct qn_size size;
     struct qn_engine_info info;
-    struct qn_config config;
+    struct qn_request_limits limits;
     pthread_t thread;
     struct qn_mail *mail;
     struct qn_letter cancel_all, quit;
@@ -169,17 +150,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
     else
         retract(g, q); /* not one row of it was seen to be right */
     if (q->job) {
-        struct qn_job *job = q->job;
-        job->is_ended = true;
-        job->n_row = 0;
-        if (finish != QN_FINISH_LENGTH) {
-            job->rc = error ? error->code : QN_CANCELED;
-            if (error) job->error = *error;
-        }
-        if (!q->is_paused) { /* else the caller is told when it asks for more */
-            job->is_over = true;
-            qn_mail_post(job->home, &job->reply);
-        }
+        qn_job_stop(q->job, finish, error);
     } else {
         int64_t now = qn_now_us();
         struct qn_request_stats *s = &q->stats;
@@ -329,27 +300,6 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
     qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
-/* Returns the position whose row has no finite logits, or -1. */
-static int send_prompt_scores(struct qn_seq *q, const float *logits, int vocab, int first, int n_row)
-{
-    struct qn_step_token token;
-    if (q->n_prompt_scored == 0) {
-        token = (struct qn_step_token){.tok = q->tok[0], .logprob = NAN};
-        qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
-        q->n_prompt_scored = 1;
-    }
-    for (int i = 0; i < n_row; i++) { /* the row of position p tells of p + 1 */
-        int pos = first + i + 1;
-        if (pos != q->n_prompt_scored || pos >= q->n_prompt) continue;
-        if (!qn_pick_score(logits + (size_t)i * (size_t)vocab, vocab, q->tok[pos], q->params->prompt_top,
-                           &token))
-            return pos;
-        qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
-        q->n_prompt_scored++;
-    }
-    return -1;
-}
-
 static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
 {
     struct qn_batch_part *part = &b->part[at];
@@ -364,27 +314,13 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     q->is_fresh = false;
     g->counters.n_prompt_tok += (uint64_t)part->n_row;
     if (q->job) {
-        struct qn_job *job = q->job;
-        job->first = first;
-        job->n_row = part->n_row;
-        if (job->with_mtp) { /* position 0 has no row */
-            job->first = QN_MAX(first, 1);
-            job->n_row = first + part->n_row - job->first;
-        }
-        float *logits = job->logits;
-        size_t capacity = job->logits_capacity;
-        job->logits = b->logits;
-        job->logits_capacity = b->logits_capacity;
-        b->logits = logits;
-        b->logits_capacity = capacity;
-        q->is_paused = true; /* until the caller has read them */
-        qn_mail_post(job->home, &job->reply);
+        qn_job_give(q->job, b, first, part->n_row);
         return;
     }
     qn_request_set_progress(q->request, QN_MIN(q->n_done, q->n_prompt));
     if (!q->first_us) qn_request_set_stats(q->request, &q->stats);
     if (b->step.all_logits) {
-        int bad = send_prompt_scores(q, b->logits, b->vocab, first, part->n_row);
+        int bad = qn_score_prompt(q, b->logits, b->vocab, first, part->n_row);
         tell(g, q->request);
         if (bad >= 0) {
             end_unsound(g, q, bad);
@@ -540,13 +476,8 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
     }
     case LETTER_JOB_NEXT: {
         struct qn_job *job = (struct qn_job *)letter;
-        if (job->is_ended) {
-            job->is_over = true;
-            qn_mail_post(job->home, &job->reply);
-            break;
-        }
-        job->seq->is_paused = false;
-        if (job->seq->n_done == job->seq->n_tok) finish(g, job->seq, QN_FINISH_LENGTH, -1, NULL);
+        if (qn_job_resume(job) && job->seq->n_done == job->seq->n_tok)
+            finish(g, job->seq, QN_FINISH_LENGTH, -1, NULL);
         break;
     }
     case LETTER_CANCEL_ALL:
@@ -625,190 +556,24 @@ static void *engine_main(void *arg)
 
 /* --- verbs --- */
 
-#define MIB(x) ((double)(x) / (1024.0 * 1024.0))
-
-static void set_rows(struct qn_device_options *d, int max_seqs, int step_tokens, bool has_drafts)
-{
-    int per_seq = has_drafts ? 1 + QN_MAX_DRAFT : 1;
-    d->max_seqs = d->n_lane = max_seqs;
-    d->max_rows = step_tokens + max_seqs * per_seq;
-    d->max_logits =
-        QN_MAX(max_seqs * per_seq, max_seqs + 64); /* at least a chunk of rows that are all kept */
-}
-
-/* Decides the sizes of the pools: exact sums over what the runner says a page, a slot, a lane take. */
-static int plan(struct qn_engine *g, struct qn_forward_options *fo, size_t weight_bytes, struct qn_err *e)
-{
-    int rc = QN_OK;
-    const struct qn_engine_options *o = &g->options;
-    struct qn_device_options *d = &fo->device;
-    int max_seqs = o->max_seqs ? o->max_seqs : 8;
-    QN_FAIL_IF(max_seqs < 1 || max_seqs > 1024, e, QN_INVAL, "%d sequences at once: 1 to 1024", max_seqs);
-    QN_FAIL_IF(o->step_tokens < 0 || o->max_context < 0 || o->n_page < 0 || o->n_slot < 0 || o->max_queue < 0,
-               e, QN_INVAL, "negative size in the engine's options");
-    QN_FAIL_IF(o->mtp < -1 || o->mtp > QN_MAX_DRAFT, e, QN_INVAL, "draft depth %d: 0 to %d, or automatic",
-               o->mtp, QN_MAX_DRAFT);
-    int step_tokens = o->step_tokens ? o->step_tokens : DEFAULT_STEP;
-    int max_context = g->config.max_context;
-    if (o->max_context > max_context)
-        qn_log(QN_LOG_WARN, "engine",
-               "a context of %d tokens was asked for; the model was made for %d, which is used",
-               o->max_context, max_context);
-    if (o->max_context && o->max_context < max_context) max_context = o->max_context;
-    d->config = &g->config;
-    d->n_thread = o->n_thread;
-    d->act = o->act;
-    d->kv = o->kv >= 0 ? (enum qn_kv)o->kv : o->act == QN_ACT_F32 ? QN_KV_F32 : QN_KV_BF16;
-    set_rows(d, max_seqs, step_tokens, o->mtp != 0);
-    d->max_context = max_context;
-    d->has_mtp = fo->with_mtp;
-    d->n_tok = o->n_tok;
-    d->n_page = o->n_page ? o->n_page : 1;
-    d->n_slot = o->n_slot ? o->n_slot : 1;
-    const struct qn_runner *runner = o->runner;
-    struct qn_device_sizes size;
-    runner->sizes(o->runner_user, d, &size);
-    if (!o->n_page || !o->n_slot) {
-        /* a page of slack, as a resumed prefix may need a copy of its last one */
-        struct qn_plan_in in = {
-            .memory = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : qn_mem_available() / 5 * 4,
-            .weight_bytes = weight_bytes,
-            .workspace_bytes = size.workspace_bytes + size.page_bytes,
-            .page_bytes = size.page_bytes,
-            .slot_bytes = size.slot_bytes,
-            .lane_bytes = size.lane_bytes,
-            .page_tok = QN_PAGE,
-            .max_context = g->config.max_context,
-            .context = o->max_context ? max_context : 0,
-            .users = o->max_seqs,
-        };
-        struct qn_plan planned;
-        QN_TRY(qn_plan_make(&in, &planned, e));
-        if (planned.users > max_seqs) { /* more sequences, more rows: what that takes comes off */
-            set_rows(d, planned.users, step_tokens, o->mtp != 0);
-            runner->sizes(o->runner_user, d, &size);
-            in.workspace_bytes = size.workspace_bytes + size.page_bytes;
-            QN_TRY(qn_plan_make(&in, &planned, e));
-        }
-        max_seqs = planned.users;
-        max_context = planned.context;
-        /* what a cache of that size cannot use is left to the machine */
-        int64_t most = (int64_t)(max_context / QN_PAGE + 2) * QN_MAX(4 * max_seqs, 16);
-        if (!o->n_page) d->n_page = (int)QN_MIN((int64_t)planned.n_page + 1, most);
-        if (!o->n_slot) d->n_slot = QN_MAX(planned.n_slot, max_seqs);
-        set_rows(d, max_seqs, step_tokens, o->mtp != 0);
-    }
-    QN_FAIL_IF(d->n_slot < max_seqs, e, QN_NOMEM,
-               "%d state slots for %d sequences: give %d, or --max-seqs %d", d->n_slot, max_seqs, max_seqs,
-               d->n_slot);
-    int fits = (d->n_page - 1) * QN_PAGE;
-    if (fits < max_context) {
-        QN_FAIL_IF(
-            o->max_context, e, QN_NOMEM,
-            "a context of %d tokens needs %d pages of %.1f MiB, %d fit; the longest context that fits is %d",
-            max_context, QN_CEIL_DIV(max_context, QN_PAGE) + 1, MIB(size.page_bytes), d->n_page, fits);
-        max_context = fits;
-    }
-    QN_FAIL_IF(max_context < 2, e, QN_NOMEM, "%d pages leave no room for a context", d->n_page);
-    d->max_context = max_context;
-    runner->sizes(o->runner_user, d, &size);
-    g->info.max_context = max_context;
-    g->info.max_seqs = max_seqs;
-    g->info.max_queue = o->max_queue ? o->max_queue : DEFAULT_QUEUE;
-    g->info.n_page = d->n_page;
-    g->info.n_slot = d->n_slot;
-    g->info.step_tokens = step_tokens;
-    g->info.n_thread = o->n_thread;
-    g->info.mtp = o->mtp;
-    g->info.has_mtp = fo->with_mtp;
-    g->info.can_constrain = o->mask != NULL;
-    g->info.isa = "";
-    g->info.kv = qn_kv_name(d->kv);
-    g->info.kv_bytes = (size_t)d->n_page * size.page_bytes;
-    g->info.state_bytes = (size_t)d->n_slot * size.slot_bytes + (size_t)d->n_lane * size.lane_bytes;
-    g->info.workspace_bytes = size.workspace_bytes;
-out:
-    return rc;
-}
-
-/* Configuration, weights and sizes of the pools, before anything is opened. */
-static int prepare(struct qn_engine *g, const struct qn_engine_options *o, struct qn_forward_options *fo,
-                   struct qn_err *e)
-{
-    int rc = QN_OK;
-    size_t weight_bytes = 0;
-    g->options = *o;
-    if (!o->runner) g->options.runner = &qn_runner_forward;
-    QN_FAIL_IF(!o->runner && (!o->model || !o->backend), e, QN_INVAL,
-               "the engine needs a model and a backend");
-    QN_FAIL_IF(!o->model && !o->config, e, QN_INVAL, "the engine needs a model or its configuration");
-    g->config = o->config ? *o->config : *qn_model_config(o->model);
-    if (o->model) {
-        struct qn_tally tally;
-        qn_tally_model(o->model, &tally);
-        weight_bytes = tally.text_bytes + (o->mtp != 0 ? tally.mtp_bytes : 0);
-    }
-    *fo = (struct qn_forward_options){
-        .backend = o->backend,
-        .with_mtp = o->mtp != 0 && (o->model ? qn_model_has_mtp(o->model) : g->config.n_mtp > 0),
-        .progress = o->progress,
-        .progress_user = o->progress_user};
-    QN_TRY(plan(g, fo, weight_bytes, e));
-    g->info.weight_bytes = weight_bytes;
-out:
-    return rc;
-}
-
 int qn_engine_plan(struct qn_engine_info *out, const struct qn_engine_options *o, struct qn_err *e)
 {
-    struct qn_engine g = {0};
-    struct qn_forward_options fo;
-    int rc = prepare(&g, o, &fo, e);
-    if (!rc) *out = g.info;
+    struct qn_size size;
+    int rc = qn_size_decide(&size, o, e);
+    if (!rc) *out = size.info;
     return rc;
-}
-
-/* After the pools could not be had: what can be, as options. All that was taken is given back by now. */
-static void name_nearest(const struct qn_engine *g, struct qn_err *e)
-{
-    struct qn_engine trial = {.options = g->options, .config = g->config};
-    struct qn_engine_options *o = &trial.options;
-    struct qn_forward_options fo = {.with_mtp = g->info.has_mtp};
-    char why[120], memory[24], had[24];
-    size_t most = qn_mem_largest(g->info.weight_bytes + g->info.kv_bytes + g->info.state_bytes +
-                                 g->info.workspace_bytes);
-    /* the rest is for stacks and small allocations */
-    o->memory_bytes = (int64_t)(most / 8 * 7) & ~(((int64_t)1 << 20) - 1);
-    o->n_page = o->n_slot = 0;
-    o->max_context = g->info.max_context;
-    int fit = 0, over = g->info.max_seqs + 1; /* more sequences need more, never less */
-    while (fit + 1 < over) {
-        o->max_seqs = fit + (over - fit) / 2;
-        *(plan(&trial, &fo, g->info.weight_bytes, NULL) ? &over : &fit) = o->max_seqs;
-    }
-    o->max_seqs = QN_MAX(fit, 1);
-    if (!fit) o->max_context = 0; /* not one of that length */
-    int rc = plan(&trial, &fo, g->info.weight_bytes, NULL);
-    snprintf(why, sizeof why, "%.119s", e->text);
-    qn_bytes_text(most, had);
-    qn_bytes_text(g->info.weight_bytes, memory);
-    if (rc)
-        qn_err_set(e, QN_NOMEM, __FILE__, __LINE__,
-                   "%s. %s can be had, too little for the weights (%s) and one sequence", why, had, memory);
-    else
-        qn_err_set(e, QN_NOMEM, __FILE__, __LINE__,
-                   "%s. %s can be had; what fits: --max-seqs %d --context %d --memory %lldM", why, had,
-                   trial.info.max_seqs, trial.info.max_context, (long long)(o->memory_bytes >> 20));
 }
 
 /* Files are good for the same weights, the same back end (its roundings are part of the bytes) and layout. */
-static int open_tier(struct qn_engine *g, const struct qn_device_options *d, struct qn_err *e)
+static int open_tier(struct qn_engine *g, struct qn_err *e)
 {
     const struct qn_engine_options *o = &g->options;
+    const struct qn_device_options *d = &g->size.forward.device;
+    const struct qn_runner *runner = g->size.runner;
     if (o->no_prefix_cache || (o->ram_tier_bytes <= 0 && !o->disk_tier)) return QN_OK;
     struct qn_device_sizes size;
-    o->runner->sizes(o->runner_user, d, &size);
-    const char *backend = o->model && !o->config ? o->backend->name : o->runner->name;
+    runner->sizes(g->size.runner_user, d, &size);
+    const char *backend = o->model && !o->config ? o->backend->name : runner->name;
     uint64_t about[] = {o->model ? qn_model_fingerprint(o->model) : 1,
                         size.page_bytes,
                         size.slot_bytes,
@@ -836,41 +601,66 @@ static int open_tier(struct qn_engine *g, const struct qn_device_options *d, str
     return QN_OK;
 }
 
+static void init_sched(struct qn_engine *g)
+{
+    const struct qn_engine_options *o = &g->options;
+    qn_spec_init(&g->spec, g->info.has_mtp, o->mtp);
+    qn_sched_init(&g->sched, &g->cache, &g->spec, g->info.max_seqs);
+    g->sched.tier = g->tier;
+    g->sched.step_tokens = g->info.step_tokens;
+    g->sched.max_logits = g->size.forward.device.max_logits;
+    g->sched.snapshot_gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP;
+    g->sched.stop_tok = g->size.config.stop_tok;
+    g->sched.n_stop = g->size.config.n_stop;
+    g->sched.itl_target_us = 1000.0 * (double)o->itl_target_ms;
+    g->sched.slice_parts = o->slice_parts;
+    qn_sched_set_parts(&g->sched, &g->size.config);
+}
+
+/* Everything but the thread, which has ended or was never there. */
+static void destroy(struct qn_engine *g)
+{
+    qn_rank_close(g->rank);
+    if (g->sched.running) qn_sched_fini(&g->sched);
+    for (int i = 0; i < 2; i++)
+        if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
+    qn_chores_fini(&g->chores);
+    qn_tier_close(g->tier);
+    qn_cache_fini(&g->cache);
+    qn_flight_free(g->flight);
+    qn_mail_free(g->mail);
+    pthread_mutex_destroy(&g->stats_lock);
+    free(g->told);
+    free(g);
+}
+
 int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, struct qn_err *e)
 {
     int rc = QN_OK;
     int64_t start = qn_now_us();
     struct qn_engine *g = xcalloc(1, sizeof *g);
+    const struct qn_device_options *d = &g->size.forward.device;
     g->options = *o;
     pthread_mutex_init(&g->stats_lock, NULL);
     g->mail = qn_mail_create();
     g->cancel_all.kind = LETTER_CANCEL_ALL;
     g->quit.kind = LETTER_QUIT;
-    struct qn_forward_options fo;
-    QN_TRY(prepare(g, o, &fo, e));
+    QN_TRY(qn_size_decide(&g->size, o, e));
+    g->info = g->size.info;
     qn_cache_init(&g->cache, g->info.n_page, g->info.n_slot, g->info.max_seqs, &g->chores);
     if (o->model) g->cache.fingerprint = qn_model_fingerprint(o->model);
     g->cache.is_off = o->no_prefix_cache;
-    QN_TRY(open_tier(g, &fo.device, e));
-    rc = qn_rank_open(&g->rank, g->options.runner, o->runner_user, o->model, &fo, g->mail, e);
-    if (rc == QN_NOMEM && e) name_nearest(g, e);
+    QN_TRY(open_tier(g, e));
+    rc = qn_rank_open(&g->rank, g->size.runner, o->runner_user, o->model, &g->size.forward, g->mail, e);
+    if (rc == QN_NOMEM && e) qn_size_name_nearest(&g->size, o, e);
     if (rc) goto out;
     g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;
     g->info.weight_bytes = qn_rank_weight_bytes(g->rank);
-    qn_spec_init(&g->spec, g->info.has_mtp, o->mtp);
-    qn_sched_init(&g->sched, &g->cache, &g->spec, g->info.max_seqs);
-    g->sched.tier = g->tier;
-    g->sched.step_tokens = g->info.step_tokens;
-    g->sched.max_logits = fo.device.max_logits;
-    g->sched.snapshot_gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP;
-    g->sched.stop_tok = g->config.stop_tok;
-    g->sched.n_stop = g->config.n_stop;
-    g->sched.itl_target_us = 1000.0 * (double)o->itl_target_ms;
-    g->sched.slice_parts = o->slice_parts;
-    qn_sched_set_parts(&g->sched, &g->config);
+    g->limits = (struct qn_request_limits){
+        .vocab = g->size.config.vocab, .max_context = g->info.max_context, .can_constrain = o->mask != NULL};
+    init_sched(g);
     for (int i = 0; i < 2; i++)
-        qn_batch_init(&g->batch[i], g->info.max_seqs, fo.device.max_rows, fo.device.max_logits,
-                      g->config.vocab);
+        qn_batch_init(&g->batch[i], g->info.max_seqs, d->max_rows, d->max_logits, g->size.config.vocab);
     char line[200];
     snprintf(line, sizeof line, "context %d, sequences %d, pages %d, slots %d, step %d, mtp %d",
              g->info.max_context, g->info.max_seqs, g->info.n_page, g->info.n_slot, g->info.step_tokens,
@@ -883,18 +673,7 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     *out = g;
     g = NULL;
 out:
-    if (g) {
-        qn_rank_close(g->rank);
-        if (g->sched.running) qn_sched_fini(&g->sched);
-        for (int i = 0; i < 2; i++)
-            if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
-        qn_tier_close(g->tier);
-        qn_cache_fini(&g->cache);
-        qn_flight_free(g->flight);
-        qn_mail_free(g->mail);
-        pthread_mutex_destroy(&g->stats_lock);
-        free(g);
-    }
+    if (g) destroy(g);
     return rc;
 }
 
@@ -913,17 +692,7 @@ void qn_engine_close(struct qn_engine *g)
     atomic_store(&g->is_draining, true);
     qn_mail_post(g->mail, &g->quit);
     pthread_join(g->thread, NULL);
-    qn_rank_close(g->rank);
-    qn_sched_fini(&g->sched);
-    for (int i = 0; i < 2; i++) qn_batch_fini(&g->batch[i]);
-    qn_chores_fini(&g->chores);
-    qn_tier_close(g->tier);
-    qn_cache_fini(&g->cache);
-    qn_flight_free(g->flight);
-    qn_mail_free(g->mail);
-    pthread_mutex_destroy(&g->stats_lock);
-    free(g->told);
-    free(g);
+    destroy(g);
 }
 
 const struct qn_engine_info *qn_engine_info(const struct qn_engine *g)
@@ -931,61 +700,12 @@ const struct qn_engine_info *qn_engine_info(const struct qn_engine *g)
     return &g->info;
 }
 
-static int check_tokens(const struct qn_engine *g, const char *what, const int32_t *tok, int n,
-                        struct qn_err *e)
-{
-    for (int i = 0; i < n; i++)
-        if (tok[i] < 0 || tok[i] >= g->config.vocab)
-            return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "%s %d is token %d; the model has 0 to %d",
-                              what, i, tok[i], g->config.vocab - 1);
-    return QN_OK;
-}
-
-static int check_params(const struct qn_engine *g, const struct qn_request_params *p, struct qn_err *e)
-{
-    int rc = QN_OK;
-    const struct qn_sample *s = &p->sample;
-    QN_FAIL_IF(p->n_tok < 1, e, QN_INVAL, "the prompt is empty");
-    QN_FAIL_IF(p->max_new < 1, e, QN_INVAL, "max_new is %d: at least 1", p->max_new);
-    QN_FAIL_IF(p->n_tok + 1 > g->info.max_context, e, QN_TOOBIG,
-               "the prompt has %d tokens; the context of %d has no room for an answer behind it", p->n_tok,
-               g->info.max_context);
-    QN_FAIL_IF(!(s->temperature >= 0 && s->temperature <= 100), e, QN_INVAL, "temperature %g: 0 to 100",
-               (double)s->temperature);
-    QN_FAIL_IF(!(s->top_p > 0 && s->top_p <= 1), e, QN_INVAL, "top_p %g: above 0, at most 1",
-               (double)s->top_p);
-    QN_FAIL_IF(!(s->min_p >= 0 && s->min_p <= 1), e, QN_INVAL, "min_p %g: 0 to 1", (double)s->min_p);
-    QN_FAIL_IF(s->top_k < 0, e, QN_INVAL, "top_k %d: at least 0", s->top_k);
-    QN_FAIL_IF(!(fabsf(s->presence) <= 1000 && fabsf(s->frequency) <= 1000), e, QN_INVAL,
-               "presence or frequency penalty is out of range");
-    QN_FAIL_IF(!(s->repetition > 0 && s->repetition <= 1000), e, QN_INVAL, "repetition penalty %g: above 0",
-               (double)s->repetition);
-    QN_FAIL_IF(s->n_top < -1 || s->n_top > QN_MAX_TOP || p->prompt_top < -1 || p->prompt_top > QN_MAX_TOP, e,
-               QN_INVAL, "log-probabilities: at most %d alternatives", QN_MAX_TOP);
-    QN_FAIL_IF(p->mtp < -1 || p->mtp > QN_MAX_DRAFT, e, QN_INVAL, "draft depth %d: 0 to %d, or -1", p->mtp,
-               QN_MAX_DRAFT);
-    QN_FAIL_IF(p->n_bias < 0 || p->n_stop < 0 || p->n_think_close < 0 || p->n_bias > MAX_FLAWED_INPUT ||
-                   p->n_stop > MAX_FLAWED_INPUT || p->n_think_close > MAX_FLAWED_INPUT,
-               e, QN_INVAL, "more than %d biases, stop tokens or closing tokens", MAX_FLAWED_INPUT);
-    QN_FAIL_IF(p->constraint && !g->options.mask, e, QN_UNSUPPORTED,
-               "constrained output needs the vocabulary's masks, which this engine was opened without");
-    QN_TRY(check_tokens(g, "prompt token", p->tok, p->n_tok, e));
-    QN_TRY(check_tokens(g, "bias", p->bias_tok, p->n_bias, e));
-    QN_TRY(check_tokens(g, "stop token", p->stop_tok, p->n_stop, e));
-    QN_TRY(check_tokens(g, "closing token", p->think_close, p->n_think_close, e));
-    for (int i = 0; i < p->n_bias; i++)
-        QN_FAIL_IF(!(fabsf(p->bias[i]) <= 1e6f), e, QN_INVAL, "bias of token %d is out of range",
-                   p->bias_tok[i]);
-out:
-    return rc;
-}
-
 int qn_engine_submit(struct qn_engine *g, const struct qn_request_params *p, struct qn_request **out,
                      struct qn_err *e)
 {
     int rc = QN_OK;
     int limit = g->info.max_queue + g->info.max_seqs;
-    QN_TRY(check_params(g, p, e));
+    QN_TRY(qn_request_check(p, &g->limits, e));
     QN_FAIL_IF(atomic_load(&g->is_broken), e, QN_DEVICE,
                "the device has failed; the server has to be restarted");
     int n_inside = atomic_fetch_add(&g->n_inside, 1);
@@ -1035,35 +755,20 @@ int qn_engine_logits(struct qn_engine *g, const int32_t *ids, int n, bool with_m
                      struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_job *job = xcalloc(1, sizeof *job);
-    job->home = qn_mail_create();
+    struct qn_job *job = NULL;
     QN_FAIL_IF(n < 1 || n > g->info.max_context - 1, e, QN_TOOBIG, "%d tokens; the context takes 1 to %d", n,
                g->info.max_context - 1);
     QN_FAIL_IF(with_mtp && !g->info.has_mtp, e, QN_UNSUPPORTED, "the model has no draft head, or it is off");
-    QN_TRY(check_tokens(g, "token", ids, n, e));
-    job->params = (struct qn_request_params){.tok = ids, .n_tok = n, .prompt_top = -1, .mtp = 0};
-    job->params.sample = (struct qn_sample){.top_p = 1, .repetition = 1, .n_top = -1};
-    job->with_mtp = with_mtp;
+    QN_TRY(qn_request_check_tokens("token", ids, n, g->size.config.vocab, e));
+    job = qn_job_create(ids, n, with_mtp);
     job->letter.kind = LETTER_JOB;
     qn_mail_post(g->mail, &job->letter);
-    for (;;) {
-        QN_CHECK(qn_mail_take(job->home, QN_FOREVER) == &job->reply);
-        if (job->is_over) break;
-        if (!atomic_load(&job->is_given_up) && job->n_row) {
-            rc = rows(user, job->first, job->n_row, job->logits);
-            if (rc) atomic_store(&job->is_given_up, true);
-        }
+    while (qn_job_read(job, rows, user)) {
         job->letter.kind = LETTER_JOB_NEXT;
         qn_mail_post(g->mail, &job->letter);
     }
-    if (!rc && job->rc) {
-        rc = job->rc;
-        if (e) *e = job->error;
-        if (e && !e->code) qn_err_set(e, rc, __FILE__, __LINE__, "the engine is shutting down");
-    }
+    rc = qn_job_end(job, e);
 out:
-    free(job->logits);
-    qn_mail_free(job->home);
-    free(job);
+    qn_job_free(job);
     return rc;
 }

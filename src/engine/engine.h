@@ -96,7 +96,7 @@ struct qn_engine_stats {
     uint64_t n_step_tok, steps_of[QN_STEP_BINS]; /* tokens read by steps; steps by them */
     uint64_t n_draft_round, n_drafted, n_accepted, accepted_at[QN_MAX_DRAFT], drafted_at[QN_MAX_DRAFT];
     uint64_t prefix_queries, prefix_hits; /* in tokens */
-    uint64_t finished[4];                 /* by enum qn_finish */
+    uint64_t finished[QN_N_FINISH];       /* by enum qn_finish */
     int64_t step_us, gap_us;              /* in steps; between the end of one and the start of the next */
     int64_t last_step_age_us;             /* since a step finished; 0 when idle */
     int depth;                            /* draft depth in use */

@@ -2,11 +2,14 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/request.h"
 
+#include <math.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/ban.h"
-#include "engine/ticket.h"
 #include "text/grammar.h"
+
+#define MAX_LISTED 4096 /* stop tokens, biases, closing tokens */
 
 /* Events are stored short: most tokens have no alternatives. */
 struct record {
@@ -26,6 +29,56 @@ struct end_record {
     struct record head;
     struct qn_err error;
 };
+
+int qn_request_check_tokens(const char *what, const int32_t *tok, int n, int vocab, struct qn_err *e)
+{
+    for (int i = 0; i < n; i++)
+        if (tok[i] < 0 || tok[i] >= vocab)
+            return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "%s %d is token %d; the model has 0 to %d",
+                              what, i, tok[i], vocab - 1);
+    return QN_OK;
+}
+
+int qn_request_check(const struct qn_request_params *p, const struct qn_request_limits *limits,
+                     struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_sample *s = &p->sample;
+    int vocab = limits->vocab;
+    QN_FAIL_IF(p->n_tok < 1, e, QN_INVAL, "the prompt is empty");
+    QN_FAIL_IF(p->max_new < 1, e, QN_INVAL, "max_new is %d: at least 1", p->max_new);
+    QN_FAIL_IF(p->n_tok + 1 > limits->max_context, e, QN_TOOBIG,
+               "the prompt has %d tokens; the context of %d has no room for an answer behind it", p->n_tok,
+               limits->max_context);
+    QN_FAIL_IF(!(s->temperature >= 0 && s->temperature <= 100), e, QN_INVAL, "temperature %g: 0 to 100",
+               (double)s->temperature);
+    QN_FAIL_IF(!(s->top_p > 0 && s->top_p <= 1), e, QN_INVAL, "top_p %g: above 0, at most 1",
+               (double)s->top_p);
+    QN_FAIL_IF(!(s->min_p >= 0 && s->min_p <= 1), e, QN_INVAL, "min_p %g: 0 to 1", (double)s->min_p);
+    QN_FAIL_IF(s->top_k < 0, e, QN_INVAL, "top_k %d: at least 0", s->top_k);
+    QN_FAIL_IF(!(fabsf(s->presence) <= 1000 && fabsf(s->frequency) <= 1000), e, QN_INVAL,
+               "presence or frequency penalty is out of range");
+    QN_FAIL_IF(!(s->repetition > 0 && s->repetition <= 1000), e, QN_INVAL, "repetition penalty %g: above 0",
+               (double)s->repetition);
+    QN_FAIL_IF(s->n_top < -1 || s->n_top > QN_MAX_TOP || p->prompt_top < -1 || p->prompt_top > QN_MAX_TOP, e,
+               QN_INVAL, "log-probabilities: at most %d alternatives", QN_MAX_TOP);
+    QN_FAIL_IF(p->mtp < -1 || p->mtp > QN_MAX_DRAFT, e, QN_INVAL, "draft depth %d: 0 to %d, or -1", p->mtp,
+               QN_MAX_DRAFT);
+    QN_FAIL_IF(p->n_bias < 0 || p->n_stop < 0 || p->n_think_close < 0 || p->n_bias > MAX_LISTED ||
+                   p->n_stop > MAX_LISTED || p->n_think_close > MAX_LISTED,
+               e, QN_INVAL, "more than %d biases, stop tokens or closing tokens", MAX_LISTED);
+    QN_FAIL_IF(p->constraint && !limits->can_constrain, e, QN_UNSUPPORTED,
+               "constrained output needs the vocabulary's masks, which this engine was opened without");
+    QN_TRY(qn_request_check_tokens("prompt token", p->tok, p->n_tok, vocab, e));
+    QN_TRY(qn_request_check_tokens("bias", p->bias_tok, p->n_bias, vocab, e));
+    QN_TRY(qn_request_check_tokens("stop token", p->stop_tok, p->n_stop, vocab, e));
+    QN_TRY(qn_request_check_tokens("closing token", p->think_close, p->n_think_close, vocab, e));
+    for (int i = 0; i < p->n_bias; i++)
+        QN_FAIL_IF(!(fabsf(p->bias[i]) <= 1e6f), e, QN_INVAL, "bias of token %d is out of range",
+                   p->bias_tok[i]);
+out:
+    return rc;
+}
 
 static void *copy(const void *from, int n, size_t size)
 {

@@ -8,8 +8,12 @@
 #ifndef QN_REQUEST_H
 #define QN_REQUEST_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "backend/step.h"
 #include "base/err.h"
+#include "base/mail.h"
 
 struct qn_grammar; /* text/grammar.h: what the output must obey; reference counted */
 struct qn_ban;     /* engine/ban.h */
@@ -60,7 +64,9 @@ enum qn_event_kind {
     QN_EVENT_END,
 };
 
+/* Why an answer ended. The only form of it inside the program: words are written where it leaves. */
 enum qn_finish { QN_FINISH_STOP, QN_FINISH_LENGTH, QN_FINISH_CANCEL, QN_FINISH_ERROR };
+#define QN_N_FINISH 4
 
 struct qn_event {
     enum qn_event_kind kind;
@@ -86,9 +92,23 @@ struct qn_request_stats {
         *miss; /* why cached tokens are fewer than the longest known prefix: a constant text, or NULL */
 };
 
-struct qn_request;
+struct qn_request {
+    struct qn_letter letter;         /* the submission, in the engine's mailbox */
+    struct qn_request_params params; /* arrays are copies owned by the request; immutable */
+    struct qn_ban *ban;              /* of ban_tok, or NULL */
+    atomic_int n_ref;
+    atomic_bool is_cancelled;
+    atomic_int progress;
+    struct qn_ring *ring;
+    pthread_mutex_t lock; /* of stats */
+    struct qn_request_stats stats;
+    int64_t submit_us;
+    bool is_ended; /* reader: END was read */
+};
 
-/* Reader's side; one thread. Waits at most timeout_us (0: only looks). QN_OK; QN_TIMEOUT; after END:
+/* --- the reader's side; one thread --- */
+
+/* Waits at most timeout_us (0: only looks). QN_OK; QN_TIMEOUT; after END:
  * QN_NOTFOUND. */
 int qn_request_next(struct qn_request *r, struct qn_event *out, int64_t timeout_us);
 /* Any thread; idempotent. The engine ends the request with QN_FINISH_CANCEL before its next step. */
@@ -98,5 +118,32 @@ void qn_request_stats(const struct qn_request *r, struct qn_request_stats *out);
 int qn_request_progress(const struct qn_request *r);
 /* Gives the reader's reference back; cancels when END has not been read. */
 void qn_request_release(struct qn_request *r);
+
+/* --- the engine's side --- */
+
+/* What an engine can serve. */
+struct qn_request_limits {
+    int vocab, max_context;
+    bool can_constrain; /* it has the vocabulary's masks */
+};
+/* Errors: QN_TOOBIG (the prompt leaves no room for one token; names both numbers), QN_INVAL (a token id or a
+ * parameter out of range), QN_UNSUPPORTED. Any thread. */
+int qn_request_check(const struct qn_request_params *p, const struct qn_request_limits *limits,
+                     struct qn_err *e);
+/* Token ids of `what` are in [0, vocab). */
+int qn_request_check_tokens(const char *what, const int32_t *tok, int n, int vocab, struct qn_err *e);
+
+/* Copies the parameters; both references are taken. */
+struct qn_request *qn_request_create(const struct qn_request_params *p);
+void qn_request_ref(struct qn_request *r);
+void qn_request_unref(struct qn_request *r);
+bool qn_request_is_cancelled(const struct qn_request *r);
+void qn_request_send_token(struct qn_request *r, enum qn_event_kind kind, const struct qn_step_token *token);
+void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok, bool is_loop,
+                         const struct qn_err *error);
+void qn_request_set_stats(struct qn_request *r, const struct qn_request_stats *stats);
+void qn_request_set_progress(struct qn_request *r, int n_tok);
+/* Wakes the reader for what was sent since. */
+void qn_request_wake(struct qn_request *r);
 
 #endif

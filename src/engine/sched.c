@@ -139,15 +139,10 @@ static struct qn_seq *victim(const struct qn_sched *s, const struct qn_seq *bene
     return worst;
 }
 
-static bool wants_rows(const struct qn_seq *q)
-{
-    return q->job || (q->params->prompt_top >= 0 && q->n_prompt_scored < q->n_prompt);
-}
-
 /* What the tiers know of its prefix comes back before it is matched. true: it has to wait for that. */
 static bool promote(struct qn_sched *s, struct qn_seq *q)
 {
-    if (!s->tier || wants_rows(q) || q->n_promote >= MAX_PROMOTE) return false;
+    if (!s->tier || qn_seq_wants_rows(q) || q->n_promote >= MAX_PROMOTE) return false;
     uint64_t version = qn_tier_version(s->tier);
     if (q->tier_version == version && q->tier_cache_version == s->cache->version) return false;
     int n_have = qn_seq_match(q, s->cache)->n_tok;
@@ -292,7 +287,7 @@ static struct qn_seq *next_prefill(const struct qn_sched *s, const struct qn_bat
     struct qn_seq *best = NULL;
     for (int i = 0; i < s->n_running; i++) {
         struct qn_seq *q = s->running[i];
-        bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || wants_rows(q);
+        bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || qn_seq_wants_rows(q);
         is_taken |= is_slice_in && q == s->sliced;
         for (int k = b->step.n_decode; k < b->step.n_seq && !is_taken; k++) is_taken = b->part[k].seq == q;
         if (!is_taken && (!best || reads_first(s, q, best))) best = q;
@@ -393,7 +388,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
     if (!s->last_was_rows || !n_decode) {
         for (int i = 0; i < s->n_running; i++) {
             struct qn_seq *q = s->running[i];
-            if (q->state != QN_SEQ_PREFILL || q->is_paused || !wants_rows(q)) continue;
+            if (q->state != QN_SEQ_PREFILL || q->is_paused || !qn_seq_wants_rows(q)) continue;
             int n = chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
             qn_batch_add_prefill(b, q, n, has_mtp && (q->job || reads_mtp(s, q)), 0, true);
             s->last_was_rows = true;

@@ -58,6 +58,11 @@ void qn_seq_free(struct qn_seq *s)
     free(s);
 }
 
+bool qn_seq_wants_rows(const struct qn_seq *s)
+{
+    return s->job || (s->params->prompt_top >= 0 && s->n_prompt_scored < s->n_prompt);
+}
+
 void qn_seq_push(struct qn_seq *s, int32_t tok)
 {
     if (s->n_tok == s->tok_capacity) {
@@ -156,9 +161,8 @@ bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int
     QN_CHECK(s->slot < 0 && !s->n_page && !s->n_done);
     if (!c->slots.n_free_lane) return false;
     struct qn_match m = {.slot = -1, .last = -1, .end = -1};
-    bool wants_rows = s->job || (s->params->prompt_top >= 0 && s->n_prompt_scored < s->n_prompt);
     s->root = qn_cache_root(c, s->params->salt);
-    if (wants_rows)
+    if (qn_seq_wants_rows(s))
         m.miss = "log-probabilities of the prompt need every row";
     else
         m = *qn_seq_match(s, c);

@@ -16,14 +16,13 @@
 
 #include "engine/pick.h"
 #include "engine/prefix.h"
-#include "engine/ticket.h"
 #include "engine/tier.h"
 
 enum qn_seq_state { QN_SEQ_WAITING, QN_SEQ_PREFILL, QN_SEQ_DECODE };
 
 #define QN_SEQ_MAX_MARKS 4
 
-struct qn_job; /* engine.c: logits of a text */
+struct qn_job; /* engine/score.h: logits of a text */
 
 struct qn_seq {
     struct qn_request *request; /* the engine's reference; NULL for a job */
@@ -98,6 +97,8 @@ static inline int qn_seq_n_new(const struct qn_seq *s)
 {
     return s->n_tok - s->n_prompt;
 }
+/* Are the logits of every row of its prompt needed? Then nothing of it may come from the cache. */
+bool qn_seq_wants_rows(const struct qn_seq *s);
 void qn_seq_push(struct qn_seq *s, int32_t tok); /* a generated token */
 /* A step is being built that keeps the MTP layer's KV, or does not. Tells where the MTP layer's keys begin.
  */

@@ -1,0 +1,25 @@
+/* Sizes: what an engine decides from its options and the model's configuration before anything is opened:
+ * context, sequences, pages, slots, rows of a step, and what ranks are opened with.
+ * Any thread; pure but for the machine's free memory, which counts where no size was given.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef QN_SIZE_H
+#define QN_SIZE_H
+
+#include "engine/engine.h"
+#include "engine/runner.h"
+
+struct qn_size {
+    struct qn_config config;
+    const struct qn_runner *runner;
+    void *runner_user;
+    struct qn_forward_options forward; /* device.config points at `config` here */
+    struct qn_engine_info info;        /* all but what opening tells: isa, load_s, weights as loaded */
+};
+
+/* Errors: QN_INVAL (an option out of range), QN_NOMEM (names the nearest configuration that fits). */
+int qn_size_decide(struct qn_size *out, const struct qn_engine_options *o, struct qn_err *e);
+/* After the pools could not be had, all that was taken being given back: adds to e what can be had, as
+ * options. */
+void qn_size_name_nearest(const struct qn_size *s, const struct qn_engine_options *o, struct qn_err *e);
+
+#endif

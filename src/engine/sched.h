@@ -16,6 +16,7 @@
 
 #include "engine/cost.h"
 #include "engine/spec.h"
+#include "engine/stats.h"
 #include "engine/tier.h"
 
 struct qn_client {

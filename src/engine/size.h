@@ -5,7 +5,7 @@
 #ifndef QN_SIZE_H
 #define QN_SIZE_H
 
-#include "engine/engine.h"
+#include "engine/options.h"
 #include "engine/runner.h"
 
 struct qn_size {

@@ -17,8 +17,8 @@
 #ifndef QN_TIER_H
 #define QN_TIER_H
 
-#include "engine/engine.h"
 #include "engine/prefix.h"
+#include "engine/stats.h"
 
 struct qn_tier_options {
     size_t page_bytes, slot_bytes;

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "cli/access.h"
 #include "cli/cli.h"
 #include "cli/serve.h"
 #include "model/checkpoint.h"
@@ -20,12 +21,11 @@
 #include "text/tokenizer.h"
 
 #define MAX_NAMES 16
-#define MAX_KEYS  256
 
 /* What the options say, as text and numbers. */
 struct wish {
-    const char *model, *host, *device, *mtp, *kv, *names, *keys, *cors, *template, *kwargs, *generation,
-        *trace, *activations, *disk_tier, *level, *spec_json, *spec_algo;
+    const char *model, *host, *device, *mtp, *kv, *names, *keys, *key_file, *origins, *hosts, *template,
+        *kwargs, *generation, *trace, *activations, *disk_tier, *level, *spec_json, *spec_algo;
     int64_t port, threads, context, max_seqs, max_queue, step_tokens, memory, max_body, max_requests,
         body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, spec_steps, max_tokens, stuck;
     double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
@@ -111,7 +111,13 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
             .env = "QUERN_MODEL_NAME", .alias = "alias"),
         FLAG("strict-model", strict_model, "unknown model names are 404"),
         STR("api-key", keys, "KEYS", "accepted keys, separated by commas", .env = "QUERN_API_KEY"),
-        STR("cors", cors, "ORIGIN", "allowed origin, or *", .env = "QUERN_CORS"),
+        STR("api-key-file", key_file, "FILE", "accepted keys, one a line", .env = "QUERN_API_KEY_FILE"),
+        STR("allowed-origins", origins, "ORIGINS",
+            "pages that may use the server and read its answers (CORS), separated by commas, or *",
+            .alias = "cors", .env = "QUERN_CORS"),
+        STR("allowed-hosts", hosts, "NAMES",
+            "names that a keyless server on a loopback address answers to besides localhost, or *",
+            .env = "QUERN_ALLOWED_HOSTS"),
         BYTES("max-body", max_body, "largest request body"),
         INT("max-requests", max_requests, "N", "HTTP requests at once; 429 beyond", .min = 0, .max = 65536),
         INT("body-timeout", body_timeout, "S", "time a client has for its body", .min = 0, .max = 86400),
@@ -480,7 +486,9 @@ static void print_table(const struct qn_server_options *o, const struct wish *w,
         !isnan(w->repetition)       ? w->repetition
         : g->has_repetition_penalty ? g->repetition_penalty
                                     : 1);
-    row("access", "%s; CORS %s", o->n_key ? "API key needed" : "no API key", o->cors ? o->cors : "off");
+    const struct qn_gate *gate = &o->gate;
+    row("access", "%s; pages of other origins: %s%s", gate->n_key ? "API key needed" : "no API key",
+        gate->n_origin ? gate->origins[0] : "none", gate->n_origin > 1 ? ", ..." : "");
     for (int k = 0; model && k < qn_model_n_notes(model); k++) row("note", "%s", qn_model_note(model, k));
     row("loaded in", "%.2f s", i->load_s);
 }
@@ -549,13 +557,17 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     struct qn_engine *engine = NULL;
     struct qn_mask *mask = NULL;
     struct qn_json *kwargs = NULL;
-    const char *names[MAX_NAMES], *keys[MAX_KEYS];
-    int n_name = 0, n_key = 0;
+    const char *names[MAX_NAMES];
+    struct qn_gate gate = {0};
+    int n_name = 0;
     int64_t next_us = 0;
     struct qn_arena *arena = qn_arena_create(16 << 20);
     struct stat st;
 
+    char **given = argv;
+    int n_given = argc;
     argv = normalise(&argc, argv, arena);
+    qn_access_hide(n_given, given);
     qn_server_block_signals();
     rc = read_options(&w, argc, argv, &e);
     if (rc) {
@@ -590,7 +602,8 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
         fprintf(stderr,
                 "--tensor-parallel-size %" PRId64 ": this build has one rank; the model runs on it whole\n",
                 w.ranks);
-    if ((n_key = split(w.keys, keys, MAX_KEYS, "api-key", arena, &e)) < 0) QN_TRY(n_key);
+    QN_TRY(
+        qn_access_read(&gate, &(struct qn_access_wish){w.keys, w.key_file, w.origins, w.hosts}, arena, &e));
     if ((n_name = split(w.names, names, MAX_NAMES, "served-model-name", arena, &e)) < 0) QN_TRY(n_name);
     QN_FAIL_IF(w.trace && (stat(w.trace, &st) || !S_ISDIR(st.st_mode)), &e, QN_INVAL,
                "--trace %s is no folder", w.trace);
@@ -616,9 +629,7 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     struct qn_server_options o = {
         .host = w.host,
         .port = (int)w.port,
-        .keys = keys,
-        .n_key = n_key,
-        .cors = w.cors,
+        .gate = gate,
         .max_body_bytes = (size_t)w.max_body,
         .max_requests = (int)w.max_requests,
         .body_timeout_s = (int)w.body_timeout,

@@ -8,33 +8,34 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "server/conns.h"
 
-/* A connection, from accept to close; for the check on slow ones. */
-struct peer {
-    struct peer *next, **link;
-    int fd;
-    int64_t since_us;   /* waiting for a request since */
-    bool is_in_request; /* headers are complete */
-};
+/* What is read of a refused body, so that the peer, still sending, sees the answer. */
+#define DRAIN_BYTES ((size_t)1 << 20)
+/* Connections beside those with a request that was let in, and those that are about to end. */
+#define MAX_NEW     128
+#define MAX_REFUSED 64
+#define MAX_OPEN    64
+#define MAX_IDLE    256
+#define MAX_ENDING  256
+#define OTHER_FILES 256
 
 struct qn_http {
     struct qn_server *server;
     struct qn_http_options o;
     struct MHD_Daemon *daemon;
     int listen_fd, port;
-    pthread_mutex_t lock; /* of the two lists; held for moments */
-    struct peer *peers;
-    struct qn_exchange *exchanges;
-    int n_running;
+    struct qn_conns *conns;
+    struct qn_gate gate;
 };
 
 static const char *status_type(const struct qn_exchange *x, int status)
@@ -130,13 +131,16 @@ static void queue(struct qn_exchange *x, int status, struct MHD_Response *respon
 {
     struct qn_http *h = x->http;
     MHD_add_response_header(response, x->is_anthropic ? "request-id" : "x-request-id", x->id);
-    if (h->o.cors) {
-        MHD_add_response_header(response, "Access-Control-Allow-Origin", h->o.cors);
+    const char *origin = qn_gate_origin(&h->gate, x->connection);
+    if (h->gate.n_origin) MHD_add_response_header(response, "Vary", "Origin");
+    if (origin) {
+        MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
         MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
         MHD_add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
         MHD_add_response_header(response, "Access-Control-Expose-Headers", "x-request-id, request-id");
     }
     if (status == 429 || status == 503) MHD_add_response_header(response, "Retry-After", "2");
+    if (x->must_close) MHD_add_response_header(response, "Connection", "close");
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
     QN_CHECK(!x->is_answered);
     x->is_answered = true;
@@ -308,33 +312,6 @@ static void find_route(struct qn_exchange *x, const struct qn_http_options *o)
     x->is_anthropic = !strncmp(x->path, "/v1/messages", 12);
 }
 
-static bool key_matches(const char *a, const char *b)
-{
-    size_t n = strlen(a), m = strlen(b);
-    unsigned char differs = n != m;
-    for (size_t i = 0; i < m; i++) differs |= (unsigned char)(b[i] ^ (i < n ? a[i] : 0));
-    return !differs;
-}
-
-static void check_key(struct qn_exchange *x, const struct qn_http_options *o)
-{
-    const char *key = qn_http_header(x, "Authorization");
-    if (key && !strncasecmp(key, "Bearer ", 7))
-        for (key += 7; *key == ' ';) key++;
-    if (!key || !*key) key = qn_http_header(x, "x-api-key");
-    if (!key || !*key) key = qn_http_header(x, "api-key");
-    if (!o->n_key || (x->route && x->route->flags & QN_ROUTE_OPEN)) return;
-    bool is_known = false;
-    for (int i = 0; i < o->n_key && key; i++) is_known |= key_matches(key, o->keys[i]);
-    if (!is_known) {
-        refuse(x, 401, "invalid_api_key",
-               key ? "the API key is not known to this server"
-                   : "this server needs an API key: send Authorization: Bearer KEY, or x-api-key");
-        return;
-    }
-    x->client = qn_hash_str(key);
-}
-
 static void read_id(struct qn_exchange *x)
 {
     const char *given = qn_http_header(x, "x-request-id");
@@ -357,47 +334,69 @@ static unsigned method_bit(const char *method)
     return 0;
 }
 
-static struct qn_exchange *begin(struct qn_http *h, struct MHD_Connection *connection, const char *url,
-                                 const char *method)
+static struct qn_conn *conn_of(struct MHD_Connection *connection)
 {
-    struct qn_exchange *x = xcalloc(1, sizeof *x);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+/* What the headers alone decide. A request that is let in counts from here on. */
+static void admit(struct qn_http *h, struct qn_exchange *x, const char *version)
+{
+    struct qn_gate_refusal no = {0};
+    bool is_options = !strcmp(x->method, "OPTIONS"), is_open = x->route && x->route->flags & QN_ROUTE_OPEN;
+    const char *length = qn_http_header(x, "Content-Length");
+    qn_gate_framing(x->connection, version, &no);
+    qn_gate_page(&h->gate, x->connection, !strcmp(x->method, "POST"), &no);
+    if (!is_options && !is_open) qn_gate_key(&h->gate, x->connection, &x->client, &no);
+    bool is_stranger = no.status;
+    if (no.status) refuse(x, no.status, no.code, "%s", no.text);
+    if (!x->route && !is_options)
+        refuse(x, 404, "not_found", "%s %s: there is no such path; docs/api.md lists all", x->method,
+               x->path);
+    else if (!is_options && !(x->route->methods & method_bit(x->method)))
+        refuse(x, 405, "method_not_allowed", "%s is not allowed for %s; use %s", x->method, x->path,
+               x->route->methods & QN_POST ? "POST" : "GET");
+    if (length && strtoull(length, NULL, 10) > h->o.max_body_bytes)
+        refuse(x, 413, "request_too_large", "the body has %.40s bytes; this server takes %zu (--max-body)",
+               length, h->o.max_body_bytes);
+    int n_running = is_open ? 0 : qn_conns_count(h->conns, QN_CONN_RUNNING);
+    if (n_running >= h->o.max_requests)
+        refuse(x, 429, "too_many_requests", "%d requests are running; try again shortly", n_running);
+    x->must_close = no.must_close;
+    x->is_let_in = !x->refuse_status && !is_open && !is_options;
+    if (x->conn)
+        qn_conns_move(h->conns, x->conn,
+                      x->is_let_in       ? QN_CONN_UPLOAD
+                      : x->refuse_status ? QN_CONN_REFUSED
+                                         : QN_CONN_OPEN);
+    /* a refused body is not read where it is long, of unknown length, or has not been sent yet */
+    size_t most = is_stranger ? DRAIN_BYTES : QN_MAX(2 * h->o.max_body_bytes, DRAIN_BYTES);
+    x->is_early = x->refuse_status && (x->must_close || qn_http_header(x, "Expect") ||
+                                       (length ? strtoull(length, NULL, 10) > most
+                                               : is_stranger && qn_http_header(x, "Transfer-Encoding")));
+    x->must_close |= x->is_early;
+}
+
+static struct qn_exchange *begin(struct qn_http *h, struct MHD_Connection *connection, const char *url,
+                                 const char *method, const char *version)
+{
+    struct qn_exchange *x = try_calloc(1, sizeof *x);
+    if (!x) return NULL;
     x->http = h;
     x->server = h->server;
     x->connection = connection;
+    x->conn = conn_of(connection);
     x->start_us = qn_now_us();
     x->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    x->is_http11 = !strcmp(version, "HTTP/1.1");
     snprintf(x->method, sizeof x->method, "%s", method);
     read_path(x, url);
     read_id(x);
     find_route(x, &h->o);
     qn_buf_init(&x->body, h->o.max_body_bytes);
-    bool is_options = !strcmp(method, "OPTIONS");
-    if (!is_options) {
-        check_key(x, &h->o);
-        if (!x->route)
-            refuse(x, 404, "not_found", "%s %s: there is no such path; docs/api.md lists all", method,
-                   x->path);
-        else if (!(x->route->methods & method_bit(method)))
-            refuse(x, 405, "method_not_allowed", "%s is not allowed for %s; use %s", method, x->path,
-                   x->route->methods & QN_POST ? "POST" : "GET");
-    }
-    const char *length = qn_http_header(x, "Content-Length");
-    if (length && strtoull(length, NULL, 10) > h->o.max_body_bytes)
-        refuse(x, 413, "request_too_large", "the body has %s bytes; this server takes %zu (--max-body)",
-               length, h->o.max_body_bytes);
-
-    pthread_mutex_lock(&h->lock);
-    if (++h->n_running > h->o.max_requests && x->route && !(x->route->flags & QN_ROUTE_OPEN))
-        refuse(x, 429, "too_many_requests", "%d requests are running; try again shortly", h->n_running - 1);
-    x->next = h->exchanges;
-    x->link = &h->exchanges;
-    if (x->next) x->next->link = &x->next;
-    h->exchanges = x;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct peer *peer = info ? info->socket_context : NULL;
-    if (peer) peer->is_in_request = true;
-    pthread_mutex_unlock(&h->lock);
+    admit(h, x, version);
     return x;
 }
 
@@ -405,9 +404,10 @@ static void answer(struct qn_http *h, struct qn_exchange *x)
 {
     /* the idle timeout is for waiting connections; a long computation is none */
     MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
-    pthread_mutex_lock(&h->lock);
     x->ready_us = qn_now_us();
-    pthread_mutex_unlock(&h->lock);
+    if (x->is_let_in && x->conn && !qn_conns_move(h->conns, x->conn, QN_CONN_RUNNING))
+        refuse(x, 429, "too_many_requests", "%d requests are running; try again shortly",
+               qn_conns_count(h->conns, QN_CONN_RUNNING));
     if (x->refuse_status) {
         qn_http_fail_with(x, x->refuse_status, x->refuse_code, "%s", x->refuse_text);
         return;
@@ -435,21 +435,19 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
     struct qn_http *h = cls;
     struct qn_exchange *x = *state;
     if (!x) {
-        x = *state = begin(h, connection, url, method);
-        x->is_http11 = !strcmp(version, "HTTP/1.1");
-        /* a body that is announced as far too large is not read at all */
-        const char *length = qn_http_header(x, "Content-Length");
-        if (x->refuse_status == 413 && length && strtoull(length, NULL, 10) > 2 * h->o.max_body_bytes)
-            answer(h, x);
+        x = *state = begin(h, connection, url, method, version);
+        if (!x) return MHD_NO;
+        if (x->is_early) answer(h, x);
         return MHD_YES;
     }
     if (*n_data) {
         x->n_received += *n_data;
+        if (x->conn) qn_conns_received(h->conns, x->conn, *n_data);
         if (x->n_received > h->o.max_body_bytes)
             refuse(x, 413, "request_too_large", "the body is over %zu bytes (--max-body)",
                    h->o.max_body_bytes);
         /* refused bodies are read to their end, so that the peer reads the answer; within reason */
-        if (x->n_received > 2 * h->o.max_body_bytes) return MHD_NO;
+        if (x->n_received > QN_MAX(2 * h->o.max_body_bytes, DRAIN_BYTES)) return MHD_NO;
         if (x->refuse_status)
             qn_buf_free(&x->body);
         else if (qn_buf_append(&x->body, data, *n_data))
@@ -489,18 +487,7 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
     if (x->owned_free) x->owned_free(x->owned);
     write_log(x);
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)QN_HTTP_IDLE_S);
-    pthread_mutex_lock(&h->lock);
-    *x->link = x->next;
-    if (x->next) x->next->link = x->link;
-    h->n_running--;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct peer *peer = info ? info->socket_context : NULL;
-    if (peer) {
-        peer->is_in_request = false;
-        peer->since_us = qn_now_us();
-    }
-    pthread_mutex_unlock(&h->lock);
+    if (x->conn) qn_conns_move(h->conns, x->conn, x->conn->was_let_in ? QN_CONN_IDLE : QN_CONN_NEW);
     qn_buf_free(&x->body);
     qn_arena_free(x->arena);
     free(x);
@@ -510,30 +497,18 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
                           enum MHD_ConnectionNotificationCode what)
 {
     struct qn_http *h = cls;
-    struct peer *peer = *context;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        peer = xcalloc(1, sizeof *peer);
-        peer->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-        peer->since_us = qn_now_us();
+        int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         /* a peer that is there but reads nothing, or is gone without a word, does not hold its thread for
          * ever */
         unsigned stall_ms = QN_HTTP_STALL_S * 1000;
         int on = 1;
-        setsockopt(peer->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
-        setsockopt(peer->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-        *context = peer;
-        pthread_mutex_lock(&h->lock);
-        peer->next = h->peers;
-        peer->link = &h->peers;
-        if (peer->next) peer->next->link = &peer->next;
-        h->peers = peer;
-        pthread_mutex_unlock(&h->lock);
-    } else if (peer) {
-        pthread_mutex_lock(&h->lock);
-        *peer->link = peer->next;
-        if (peer->next) peer->next->link = peer->link;
-        pthread_mutex_unlock(&h->lock);
-        free(peer);
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stall_ms, sizeof stall_ms);
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        *context = qn_conns_add(h->conns, fd);
+        if (!*context) shutdown(fd, SHUT_RDWR);
+    } else if (*context) {
+        qn_conns_remove(h->conns, *context);
         *context = NULL;
     }
 }
@@ -571,9 +546,59 @@ static int bind_socket(struct qn_http *h, struct qn_err *e)
     getnameinfo((struct sockaddr *)&bound, n, NULL, 0, name, sizeof name, NI_NUMERICSERV);
     h->port = atoi(name);
     h->listen_fd = fd;
+    struct sockaddr_in *v4 = (struct sockaddr_in *)&bound;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&bound;
+    h->gate.is_loopback = bound.ss_family == AF_INET ? ntohl(v4->sin_addr.s_addr) >> 24 == 127
+                                                     : IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
 out:
     if (list) freeaddrinfo(list);
     return rc;
+}
+
+/* Connections that may be there at once, for so many requests. */
+static int n_connection(int max_requests)
+{
+    return max_requests + QN_MAX(max_requests / 2, 16) + MAX_NEW + MAX_REFUSED + MAX_OPEN + MAX_IDLE +
+           MAX_ENDING;
+}
+
+/* Every connection is an open file; where the system gives too few, fewer requests run at once. */
+static void fit_files(struct qn_http *h)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r)) return;
+    rlim_t need = (rlim_t)n_connection(h->o.max_requests) + OTHER_FILES;
+    if (r.rlim_cur < need) {
+        r.rlim_cur = QN_MIN(need, r.rlim_max);
+        setrlimit(RLIMIT_NOFILE, &r);
+        getrlimit(RLIMIT_NOFILE, &r);
+    }
+    int wanted = h->o.max_requests;
+    while (h->o.max_requests > 8 && (rlim_t)n_connection(h->o.max_requests) + OTHER_FILES > r.rlim_cur)
+        h->o.max_requests -= h->o.max_requests / 8 + 1;
+    if (wanted != h->o.max_requests)
+        qn_log(QN_LOG_WARN, "http",
+               "%d requests at once instead of %d: the process may open %llu files only (ulimit -n)",
+               h->o.max_requests, wanted, (unsigned long long)r.rlim_cur);
+}
+
+static struct qn_conns *open_conns(const struct qn_http_options *o)
+{
+    const int64_t second = 1000000;
+    struct qn_conns_limits limits = {
+        .most = {[QN_CONN_NEW] = MAX_NEW,
+                 [QN_CONN_REFUSED] = MAX_REFUSED,
+                 [QN_CONN_OPEN] = MAX_OPEN,
+                 [QN_CONN_IDLE] = MAX_IDLE,
+                 [QN_CONN_UPLOAD] = QN_MAX(o->max_requests / 2, 16),
+                 [QN_CONN_RUNNING] = o->max_requests},
+        .head_us = (QN_HTTP_IDLE_S + 45) * second,
+        .idle_us = (QN_HTTP_IDLE_S + 45) * second,
+        .body_us = o->body_timeout_s * second,
+        .rate_us = QN_HTTP_RATE_S * second,
+        .rate_bytes = QN_HTTP_RATE_BYTES * QN_HTTP_RATE_S,
+    };
+    return qn_conns_create(&limits);
 }
 
 int qn_http_open(struct qn_http **out, struct qn_server *server, const struct qn_http_options *o,
@@ -583,17 +608,19 @@ int qn_http_open(struct qn_http **out, struct qn_server *server, const struct qn
     struct qn_http *h = xcalloc(1, sizeof *h);
     h->server = server;
     h->o = *o;
+    h->gate = o->gate;
     if (!h->o.max_body_bytes) h->o.max_body_bytes = QN_HTTP_MAX_BODY_BYTES;
     if (!h->o.max_requests) h->o.max_requests = QN_HTTP_MAX_REQUESTS;
     if (!h->o.body_timeout_s) h->o.body_timeout_s = QN_HTTP_BODY_TIMEOUT_S;
     h->listen_fd = -1;
-    pthread_mutex_init(&h->lock, NULL);
+    fit_files(h);
+    h->conns = open_conns(&h->o);
     QN_TRY(bind_socket(h, e));
     *out = h; /* handlers may run from here on */
     h->daemon = MHD_start_daemon(
         MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL,
         NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, h->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)h->o.max_requests * 2, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)64 << 10,
+        (unsigned)n_connection(h->o.max_requests), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)64 << 10,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)QN_HTTP_IDLE_S, MHD_OPTION_THREAD_STACK_SIZE,
         (size_t)2 << 20, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
         on_connection, h, MHD_OPTION_END);
@@ -605,7 +632,7 @@ int qn_http_open(struct qn_http **out, struct qn_server *server, const struct qn
 out:
     if (h) {
         if (h->listen_fd >= 0) close(h->listen_fd);
-        pthread_mutex_destroy(&h->lock);
+        qn_conns_free(h->conns);
         free(h);
     }
     return rc;
@@ -618,23 +645,12 @@ int qn_http_port(const struct qn_http *h)
 
 int qn_http_n_running(struct qn_http *h)
 {
-    pthread_mutex_lock(&h->lock);
-    int n = h->n_running;
-    pthread_mutex_unlock(&h->lock);
-    return n;
+    return qn_conns_count(h->conns, QN_CONN_UPLOAD) + qn_conns_count(h->conns, QN_CONN_RUNNING);
 }
 
 void qn_http_tick(struct qn_http *h)
 {
-    int64_t now = qn_now_us();
-    pthread_mutex_lock(&h->lock);
-    for (struct peer *p = h->peers; p; p = p->next)
-        if (!p->is_in_request && now - p->since_us > (QN_HTTP_IDLE_S + 45) * INT64_C(1000000))
-            shutdown(p->fd, SHUT_RDWR);
-    for (struct qn_exchange *x = h->exchanges; x; x = x->next)
-        if (!x->ready_us && now - x->start_us > h->o.body_timeout_s * INT64_C(1000000))
-            shutdown(x->fd, SHUT_RDWR);
-    pthread_mutex_unlock(&h->lock);
+    qn_conns_tick(h->conns);
 }
 
 void qn_http_quiet(struct qn_http *h)
@@ -650,6 +666,6 @@ void qn_http_close(struct qn_http *h)
     if (!h) return;
     qn_http_quiet(h);
     MHD_stop_daemon(h->daemon);
-    pthread_mutex_destroy(&h->lock);
+    qn_conns_free(h->conns);
     free(h);
 }

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "base/json.h"
+#include "server/gate.h"
 
 struct qn_server;
 struct qn_http;
@@ -44,6 +45,7 @@ struct qn_exchange {
     struct qn_http *http;
     struct qn_server *server; /* the handlers', unknown to http.c */
     struct MHD_Connection *connection;
+    struct qn_conn *conn;         /* or NULL: without a socket */
     const struct qn_route *route; /* NULL: unknown path */
     const char *tail;
     struct qn_arena *arena; /* the request's memory */
@@ -56,6 +58,9 @@ struct qn_exchange {
     uint64_t client;   /* hash of the key; 0 without keys */
     int fd;
     bool is_http11, was_probed;
+    bool is_let_in;             /* counts as a request: its headers passed the gate and it needs a place */
+    bool is_early;              /* answered before the body is read */
+    bool must_close;            /* the connection ends with the answer */
     int64_t start_us, ready_us; /* first byte seen; body complete */
     bool is_answered;
     int status;
@@ -67,7 +72,6 @@ struct qn_exchange {
     int refuse_status;
     const char *refuse_code;
     char refuse_text[200];
-    struct qn_exchange *next, **link; /* list of the running ones */
 };
 
 struct qn_http_options {
@@ -75,11 +79,9 @@ struct qn_http_options {
     int port; /* 0: a free one */
     const struct qn_route *routes;
     size_t n_route;
-    const char *const *keys; /* [n_key] */
-    int n_key;
-    const char *cors;      /* allowed origin, "*", or NULL: off */
+    struct qn_gate gate;   /* its is_loopback is found out */
     size_t max_body_bytes; /* 0: default */
-    int max_requests;      /* 0: default; 429 beyond */
+    int max_requests;      /* 0: default; 429 beyond, counted when their bodies are complete */
     int body_timeout_s;    /* 0: default; for the whole body */
     /* why routes with QN_ROUTE_ENGINE cannot run now, or NULL */
     const char *(*unready)(struct qn_server *server);
@@ -89,6 +91,8 @@ struct qn_http_options {
 #define QN_HTTP_MAX_REQUESTS   512
 #define QN_HTTP_BODY_TIMEOUT_S 120
 #define QN_HTTP_IDLE_S         75
+#define QN_HTTP_RATE_BYTES     4096 /* a second that a body brings at least, in each QN_HTTP_RATE_S */
+#define QN_HTTP_RATE_S         10
 #define QN_HTTP_STALL_S        120 /* written data a peer may leave unread */
 
 /* Binds; QN_IO names address and reason. Requests are accepted from here on. */

@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "model/config.h"
+#include "server/gate.h"
 
 struct qn_text;
 
@@ -17,9 +18,7 @@ struct qn_sampling_defaults {
 struct qn_server_options {
     const char *host;
     int port;
-    const char *const *keys; /* [n_key] */
-    int n_key;
-    const char *cors; /* allowed origin or NULL */
+    struct qn_gate gate; /* keys, origins, hosts */
     size_t max_body_bytes;
     int max_requests, body_timeout_s; /* 0: default */
 

@@ -214,7 +214,7 @@ def test_client_that_only_stops_sending(start, path, stream):
         body["input"] = body.pop("messages")
     data = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", s.port), timeout=20) as connection:
-        connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
         connection.shutdown(socket.SHUT_WR)
         text = b""
         while more := connection.recv(65536):
@@ -234,7 +234,7 @@ def test_client_that_only_stops_sending(start, path, stream):
 def test_client_that_resets(server):
     connection = socket.create_connection(("127.0.0.1", server.port))
     body = json.dumps(chat("y" * 6000, stream=True)).encode()
-    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     assert connection.recv(100)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
@@ -244,7 +244,7 @@ def test_client_that_resets(server):
 def test_slow_client_disturbs_nobody(start):
     s = start("--body-timeout", "2")
     slow = socket.create_connection(("127.0.0.1", s.port))
-    slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n")
+    slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n")
     stop = threading.Event()
 
     def drip():

@@ -265,7 +265,7 @@ def test_a_half_closed_peer_gets_its_answer(server):
     import socket
     body = json.dumps({"messages": user("still here"), "max_tokens": 300}).encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as s:
-        s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
                   b"Content-Length: %d\r\n\r\n" % len(body) + body)
         s.shutdown(socket.SHUT_WR)
         data = b"".join(iter(lambda: s.recv(65536), b""))

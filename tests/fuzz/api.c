@@ -73,6 +73,15 @@ const char *MHD_lookup_connection_value(struct MHD_Connection *c, enum MHD_Value
     return NULL;
 }
 
+int MHD_get_connection_values_n(struct MHD_Connection *c, enum MHD_ValueKind kind, MHD_KeyValueIteratorN look,
+                                void *user)
+{
+    const struct fuzz_request *r = c->request;
+    for (int i = 0; i < r->n_header; i++)
+        look(user, kind, r->names[i], strlen(r->names[i]), r->values[i], strlen(r->values[i]));
+    return r->n_header;
+}
+
 const union MHD_ConnectionInfo *MHD_get_connection_info(struct MHD_Connection *c,
                                                         enum MHD_ConnectionInfoType type, ...)
 {
@@ -193,13 +202,11 @@ struct qn_server *fuzz_server(void)
         {"/v1/responses/", QN_GET | QN_DELETE, QN_ROUTE_TAIL, qn_api_responses_get},
         {"/version", QN_GET, QN_ROUTE_OPEN, qn_api_version},
     };
-    static const char *const keys[] = {"k1", "second"};
+    static const char *const keys[] = {"k1", "second"}, *const origins[] = {"*"};
     const struct qn_http_options o = {.host = "127.0.0.1",
                                       .routes = routes,
                                       .n_route = QN_COUNT(routes),
-                                      .keys = keys,
-                                      .n_key = 2,
-                                      .cors = "*",
+                                      .gate = {.keys = keys, .n_key = 2, .origins = origins, .n_origin = 1},
                                       .max_body_bytes = 1 << 12};
     QN_CHECK(!qn_http_open(&s.http, &s, &o, &e));
     return &s;

@@ -20,21 +20,11 @@
 #define QN_BACKEND_H
 
 #include "backend/act.h"
+#include "backend/kv.h"
+#include "backend/pass.h"
 #include "backend/step.h"
 #include "backend/weights.h"
 #include "base/err.h"
-
-/* E4M3 and E5M2 values are x over the scale of the layer's K or V in the checkpoint, 1 when it has none;
- * E4M3D's over a power of two of each token's and head's own, kept beside them in the page. */
-enum qn_kv { QN_KV_F32, QN_KV_BF16, QN_KV_E4M3, QN_KV_E5M2, QN_KV_E4M3D, QN_N_KV };
-
-const char *qn_kv_name(enum qn_kv t);   /* "BF16", ... */
-size_t qn_kv_bytes(enum qn_kv t);       /* per value */
-size_t qn_kv_scale_bytes(enum qn_kv t); /* per token, head and K or V */
-/* A name as users write it, in any case; -1: unknown. "fp8" is E4M3 when the checkpoint has scales, else
- * E4M3D. */
-int qn_kv_find(const char *name, bool has_scales);
-#define QN_KV_NAMES "bf16, f32, fp8, fp8_e4m3, fp8_e5m2 or fp8_dynamic"
 
 struct qn_device; /* opaque; each backend defines its own */
 
@@ -62,14 +52,20 @@ struct qn_device_options {
     bool poison; /* debugging: scratch and pools start as NaN, scratch is NaN again before each step */
 };
 
-/* Sizes that follow from the configuration, for plan and pools. The same for ref and cpu. */
+/* Sizes that follow from the options, for plan and pools. Each back end's own: padding, inner order. */
 struct qn_device_sizes {
     size_t page_bytes;      /* one page: K and V of all full-attention layers and, with MTP, of its layer */
     size_t slot_bytes;      /* recurrent state, conv window and carry of one timeline */
     size_t lane_bytes;      /* pending rows of one live sequence (1 + QN_MAX_DRAFT) */
-    size_t workspace_bytes; /* buffers that depend on max_rows, max_logits */
+    size_t workspace_bytes; /* buffers that depend on max_rows, max_logits, those of alloc included */
 };
-void qn_device_sizes(const struct qn_device_options *o, struct qn_device_sizes *out);
+
+/* What a device is, as people are told. */
+struct qn_device_info {
+    char isa[32];        /* instruction set or architecture: "avx512bf16", "sm_90", "plain C" */
+    int n_thread;        /* CPU workers; 0 where there are none */
+    size_t weight_bytes; /* of weights held so far */
+};
 
 /* --- arguments of the operations --- */
 struct qn_op_embed {
@@ -109,37 +105,37 @@ struct qn_op_ffn {
     float *x, *y;
 };
 struct qn_op_head {
-    const struct qn_weight *head;
     const float *norm; /* [H], 1 + w */
     float *x, *y;
-    float *hidden; /* [rows, H] after the norm, every row; may be NULL when only logits are wanted */
-    float *logits; /* [n_logit, V]; NULL: hidden only */
+    float *hidden; /* [rows, H] after the norm */
 };
+struct qn_op_logits { /* of the step's logit rows [first, first + n) */
+    const struct qn_weight *head;
+    const float *hidden; /* [rows, H] */
+    int first, n;
+    float *logits; /* [n, V] */
+};
+/* adjust, sample: [n_logit, V], changed in place. score and raw: the raw ones, before adjust. */
 struct qn_op_rows {
     float *logits;
-    struct qn_step_result *result;
-}; /* adjust, sample, verify */
+    int first, n; /* raw: logit rows [first, first + n) of the results */
+};
 struct qn_op_draft_in {
     const struct qn_mtp_weights *w;
     const struct qn_weight *table;
-    const float *hidden;       /* [.., H] */
-    const int32_t *hidden_row; /* [rows] row of hidden for each row of the step; -1: the carry */
-    float *x, *y;              /* x = fc([norm(embed(tok)) ; norm(hidden)]); y = 0 */
+    const struct qn_pass *pass;
+    const float *hidden; /* what pass.hidden_row counts in: the step's rows or those of the pass before */
+    float *x, *y;        /* x = fc([norm(embed(tok)) ; norm(hidden)]); y = 0 */
+};
+struct qn_op_draft {
+    struct qn_pass *pass;
+    float *logits; /* [pass.step.n_logit, V] */
 };
 /* Keeps hidden rows for sequences with wants_mtp. Prefill: the last row, in the slot. Decode: all rows, in
  * the lane; the slot's carry becomes that of the rows committed by this step's n_commit. state_flush does the
  * same, so the carry always belongs to the last committed position. */
 struct qn_op_carry {
     const float *hidden; /* [rows, H] */
-};
-struct qn_op_score {
-    const float *logits;   /* [n, V] */
-    const int32_t *target; /* [n] */
-    int n, n_top;
-    float *logprob;   /* [n] */
-    int32_t *rank;    /* [n] 0: the most likely; or NULL */
-    int32_t *top_tok; /* [n, n_top] or NULL */
-    float *top_logprob;
 };
 struct qn_copy {
     int from, to;
@@ -150,6 +146,7 @@ struct qn_backend {
     const char *name;
 
     /* --- resources --- */
+    void (*sizes)(const struct qn_device_options *o, struct qn_device_sizes *out); /* any thread */
     int (*open)(struct qn_device **out, const struct qn_device_options *o, struct qn_err *e);
     void (*close)(struct qn_device *d);
     /* Device memory for the forward pass's own buffers. */
@@ -163,10 +160,18 @@ struct qn_backend {
      * for a format or shape no kernel serves: here, never in the middle of a step. */
     int (*weight)(struct qn_device *d, const struct qn_linear *l, bool rows, struct qn_weight **out,
                   struct qn_err *e);
-    /* Waits for the last step; returns the first fault. */
+    /* Small vectors (norms, A_log, dt_bias, conv): *out is the device's own copy, freed with it. */
+    int (*vector)(struct qn_device *d, const float *from, size_t n, const float **out, struct qn_err *e);
+    void (*describe)(const struct qn_device *d, struct qn_device_info *out);
+
+    /* --- a step --- */
+    /* The step stays as it is until sync; its passes, [n_pass], and the result are written by the
+     * operations. */
+    void (*begin)(struct qn_device *d, const struct qn_step *s, struct qn_pass *pass, int n_pass,
+                  struct qn_step_result *result);
+    /* Waits for all that was enqueued, brings the results of the step down, ends it; returns the first fault.
+     * Also without a step: waits for copies. */
     int (*sync)(struct qn_device *d, struct qn_err *e);
-    /* Bytes of weights held so far. */
-    size_t (*weight_bytes)(const struct qn_device *d);
 
     /* --- model operations --- */
     void (*embed)(struct qn_device *d, const struct qn_step *s, const struct qn_op_embed *op);
@@ -181,12 +186,22 @@ struct qn_backend {
     void (*mlp)(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
     void (*moe)(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
     void (*head)(struct qn_device *d, const struct qn_step *s, const struct qn_op_head *op);
+    void (*logits)(struct qn_device *d, const struct qn_step *s, const struct qn_op_logits *op);
+    /* Into result.logits, result.score. */
+    void (*raw)(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+    void (*score)(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+    /* Penalties, biases and masks; the pick, into result.token; the drafts that equal the picks, into
+     * result.n_accepted. Rows of sequences with wants_token. */
     void (*adjust)(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
     void (*sample)(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
-    void (*verify)(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+    void (*verify)(struct qn_device *d, const struct qn_step *s);
+
+    /* --- drafts --- */
+    void (*settle)(struct qn_device *d, struct qn_pass *pass, const struct qn_pass *before);
     void (*draft_in)(struct qn_device *d, const struct qn_step *s, const struct qn_op_draft_in *op);
     void (*carry)(struct qn_device *d, const struct qn_step *s, const struct qn_op_carry *op);
-    void (*score)(struct qn_device *d, const struct qn_op_score *op);
+    /* Adjusts and picks; into result.draft and n_drafted. Without finite logits a sequence drafts no more. */
+    void (*draft)(struct qn_device *d, const struct qn_op_draft *op);
 
     /* --- state (between steps) --- */
     void (*kv_copy)(struct qn_device *d, const struct qn_copy *copies, int n);
@@ -198,9 +213,6 @@ struct qn_backend {
     void (*state_zero)(struct qn_device *d, int slot);
     void (*state_read)(struct qn_device *d, int slot, void *to); /* slot_bytes */
     void (*state_write)(struct qn_device *d, int slot, const void *from);
-
-    /* Sum and min/max of a float buffer, for tracing and tests. */
-    void (*probe)(struct qn_device *d, const float *p, size_t n, double out[3]);
 };
 
 /* "ref", "cpu"; NULL when not compiled in. */

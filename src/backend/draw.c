@@ -190,6 +190,23 @@ void qn_draw(const struct qn_scan *scan, const float *x, int n, const struct qn_
     for (int i = 0; i < out->n_top; i++) out->top_logprob[i] = x[out->top_tok[i]] - norm;
 }
 
+void qn_draw_score(const struct qn_scan *scan, const float *x, int n, int32_t tok, int n_top,
+                   struct qn_step_token *out)
+{
+    *out = (struct qn_step_token){.tok = -1, .logprob = NAN};
+    if (tok < 0) return;
+    float most = -INFINITY;
+    double sum = 0;
+    for (int i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (int i = 0; i < n; i++) sum += exp((double)(x[i] - most));
+    double norm = most + log(sum);
+    if (!isfinite(norm)) return;
+    out->tok = tok;
+    out->logprob = (float)(x[tok] - norm);
+    out->n_top = qn_draw_top(scan, x, n, QN_MIN(n_top, QN_MAX_TOP), out->top_tok);
+    for (int i = 0; i < out->n_top; i++) out->top_logprob[i] = (float)(x[out->top_tok[i]] - norm);
+}
+
 static void penalise(const struct qn_sample *p, int count, float *x)
 {
     if (p->repetition != 1 && p->repetition > 0) *x = *x > 0 ? *x / p->repetition : *x * p->repetition;

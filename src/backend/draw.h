@@ -8,16 +8,8 @@
 #ifndef QN_DRAW_H
 #define QN_DRAW_H
 
+#include "backend/scan.h"
 #include "backend/step.h"
-
-/* Passes over a row; a back end may bring faster ones that give the same answers (sum_exp: up to rounding).
- */
-struct qn_scan {
-    float (*max)(const float *x, int n); /* NaN when one of them is (or both infinities are among them) */
-    int (*above)(const float *x, int from, int n, float than); /* first i >= from with x[i] > than, or n */
-    double (*sum_exp)(const float *x, int n, float max, float scale); /* sum of exp((x - max) * scale) */
-};
-extern const struct qn_scan qn_scan_plain;
 
 /* gumbel < QN_GUMBEL_MAX always */
 #define QN_GUMBEL_MAX 17.0f
@@ -30,6 +22,11 @@ void qn_draw(const struct qn_scan *scan, const float *x, int n, const struct qn_
 
 /* The n_top largest of x, largest first; returns how many (fewer only when n is). */
 int qn_draw_top(const struct qn_scan *scan, const float *x, int n, int n_top, int32_t *tok);
+
+/* Log-probability of tok and the n_top most likely (0..QN_MAX_TOP) from raw logits x [n], at temperature 1.
+ * tok -1: nothing is done. out->tok is -1 then and where the row is not finite. Sums in double. */
+void qn_draw_score(const struct qn_scan *scan, const float *x, int n, int32_t tok, int n_top,
+                   struct qn_step_token *out);
 
 /* Penalties, bias and mask on x [n], in that order. `extra`: tokens of the row's own history that are not in
  * the step's seen list, each generated once. */

@@ -47,7 +47,7 @@ static size_t kv_layer_bytes(const struct qn_config *c, enum qn_kv t)
 
 #define N_PIECES 20 /* pieces are rounded up to 16 floats each */
 
-void qn_device_sizes(const struct qn_device_options *o, struct qn_device_sizes *out)
+void qn_host_sizes(const struct qn_device_options *o, struct qn_device_sizes *out)
 {
     const struct qn_config *c = o->config;
     size_t dv_pad = QN_ROUND_UP((size_t)c->v_dim, 16);
@@ -133,7 +133,7 @@ int qn_host_open(struct qn_device **out, const struct qn_device_options *o, stru
     d->conv_floats = (size_t)(c->conv_taps - 1) * d->cd;
     d->state_floats = QN_ROUND_UP((size_t)c->n_v_head * d->head_floats + d->conv_floats, 16);
     d->lane_floats = (size_t)QN_LANE_ROWS * ((size_t)d->cd + d->kd + (size_t)c->n_v_head * (d->dv_pad + 1));
-    qn_device_sizes(&d->o, &d->sizes);
+    qn_host_sizes(&d->o, &d->sizes);
 
     size_t n_byte;
     d->pages = pool(d, (size_t)o->n_page, d->sizes.page_bytes, &n_byte);
@@ -170,6 +170,10 @@ void qn_host_close(struct qn_device *d)
     qn_region_free(d->slots, (size_t)d->o.n_slot * d->sizes.slot_bytes);
     qn_region_free(d->lanes, (size_t)d->o.n_lane * d->sizes.lane_bytes);
     qn_region_free(d->scratch, d->scratch_floats * sizeof(float));
+    for (struct qn_host_vector *v = d->vectors, *next; v; v = next) {
+        next = v->next;
+        free(v);
+    }
     free(d->inv_freq);
     free(d);
 }
@@ -204,14 +208,59 @@ void qn_host_move(struct qn_device *d, void *to, const void *from, size_t n_byte
     if (n_byte) memcpy(to, from, n_byte);
 }
 
+int qn_host_vector(struct qn_device *d, const float *from, size_t n, const float **out, struct qn_err *e)
+{
+    int rc = QN_OK;
+    size_t n_byte;
+    bool is_sane = qn_mul_size(n, sizeof *from, &n_byte) && qn_add_size(n_byte, sizeof(*d->vectors), &n_byte);
+    struct qn_host_vector *v = is_sane ? malloc(n_byte) : NULL;
+    QN_FAIL_IF(!v, e, QN_NOMEM, "no memory for a vector of %zu numbers", n);
+    memcpy(v->data, from, n * sizeof *from);
+    v->next = d->vectors;
+    d->vectors = v;
+    *out = v->data;
+out:
+    return rc;
+}
+
+void qn_host_begin(struct qn_device *d, const struct qn_step *s, struct qn_pass *pass, int n_pass,
+                   struct qn_step_result *result)
+{
+    (void)pass;
+    (void)n_pass;
+    d->step = s;
+    d->result = result;
+    if (d->o.poison) memset(d->scratch, 0xff, d->scratch_floats * sizeof(float));
+}
+
 int qn_host_sync(struct qn_device *d, struct qn_err *e)
 {
+    d->step = NULL;
+    d->result = NULL;
     return d->fault ? qn_err_set(e, d->fault, __FILE__, __LINE__, "%s", d->fault_text) : QN_OK;
 }
 
-size_t qn_host_weight_bytes(const struct qn_device *d)
+void qn_host_settle(struct qn_device *d, struct qn_pass *pass, const struct qn_pass *before)
 {
-    return d->weight_bytes;
+    qn_pass_settle(pass, before, d->result);
+    if (d->o.poison) memset(d->scratch, 0xff, d->scratch_floats * sizeof(float));
+}
+
+void qn_host_raw(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op)
+{
+    (void)s;
+    size_t v = (size_t)d->c.vocab;
+    memcpy(d->result->logits + (size_t)op->first * v, op->logits, (size_t)op->n * v * sizeof *op->logits);
+}
+
+void qn_host_embed_row(const struct qn_device *d, const struct qn_step *s, const struct qn_weight *table,
+                       int row, float *out)
+{
+    size_t n = (size_t)d->c.hidden;
+    if (s->embed_row && s->embed_row[row] >= 0)
+        memcpy(out, s->embed + (size_t)s->embed_row[row] * n, n * sizeof *out);
+    else
+        d->row(d, table, s->tok[row], out);
 }
 
 void qn_host_kv_copy(struct qn_device *d, const struct qn_copy *copies, int n)
@@ -249,19 +298,6 @@ void qn_host_state_write(struct qn_device *d, int slot, const void *from)
     memcpy(qn_host_state(d, slot, 0), from, d->sizes.slot_bytes);
 }
 
-void qn_host_probe(struct qn_device *d, const float *p, size_t n, double out[3])
-{
-    (void)d;
-    out[0] = 0;
-    out[1] = INFINITY;
-    out[2] = -INFINITY;
-    for (size_t i = 0; i < n; i++) {
-        out[0] += p[i];
-        out[1] = fmin(out[1], p[i]);
-        out[2] = fmax(out[2], p[i]);
-    }
-}
-
 struct qn_lane qn_host_lane(const struct qn_device *d, int lane, int layer)
 {
     float *p = (float *)(d->lanes + (size_t)lane * d->sizes.lane_bytes) + (size_t)layer * d->lane_floats;
@@ -280,7 +316,7 @@ float *qn_host_lane_hidden(const struct qn_device *d, int lane)
 
 int qn_host_rope_pos(const struct qn_step *s, int row, int axis, bool is_mtp)
 {
-    if (s->rope_pos) return s->rope_pos[(size_t)axis * s->n_row + row];
+    if (s->rope_pos) return s->rope_pos[3 * (size_t)row + (size_t)axis];
     return s->pos[row] - (is_mtp ? 1 : 0);
 }
 
@@ -301,48 +337,6 @@ void qn_host_rope(const struct qn_device *d, const struct qn_step *s, int row, b
         cos_out[i] = cosf(angle);
         sin_out[i] = sinf(angle);
     }
-}
-
-float qn_host_kv_load(enum qn_kv t, const void *p, size_t i)
-{
-    switch (t) {
-    case QN_KV_F32:
-        return ((const float *)p)[i];
-    case QN_KV_BF16:
-        return qn_bf16_to_f32(((const uint16_t *)p)[i]);
-    case QN_KV_E5M2:
-        return qn_e5m2_to_f32(((const uint8_t *)p)[i]);
-    default:
-        return qn_e4m3_to_f32(((const uint8_t *)p)[i]);
-    }
-}
-
-void qn_host_kv_store(enum qn_kv t, void *p, size_t i, float x)
-{
-    switch (t) {
-    case QN_KV_F32:
-        ((float *)p)[i] = x;
-        break;
-    case QN_KV_BF16:
-        ((uint16_t *)p)[i] = qn_f32_to_bf16(x);
-        break;
-    case QN_KV_E5M2:
-        ((uint8_t *)p)[i] = qn_f32_to_e5m2(x);
-        break;
-    default:
-        ((uint8_t *)p)[i] = qn_f32_to_e4m3(x);
-        break;
-    }
-}
-
-float qn_host_kv_fit(const float *x, int n)
-{
-    float most = 0;
-    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
-    if (!(most > 0x1p-100f) || !(most < 0x1p100f)) return 1;
-    int e;
-    float m = frexpf(most, &e); /* most = m 2^e; 448 = 0.875 2^9 */
-    return ldexpf(1, m <= 0.875f ? e - 9 : e - 8);
 }
 
 uint16_t *qn_host_kv_scales(const struct qn_device *d, int page, int kv_layer, int head, bool is_v)

@@ -29,6 +29,11 @@ struct qn_host_linear { /* one product of a group that shares its input rows */
     float *y; /* [rows, N] */
 };
 
+struct qn_host_vector {
+    struct qn_host_vector *next;
+    float data[];
+};
+
 struct qn_cpu; /* cpu/cpu.h */
 
 struct qn_device {
@@ -72,6 +77,9 @@ struct qn_device {
     void (*row)(const struct qn_device *d, const struct qn_weight *w, int row, float *out);
     const struct qn_scan *scan;
     struct qn_cpu *cpu;
+    struct qn_host_vector *vectors; /* list of all */
+    const struct qn_step *step;     /* between begin and sync */
+    struct qn_step_result *result;
     int fault;
     char fault_text[160];
 };
@@ -119,13 +127,22 @@ int qn_host_rope_pos(const struct qn_step *s, int row, int axis, bool is_mtp);
 void qn_host_rope(const struct qn_device *d, const struct qn_step *s, int row, bool is_mtp, float *cos_out,
                   float *sin_out);
 
+/* The embedding row of token tok or, where embed_row says so, of the step's own. out: [H] */
+void qn_host_embed_row(const struct qn_device *d, const struct qn_step *s, const struct qn_weight *table,
+                       int row, float *out);
+
 /* Entries both tables use. Pages and slots are copied whole, whatever their inner order. */
 void *qn_host_alloc(struct qn_device *d, size_t n_byte);
 void qn_host_free(struct qn_device *d, void *p);
 void qn_host_move(struct qn_device *d, void *to, const void *from, size_t n_byte);
 int qn_host_copy(struct qn_device *d, void *to, const void *from, size_t n_byte, struct qn_err *e);
+void qn_host_sizes(const struct qn_device_options *o, struct qn_device_sizes *out);
+int qn_host_vector(struct qn_device *d, const float *from, size_t n, const float **out, struct qn_err *e);
+void qn_host_begin(struct qn_device *d, const struct qn_step *s, struct qn_pass *pass, int n_pass,
+                   struct qn_step_result *result);
 int qn_host_sync(struct qn_device *d, struct qn_err *e);
-size_t qn_host_weight_bytes(const struct qn_device *d);
+void qn_host_settle(struct qn_device *d, struct qn_pass *pass, const struct qn_pass *before);
+void qn_host_raw(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
 void qn_host_kv_copy(struct qn_device *d, const struct qn_copy *copies, int n);
 void qn_host_kv_read(struct qn_device *d, int page, void *to);
 void qn_host_kv_write(struct qn_device *d, int page, const void *from);
@@ -133,14 +150,7 @@ void qn_host_state_copy(struct qn_device *d, const struct qn_copy *copies, int n
 void qn_host_state_zero(struct qn_device *d, int slot);
 void qn_host_state_read(struct qn_device *d, int slot, void *to);
 void qn_host_state_write(struct qn_device *d, int slot, const void *from);
-void qn_host_probe(struct qn_device *d, const float *p, size_t n, double out[3]);
 
-/* Arithmetic used by both. */
-float qn_host_kv_load(enum qn_kv t, const void *p, size_t i);
-void qn_host_kv_store(enum qn_kv t, void *p, size_t i, float x);
-/* The power of two that brings the largest of x[n] between 224 and 448; 1 for zeros and what is not finite.
- */
-float qn_host_kv_fit(const float *x, int n);
 /* BF16 scales of a head's K or V in a page, [QN_PAGE]; NULL when the type has none. */
 uint16_t *qn_host_kv_scales(const struct qn_device *d, int page, int kv_layer, int head, bool is_v);
 

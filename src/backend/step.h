@@ -26,6 +26,10 @@
  * starts behind its own first row, mtp_from = pos0 + 1, as the row of pos0 needs the hidden row before.
  * Drafts differ then, tokens do not.
  *
+ * Media. With rope_pos set every row has three rope positions, and a row whose embed_row is not -1 takes that
+ * row of `embed` in the place of its token's embedding. After a picture the rope position of text runs behind
+ * its place in the sequence, so the MTP row of pos0 needs that of the token before: seq.rope_before.
+ *
  * Slices. With slice_to set the last sequence, a prefill one, goes through a part of the model only: of
  * layers 0 .. n_layer-1 and, as n_layer, the final norm, logits and MTP rows those in [slice_from, slice_to).
  * Its rows of the residual stream stay with the device until the step that goes on at slice_to with the same
@@ -39,9 +43,9 @@
 #ifndef QN_STEP_H
 #define QN_STEP_H
 
+#include "backend/page.h"
 #include "base/base.h"
 
-#define QN_PAGE      64 /* tokens in a KV page */
 #define QN_MAX_DRAFT 8
 #define QN_MAX_TOP   20 /* most log-probabilities a row can ask for */
 
@@ -74,33 +78,54 @@ struct qn_step_seq {
     int n_draft_next; /* drafts to make for the next step, 0..QN_MAX_DRAFT; needs wants_mtp, wants_token */
     int first_logit;  /* index of its first wanted logit row: n_row of them (decode), 1 (prefill: with
                          all_logits that of its last row); unused without wants_token */
+    int32_t rope_before[3]; /* with rope_pos: rope position of the token before the first row */
     struct qn_sample sample;
 };
 
 struct qn_step {
     int n_row, n_seq, n_decode, n_decode_row;
-    int slice_from, slice_to;      /* of the last sequence, see above; 0, 0: all of it */
-    int n_logit;                   /* wanted logit rows */
-    const int32_t *tok;            /* [n_row] */
-    const int32_t *row_seq;        /* [n_row] */
-    const int32_t *pos;            /* [n_row] */
-    const int32_t *rope_pos;       /* [3][n_row] rows T, H, W when media are in the step; NULL: pos */
+    int slice_from, slice_to; /* of the last sequence, see above; 0, 0: all of it */
+    int at_pass;              /* 0: a step; d + 1: the rows of its pass d (pass.h) */
+    int n_logit;              /* wanted logit rows */
+    const int32_t *tok;       /* [n_row] */
+    const int32_t *row_seq;   /* [n_row] */
+    const int32_t *pos;       /* [n_row] */
+    const int32_t *rope_pos;  /* [n_row][3] T, H, W when media are in the step; NULL: pos */
+    const int32_t *embed_row; /* [n_row] row of embed, or -1: the token's; NULL: tokens only */
+    const float *embed;       /* [n_embed, H] */
+    int n_embed;
     const struct qn_step_seq *seq; /* [n_seq] */
     const int32_t *pages;          /* page tables, one after the other */
-    const int32_t *logit_row;      /* [n_logit] row of the step */
-    const int32_t *logit_seq;      /* [n_logit] */
-    const uint32_t *const
-        *mask; /* [n_logit] allowed tokens as bits [ceil(V/32)], or NULL: all; NULL array: none */
+    int n_pages;
+    const int32_t *logit_row; /* [n_logit] row of the step */
+    const int32_t *logit_seq; /* [n_logit] */
+    /* Allowed tokens as bits, one mask after the other: [n_mask][mask_words], at least V bits each. */
+    const int32_t *mask_at; /* [n_logit] index of the row's mask, or -1: all are allowed; NULL: no masks */
+    const uint32_t *mask;
+    int n_mask, mask_words;
     const int32_t *bias_tok;
     const float *bias;
+    int n_bias;
     const int32_t *seen_tok;   /* distinct tokens of a sequence's history */
     const int32_t *seen_count; /* times generated (0: only in the prompt) */
-    /* Keep every row's logits (eval, prompt log-probabilities): n_logit == n_row, logit_row[i] == i. The
-     * device needs max_logits for n_logit and the sampled rows together. */
-    bool all_logits;
+    int n_seen;
+    /* Log-probabilities of given tokens, from the raw logits of their rows: result.score. */
+    const int32_t *score_tok; /* [n_logit] or -1: none; NULL: nothing to score */
+    int n_score_top;          /* top log-probabilities beside them, 0..QN_MAX_TOP */
+    /* Every row has logits (eval, prompt log-probabilities): n_logit == n_row, logit_row[i] == i. With
+     * wants_raw they come down as they are: result.logits. */
+    bool all_logits, wants_raw;
 };
 
-/* What comes back. Arrays are owned by the step's buffers and valid until that buffer is built again. */
+/* Allowed tokens of logit row i, or NULL: all. */
+static inline const uint32_t *qn_step_mask(const struct qn_step *s, int i)
+{
+    if (!s->mask_at || s->mask_at[i] < 0) return NULL;
+    return s->mask + (size_t)s->mask_at[i] * (size_t)s->mask_words;
+}
+
+/* What comes back, in host memory of whoever made the step. A device keeps its own and brings all of it down
+ * in one transfer at the end of the step (backend.h, sync). */
 struct qn_step_token {
     int32_t tok;   /* -1: the row has a NaN, or nothing finite to choose from */
     float logprob; /* of tok, from the adjusted logits at temperature 1; NaN when not wanted */
@@ -114,9 +139,10 @@ struct qn_step_result {
     int32_t *n_accepted; /* [n_seq] drafts that equal the target's pick, from the first on; 0 in prefill */
     int32_t *draft;      /* [n_seq][QN_MAX_DRAFT] drafts for the next step */
     int32_t *n_drafted;  /* [n_seq] fewer than asked for where the draft layer's logits are not finite */
-    const float
-        *logits; /* [n_logit, V] raw, when all_logits; else NULL. Device memory, until the next step */
-    int fault;   /* QN_OK, or QN_DEVICE with the text below */
+    struct qn_step_token *score; /* [n_logit] of step.score_tok: tok -1 where none was asked for or the row
+                                    is not finite; NULL without score_tok */
+    float *logits;               /* [n_logit, V] raw, with wants_raw; else NULL */
+    int fault;                   /* QN_OK, or QN_DEVICE with the text below */
     char fault_text[160];
 };
 

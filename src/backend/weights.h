@@ -1,8 +1,8 @@
 /* The weights of a model as a backend holds them.
  *
  * A qn_weight is one linear layer in the backend's own layout, made by the `weight` call from a checkpoint
- * view and owned by the device. Small vectors are plain float arrays made by the loader, owned by
- * struct qn_weights, readable by every operation. Norm vectors are stored as the raw w of the file; the
+ * view and owned by the device. Small vectors are float arrays in the device's memory, made by its `vector`
+ * call and owned by it, readable by every operation. Norm vectors are stored as the raw w of the file; the
  * operations add the 1 where the formula says 1 + w.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_WEIGHTS_H

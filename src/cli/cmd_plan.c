@@ -152,7 +152,7 @@ static int run(int argc, char **argv)
     o.config = qn_model_config(m);
     o.has_mtp = mtp && qn_model_has_mtp(m);
     o.act = (enum qn_act)act;
-    qn_device_sizes(&o, &n.sizes);
+    qn_backend_get("cpu")->sizes(&o, &n.sizes);
     /* the engine's own reckoning, so that a server allocates these */
     if (!memory) memory = (int64_t)(qn_mem_available() / 5 * 4);
     struct qn_engine_options wish = {.model = m,

@@ -75,22 +75,21 @@ static int run_chunks(const struct job *j, struct qn_forward *f, const struct qn
             pos[i] = at + i;
             row[i] = i;
         }
-        const float *rows = logits;
         if (j->is_mtp) {
             n_out -= at == 0;
             QN_TRY(qn_forward_mtp_logits(f, &s, logits, e));
         } else {
             int32_t n_accepted, n_drafted;
-            struct qn_step_result result = {.n_accepted = &n_accepted, .n_drafted = &n_drafted};
-            s.all_logits = true;
+            struct qn_step_result result = {
+                .n_accepted = &n_accepted, .n_drafted = &n_drafted, .logits = logits};
+            s.all_logits = s.wants_raw = true;
             s.n_logit = n;
             s.logit_row = row;
             s.logit_seq = row_seq;
             qn_forward_run(f, &s, &result);
             QN_FAIL_IF(result.fault, e, result.fault, "%s", result.fault_text);
-            rows = result.logits;
         }
-        QN_FAIL_IF(fwrite(rows, v * sizeof *rows, (size_t)n_out, out) != (size_t)n_out, e, QN_IO,
+        QN_FAIL_IF(fwrite(logits, v * sizeof *logits, (size_t)n_out, out) != (size_t)n_out, e, QN_IO,
                    "%s: cannot write; is the disk full?", j->out);
     }
 out:

@@ -20,14 +20,15 @@ void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logit
     b->pos = array(max_rows, sizeof *b->pos);
     b->logit_row = array(max_logits, sizeof *b->logit_row);
     b->logit_seq = array(max_logits, sizeof *b->logit_seq);
-    b->mask = array(max_logits, sizeof *b->mask);
-    b->mask_words = array(max_logits, sizeof *b->mask_words);
+    b->mask_at = array(max_logits, sizeof *b->mask_at);
+    b->mask_words = 2 * QN_CEIL_DIV(vocab, 64);
+    b->score_tok = array(max_logits, sizeof *b->score_tok);
+    b->score = array(max_logits, sizeof *b->score);
     b->is_stuck = array(max_logits, sizeof *b->is_stuck);
     b->result.token = array(max_logits, sizeof *b->result.token);
     b->result.n_accepted = array(max_seqs, sizeof *b->result.n_accepted);
     b->result.draft = array(max_seqs * QN_MAX_DRAFT, sizeof *b->result.draft);
     b->result.n_drafted = array(max_seqs, sizeof *b->result.n_drafted);
-    b->work.vocab = vocab;
     b->work.result = &b->result;
 }
 
@@ -40,9 +41,10 @@ void qn_batch_fini(struct qn_batch *b)
     free(b->pos);
     free(b->logit_row);
     free(b->logit_seq);
+    free(b->mask_at);
     free(b->mask);
-    for (int i = 0; i < b->max_logits; i++) free(b->mask_words[i]);
-    free(b->mask_words);
+    free(b->score_tok);
+    free(b->score);
     free(b->is_stuck);
     free(b->result.token);
     free(b->result.n_accepted);
@@ -61,10 +63,11 @@ void qn_batch_fini(struct qn_batch *b)
 void qn_batch_begin(struct qn_batch *b)
 {
     memset(&b->step, 0, sizeof b->step);
-    b->n_pages = b->n_bias = b->n_seen = 0;
-    b->has_mask = false;
+    b->n_pages = b->n_bias = b->n_seen = b->n_mask = 0;
     b->work.step = NULL;
-    b->work.logits = b->work.mtp_logits = NULL;
+    b->work.mtp_logits = NULL;
+    b->result.score = NULL;
+    b->result.logits = NULL;
 }
 
 static void grow(int32_t **a, int *capacity, int need)
@@ -133,13 +136,17 @@ static void add_logit(struct qn_batch *b, int row, const struct qn_pick *pick)
     QN_CHECK(at < b->max_logits);
     b->logit_row[at] = row;
     b->logit_seq[at] = b->step.n_seq;
-    b->mask[at] = NULL;
+    b->mask_at[at] = -1;
+    b->score_tok[at] = -1;
     b->is_stuck[at] = false;
     if (!pick || qn_pick_is_free(pick)) return;
-    if (!b->mask_words[at]) b->mask_words[at] = xcalloc((size_t)QN_CEIL_DIV(b->vocab, 64), sizeof(uint64_t));
-    b->is_stuck[at] = !qn_pick_mask(pick, b->mask_words[at], b->vocab);
-    b->mask[at] = b->mask_words[at];
-    b->has_mask = true;
+    if (b->n_mask == b->mask_capacity) {
+        b->mask_capacity = QN_MAX(8, 2 * b->mask_capacity);
+        b->mask = xreallocarray(b->mask, (size_t)b->mask_capacity, (size_t)b->mask_words * sizeof *b->mask);
+    }
+    uint32_t *words = b->mask + (size_t)b->n_mask * (size_t)b->mask_words;
+    b->is_stuck[at] = !qn_pick_mask(pick, words, b->vocab);
+    b->mask_at[at] = b->n_mask++;
 }
 
 void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bool wants_mtp,
@@ -186,6 +193,29 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
     b->step.n_decode_row = b->step.n_row;
 }
 
+static void want_raw(struct qn_batch *b, int n_row)
+{
+    size_t need = (size_t)n_row * (size_t)b->vocab;
+    if (need > b->logits_capacity) {
+        b->logits = xreallocarray(b->logits, need, sizeof *b->logits);
+        b->logits_capacity = need;
+    }
+    b->result.logits = b->logits;
+    b->step.wants_raw = true;
+}
+
+/* Log-probabilities of the prompt's tokens that have not been told yet: the row of a position tells of the
+ * next. */
+static void want_scores(struct qn_batch *b, const struct qn_seq *s, int n_row)
+{
+    for (int i = 0; i < n_row; i++) {
+        int pos = s->n_done + i + 1;
+        if (pos >= s->n_prompt_scored && pos < s->n_prompt) b->score_tok[i] = s->tok[pos];
+    }
+    b->step.n_score_top = s->params->prompt_top;
+    b->result.score = b->score;
+}
+
 static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
                         bool all_logits, bool is_open)
 {
@@ -200,12 +230,10 @@ static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wa
             add_logit(b, row + i, wants_token && i == n_row - 1 ? &s->pick : NULL);
         first_logit = n_row - 1;
         b->step.all_logits = true;
-        size_t need = (size_t)n_row * (size_t)b->vocab;
-        if (need > b->logits_capacity) {
-            b->logits = xreallocarray(b->logits, need, sizeof *b->logits);
-            b->logits_capacity = need;
-        }
-        b->work.logits = b->logits;
+        if (s->job)
+            want_raw(b, n_row);
+        else
+            want_scores(b, s, n_row);
     } else if (wants_token) {
         add_logit(b, row + n_row - 1, &s->pick);
     }
@@ -248,12 +276,18 @@ void qn_batch_end(struct qn_batch *b)
     t->pages = b->pages;
     t->logit_row = b->logit_row;
     t->logit_seq = b->logit_seq;
-    t->mask = b->has_mask ? b->mask : NULL;
+    t->mask_at = b->n_mask ? b->mask_at : NULL;
+    t->mask = b->mask;
+    t->n_mask = b->n_mask;
+    t->mask_words = b->mask_words;
     t->bias_tok = b->bias_tok;
     t->bias = b->bias;
+    t->n_bias = b->n_bias;
     t->seen_tok = b->seen_tok;
     t->seen_count = b->seen_count;
+    t->n_seen = b->n_seen;
+    t->n_pages = b->n_pages;
+    t->score_tok = b->result.score ? b->score_tok : NULL;
     b->result.fault = QN_OK;
-    b->result.logits = NULL;
     b->work.step = t;
 }

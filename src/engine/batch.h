@@ -28,11 +28,12 @@ struct qn_batch {
     int32_t *pages, *bias_tok, *seen_tok, *seen_count;
     float *bias;
     int n_pages, pages_capacity, n_bias, bias_capacity, n_seen, seen_capacity;
-    const uint32_t **mask; /* [max_logits] */
-    uint32_t **mask_words; /* [max_logits] allocated when first needed */
-    bool *is_stuck;        /* [max_logits] rules that allow no token */
-    bool has_mask;
-    float *logits; /* host copy for all_logits */
+    int32_t *mask_at, *score_tok; /* [max_logits] */
+    uint32_t *mask;               /* [mask_capacity][mask_words] */
+    int n_mask, mask_capacity, mask_words;
+    bool *is_stuck;              /* [max_logits] rules that allow no token */
+    struct qn_step_token *score; /* [max_logits] */
+    float *logits;               /* with wants_raw, [n_logit, V] */
     size_t logits_capacity;
     int depth;      /* drafts wanted for the next step */
     bool keeps_mtp; /* the draft layer's KV, in decode rows */

@@ -320,7 +320,7 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     qn_request_set_progress(q->request, QN_MIN(q->n_done, q->n_prompt));
     if (!q->first_us) qn_request_set_stats(q->request, &q->stats);
     if (b->step.all_logits) {
-        int bad = qn_score_prompt(q, b->logits, b->vocab, first, part->n_row);
+        int bad = qn_score_prompt(q, b->score, first, part->n_row);
         tell(g, q->request);
         if (bad >= 0) {
             end_unsound(g, q, bad);
@@ -441,8 +441,7 @@ static void next_step(struct qn_engine *g)
         if (!g->chores.n) return;
     } else if (b->step.all_logits && b->part[0].seq->job && b->part[0].seq->job->with_mtp) {
         b->work.mtp_logits = b->logits;
-        b->work.logits = NULL;
-        b->step.all_logits = false; /* the draft head's are wanted instead */
+        b->step.all_logits = b->step.wants_raw = false; /* the draft head's are wanted instead */
         b->step.n_logit = 0;
     }
     publish(g, b);
@@ -572,7 +571,7 @@ static int open_tier(struct qn_engine *g, struct qn_err *e)
     const struct qn_runner *runner = g->size.runner;
     if (o->no_prefix_cache || (o->ram_tier_bytes <= 0 && !o->disk_tier)) return QN_OK;
     struct qn_device_sizes size;
-    runner->sizes(g->size.runner_user, d, &size);
+    runner->sizes(g->size.runner_user, &g->size.forward, &size);
     const char *backend = o->model && !o->config ? o->backend->name : runner->name;
     uint64_t about[] = {o->model ? qn_model_fingerprint(o->model) : 1,
                         size.page_bytes,
@@ -655,7 +654,10 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     if (rc == QN_NOMEM && e) qn_size_name_nearest(&g->size, o, e);
     if (rc) goto out;
     g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;
-    g->info.weight_bytes = qn_rank_weight_bytes(g->rank);
+    const struct qn_device_info *device = qn_rank_device(g->rank);
+    g->info.weight_bytes = device->weight_bytes;
+    g->info.n_thread = device->n_thread;
+    g->info.isa = device->isa;
     g->limits = (struct qn_request_limits){
         .vocab = g->size.config.vocab, .max_context = g->info.max_context, .can_constrain = o->mask != NULL};
     init_sched(g);

@@ -4,13 +4,14 @@
 #ifndef QN_FORWARD_H
 #define QN_FORWARD_H
 
-#include "backend/backend.h"
+#include "engine/layer.h"
 #include "model/checkpoint.h"
 
 struct qn_forward;
 
 struct qn_forward_options {
     const struct qn_backend *backend;
+    const struct qn_meet *meet;      /* of several ranks; NULL: one */
     struct qn_device_options device; /* config is filled in by open */
     bool with_mtp;                   /* load the MTP layer when the checkpoint has one */
     void (*progress)(void *user, size_t done_bytes,
@@ -23,8 +24,12 @@ int qn_forward_open(struct qn_forward **out, const struct qn_model *model, const
                     struct qn_err *e);
 void qn_forward_close(struct qn_forward *f);
 
-/* Runs one step: layers, head, adjust, sample, verify, MTP rows and drafts. The result's arrays are the
- * caller's, sized by the step. A device fault is reported in result->fault. */
+/* Sizes of the device that open would make of these options. Any thread. */
+void qn_forward_sizes(const struct qn_forward_options *o, struct qn_device_sizes *out);
+
+/* Runs one step: layers, head, scores, adjust, sample, verify, MTP rows and drafts. The result's arrays are
+ * the caller's, sized by the step (score and logits where the step asks for them). A device fault is reported
+ * in result->fault. */
 void qn_forward_run(struct qn_forward *f, const struct qn_step *step, struct qn_step_result *result);
 
 /* Runs a step of one prefill sequence, then gives the MTP draft logits of its rows: row of position i (not 0)
@@ -32,19 +37,9 @@ void qn_forward_run(struct qn_forward *f, const struct qn_step *step, struct qn_
  * of a prompt one after the other give rows 1..n-1 of the whole. QN_UNSUPPORTED without an MTP layer. */
 int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *step, float *logits, struct qn_err *e);
 
-/* One layer over a step: x += y, then y becomes the output of its last block, not yet added. */
-struct qn_forward_layer {
-    const struct qn_backend *b;
-    struct qn_device *d;
-    bool is_moe;
-    float *x, *y; /* [rows, H] */
-};
-void qn_forward_layer(const struct qn_forward_layer *f, const struct qn_step *s,
-                      const struct qn_layer_weights *w, int kv_layer, int gdn_layer);
-
 struct qn_device *qn_forward_device(struct qn_forward *f);
 const struct qn_backend *qn_forward_backend(const struct qn_forward *f);
 bool qn_forward_has_mtp(const struct qn_forward *f);
-size_t qn_forward_weight_bytes(const struct qn_forward *f);
+void qn_forward_describe(const struct qn_forward *f, struct qn_device_info *out);
 
 #endif

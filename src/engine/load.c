@@ -24,15 +24,15 @@ struct walk {
     struct qn_err *e;
 };
 
-/* Vectors live in one list, freed with the weights. */
-struct vec {
-    struct vec *next;
-    float data[];
+/* Arrays of handles live in one list, freed with the weights. */
+struct handles {
+    struct handles *next;
+    struct qn_weight *list[];
 };
 
 struct weights { /* what qn_load_weights hands out */
     struct qn_weights w;
-    struct vec *vecs;
+    struct handles *handles;
 };
 
 static void add(struct walk *k, enum qn_role role, int layer, int expert, struct qn_weight **out)
@@ -42,18 +42,23 @@ static void add(struct walk *k, enum qn_role role, int layer, int expert, struct
     k->items[k->n_item++] = (struct item){role, layer, expert, false, out};
 }
 
-static int vec(struct weights *w, struct walk *k, enum qn_vec which, int layer, size_t n, const float **out)
+static int vec(struct walk *k, enum qn_vec which, int layer, size_t n, const float **out)
 {
-    struct vec *v = xmalloc(sizeof *v + n * sizeof *v->data);
-    v->next = w->vecs;
-    w->vecs = v;
-    *out = v->data;
+    int rc = QN_OK;
     const struct qn_source *s = k->l->source;
-    return s ? s->vec(s->ctx, which, layer, v->data, n, k->e)
-             : qn_model_vec(k->l->model, which, layer, v->data, n, k->e);
+    float *data = try_malloc(n, sizeof *data);
+    QN_FAIL_IF(!data, k->e, QN_NOMEM, "no memory for a vector of %zu numbers", n);
+    if (s)
+        QN_TRY(s->vec(s->ctx, which, layer, data, n, k->e));
+    else
+        QN_TRY(qn_model_vec(k->l->model, which, layer, data, n, k->e));
+    QN_TRY(k->l->backend->vector(k->l->device, data, n, out, k->e));
+out:
+    free(data);
+    return rc;
 }
 
-static int walk_full(struct weights *w, struct walk *k, int layer, struct qn_attn_weights *a)
+static int walk_full(struct walk *k, int layer, struct qn_attn_weights *a)
 {
     int rc = QN_OK;
     size_t hd = (size_t)k->c->head_dim;
@@ -61,15 +66,15 @@ static int walk_full(struct weights *w, struct walk *k, int layer, struct qn_att
     add(k, QN_ROLE_K, layer, 0, &a->k);
     add(k, QN_ROLE_V, layer, 0, &a->v);
     add(k, QN_ROLE_O, layer, 0, &a->o);
-    QN_TRY(vec(w, k, QN_VEC_Q_NORM, layer, hd, &a->q_norm));
-    QN_TRY(vec(w, k, QN_VEC_K_NORM, layer, hd, &a->k_norm));
+    QN_TRY(vec(k, QN_VEC_Q_NORM, layer, hd, &a->q_norm));
+    QN_TRY(vec(k, QN_VEC_K_NORM, layer, hd, &a->k_norm));
     a->k_scale = a->v_scale = 1;
     qn_model_kv_scale(k->l->model, layer, &a->k_scale, &a->v_scale);
 out:
     return rc;
 }
 
-static int walk_gdn(struct weights *w, struct walk *k, int layer, struct qn_gdn_weights *g)
+static int walk_gdn(struct walk *k, int layer, struct qn_gdn_weights *g)
 {
     int rc = QN_OK;
     const struct qn_config *c = k->c;
@@ -78,10 +83,10 @@ static int walk_gdn(struct weights *w, struct walk *k, int layer, struct qn_gdn_
     add(k, QN_ROLE_GDN_B, layer, 0, &g->b);
     add(k, QN_ROLE_GDN_A, layer, 0, &g->a);
     add(k, QN_ROLE_GDN_OUT, layer, 0, &g->out);
-    QN_TRY(vec(w, k, QN_VEC_CONV, layer, (size_t)qn_config_conv_dim(c) * (size_t)c->conv_taps, &g->conv));
-    QN_TRY(vec(w, k, QN_VEC_A_LOG, layer, (size_t)c->n_v_head, &g->a_log));
-    QN_TRY(vec(w, k, QN_VEC_DT_BIAS, layer, (size_t)c->n_v_head, &g->dt_bias));
-    QN_TRY(vec(w, k, QN_VEC_GDN_NORM, layer, (size_t)c->v_dim, &g->norm));
+    QN_TRY(vec(k, QN_VEC_CONV, layer, (size_t)qn_config_conv_dim(c) * (size_t)c->conv_taps, &g->conv));
+    QN_TRY(vec(k, QN_VEC_A_LOG, layer, (size_t)c->n_v_head, &g->a_log));
+    QN_TRY(vec(k, QN_VEC_DT_BIAS, layer, (size_t)c->n_v_head, &g->dt_bias));
+    QN_TRY(vec(k, QN_VEC_GDN_NORM, layer, (size_t)c->v_dim, &g->norm));
 out:
     return rc;
 }
@@ -89,10 +94,10 @@ out:
 static void walk_moe(struct weights *w, struct walk *k, int layer, struct qn_moe_weights *m)
 {
     size_t n = (size_t)k->c->n_expert;
-    struct vec *v = xcalloc(1, sizeof *v + 3 * n * sizeof(struct qn_weight *)); /* the handle arrays */
-    v->next = w->vecs;
-    w->vecs = v;
-    m->gate = (struct qn_weight **)(void *)v->data;
+    struct handles *v = xcalloc(1, sizeof *v + 3 * n * sizeof *v->list);
+    v->next = w->handles;
+    w->handles = v;
+    m->gate = v->list;
     m->up = m->gate + n;
     m->down = m->up + n;
     add(k, QN_ROLE_ROUTER, layer, 0, &m->router);
@@ -112,12 +117,12 @@ static int walk_layer(struct weights *w, struct walk *k, int layer, bool is_full
     int rc = QN_OK;
     size_t h = (size_t)k->c->hidden;
     y->is_full = is_full;
-    QN_TRY(vec(w, k, QN_VEC_INPUT_NORM, layer, h, &y->input_norm));
-    QN_TRY(vec(w, k, QN_VEC_POST_NORM, layer, h, &y->post_norm));
+    QN_TRY(vec(k, QN_VEC_INPUT_NORM, layer, h, &y->input_norm));
+    QN_TRY(vec(k, QN_VEC_POST_NORM, layer, h, &y->post_norm));
     if (is_full)
-        QN_TRY(walk_full(w, k, layer, &y->attn));
+        QN_TRY(walk_full(k, layer, &y->attn));
     else
-        QN_TRY(walk_gdn(w, k, layer, &y->gdn));
+        QN_TRY(walk_gdn(k, layer, &y->gdn));
     if (k->c->is_moe) {
         walk_moe(w, k, layer, &y->moe);
     } else {
@@ -139,13 +144,13 @@ static int walk_model(struct weights *w, struct walk *k)
     k->items[0].rows = !c->is_tied;
     if (!c->is_tied) add(k, QN_ROLE_HEAD, 0, 0, &w->w.head);
     for (int i = 0; i < c->n_layer; i++) QN_TRY(walk_layer(w, k, i, c->is_full[i], &w->w.layers[i]));
-    QN_TRY(vec(w, k, QN_VEC_FINAL_NORM, 0, h, &w->w.final_norm));
+    QN_TRY(vec(k, QN_VEC_FINAL_NORM, 0, h, &w->w.final_norm));
     if (m) {
         add(k, QN_ROLE_MTP_FC, QN_LAYER_MTP, 0, &m->fc);
         QN_TRY(walk_layer(w, k, QN_LAYER_MTP, true, &m->layer));
-        QN_TRY(vec(w, k, QN_VEC_MTP_NORM_EMBED, QN_LAYER_MTP, h, &m->norm_embed));
-        QN_TRY(vec(w, k, QN_VEC_MTP_NORM_HIDDEN, QN_LAYER_MTP, h, &m->norm_hidden));
-        QN_TRY(vec(w, k, QN_VEC_MTP_NORM, QN_LAYER_MTP, h, &m->norm));
+        QN_TRY(vec(k, QN_VEC_MTP_NORM_EMBED, QN_LAYER_MTP, h, &m->norm_embed));
+        QN_TRY(vec(k, QN_VEC_MTP_NORM_HIDDEN, QN_LAYER_MTP, h, &m->norm_hidden));
+        QN_TRY(vec(k, QN_VEC_MTP_NORM, QN_LAYER_MTP, h, &m->norm));
     }
 out:
     return rc;
@@ -224,7 +229,7 @@ void qn_load_free(struct qn_weights *weights)
 {
     struct weights *w = (struct weights *)weights; /* its first member */
     if (!w) return;
-    for (struct vec *v = w->vecs, *next; v; v = next) {
+    for (struct handles *v = w->handles, *next; v; v = next) {
         next = v->next;
         free(v);
     }

@@ -17,7 +17,7 @@ struct qn_load {
 };
 
 /* Pages of the file are read ahead of the layer being repacked and given back after it, so the peak stays
- * near the size of the result. Layers belong to the device, vectors to the struct. */
+ * near the size of the result. Layers and vectors belong to the device. */
 int qn_load_weights(struct qn_weights **out, const struct qn_load *l, struct qn_err *e);
 /* One layer alone, as layers[0]; nothing else is set. */
 int qn_load_layer(struct qn_weights **out, const struct qn_load *l, int layer, struct qn_err *e);

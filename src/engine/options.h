@@ -52,7 +52,7 @@ struct qn_engine_info {
     bool can_constrain; /* a request may bring a constraint */
     int mtp;            /* as in the options */
     const char *kv;     /* "BF16", ... */
-    const char *isa;    /* kernels in use, "avx512bf16"; "" for ref */
+    const char *isa;    /* of the device: "avx512bf16", "plain C"; "" before it is open */
     size_t weight_bytes, kv_bytes, state_bytes, workspace_bytes, ram_tier_bytes;
     double load_s;
 };

@@ -178,22 +178,3 @@ void qn_seen_fini(struct qn_seen *h)
     free(h->count);
     *h = (struct qn_seen){0};
 }
-
-bool qn_pick_score(const float *logits, int vocab, int32_t tok, int n_top, struct qn_step_token *out)
-{
-    float most = -INFINITY;
-    double sum = 0;
-    for (int i = 0; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
-    for (int i = 0; i < vocab; i++) sum += exp((double)(logits[i] - most));
-    double norm = most + log(sum);
-    if (!isfinite(norm)) return false;
-    *out = (struct qn_step_token){.tok = tok, .logprob = (float)(logits[tok] - norm)};
-    for (int i = 0; i < vocab && n_top; i++) { /* insertion into a short list, lowest id first on ties */
-        if (out->n_top == n_top && !(logits[i] > logits[out->top_tok[n_top - 1]])) continue;
-        int at = out->n_top < n_top ? out->n_top++ : n_top - 1;
-        for (; at && logits[i] > logits[out->top_tok[at - 1]]; at--) out->top_tok[at] = out->top_tok[at - 1];
-        out->top_tok[at] = i;
-    }
-    for (int i = 0; i < out->n_top; i++) out->top_logprob[i] = (float)(logits[out->top_tok[i]] - norm);
-    return true;
-}

@@ -51,8 +51,4 @@ bool qn_seen_is_needed(const struct qn_sample *s);
 void qn_seen_add(struct qn_seen *h, int32_t tok, bool is_generated);
 void qn_seen_fini(struct qn_seen *h);
 
-/* Log-probability of a token, and the n_top most likely, from raw logits [vocab]. false: they are not finite.
- */
-bool qn_pick_score(const float *logits, int vocab, int32_t tok, int n_top, struct qn_step_token *out);
-
 #endif

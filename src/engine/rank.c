@@ -18,7 +18,7 @@ struct qn_rank {
     /* written by the thread before its first letter, read after */
     struct qn_work opening;
     bool has_mtp;
-    size_t weight_bytes;
+    struct qn_device_info device;
     struct qn_letter quit;
 };
 
@@ -36,10 +36,6 @@ static void execute(struct qn_rank *r, struct qn_work *w)
         r->runner->run(r->run, w->step, w->result);
         if (w->result->fault)
             w->rc = qn_err_set(&w->error, QN_DEVICE, __FILE__, __LINE__, "%s", w->result->fault_text);
-        else if (w->logits && w->result->logits)
-            w->rc =
-                r->runner->download(r->run, w->logits, w->result->logits,
-                                    (size_t)w->step->n_logit * (size_t)w->vocab * sizeof(float), &w->error);
     }
     w->end_us = qn_now_us();
 }
@@ -51,7 +47,7 @@ static void *rank_main(void *arg)
     bool is_open = r->opening.rc == QN_OK;
     if (is_open) {
         r->has_mtp = r->runner->has_mtp(r->run);
-        r->weight_bytes = r->runner->weight_bytes(r->run);
+        r->runner->describe(r->run, &r->device);
     }
     qn_mail_post(r->home, &r->opening.letter);
     while (is_open) {
@@ -123,7 +119,7 @@ bool qn_rank_has_mtp(const struct qn_rank *r)
     return r->has_mtp;
 }
 
-size_t qn_rank_weight_bytes(const struct qn_rank *r)
+const struct qn_device_info *qn_rank_device(const struct qn_rank *r)
 {
-    return r->weight_bytes;
+    return &r->device;
 }

@@ -16,10 +16,8 @@ struct qn_work {
     struct qn_chores chores;
     const struct qn_step *step; /* or NULL */
     struct qn_step_result *result;
-    float *logits;     /* with step->all_logits: host memory [n_logit, V] to copy them to */
     float *mtp_logits; /* runs mtp_logits instead of run: host memory; or NULL */
-    int vocab;
-    int rc; /* of chores without a step, downloads */
+    int rc;            /* of chores without a step, faults of one */
     struct qn_err error;
     int64_t start_us, step_us, end_us; /* step_us: when the step began, after the chores */
 };
@@ -33,6 +31,6 @@ int qn_rank_open(struct qn_rank **out, const struct qn_runner *runner, void *use
 void qn_rank_close(struct qn_rank *r); /* with no work published; NULL is allowed */
 void qn_rank_publish(struct qn_rank *r, struct qn_work *w);
 bool qn_rank_has_mtp(const struct qn_rank *r);
-size_t qn_rank_weight_bytes(const struct qn_rank *r);
+const struct qn_device_info *qn_rank_device(const struct qn_rank *r);
 
 #endif

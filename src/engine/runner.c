@@ -2,12 +2,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/runner.h"
 
-static void forward_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+static void forward_sizes(void *user, const struct qn_forward_options *o, struct qn_device_sizes *out)
 {
     (void)user;
-    struct qn_device_options own = *o;
-    if (o->has_mtp) own.max_rows += o->max_seqs; /* as qn_forward_open does */
-    qn_device_sizes(&own, out);
+    qn_forward_sizes(o, out);
 }
 
 static int forward_open(void *user, void **out, const struct qn_model *model,
@@ -65,11 +63,6 @@ static void forward_chore(void *r, const struct qn_chore *c)
     }
 }
 
-static int forward_download(void *r, void *to, const void *from, size_t n_byte, struct qn_err *e)
-{
-    return qn_forward_backend(r)->download(qn_forward_device(r), to, from, n_byte, e);
-}
-
 static int forward_sync(void *r, struct qn_err *e)
 {
     return qn_forward_backend(r)->sync(qn_forward_device(r), e);
@@ -80,9 +73,9 @@ static bool forward_has_mtp(void *r)
     return qn_forward_has_mtp(r);
 }
 
-static size_t forward_weight_bytes(void *r)
+static void forward_describe(void *r, struct qn_device_info *out)
 {
-    return qn_forward_weight_bytes(r);
+    qn_forward_describe(r, out);
 }
 
 const struct qn_runner qn_runner_forward = {
@@ -93,8 +86,7 @@ const struct qn_runner qn_runner_forward = {
     .run = forward_run,
     .mtp_logits = forward_mtp_logits,
     .chore = forward_chore,
-    .download = forward_download,
     .sync = forward_sync,
     .has_mtp = forward_has_mtp,
-    .weight_bytes = forward_weight_bytes,
+    .describe = forward_describe,
 };

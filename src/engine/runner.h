@@ -9,7 +9,7 @@
 
 struct qn_runner {
     const char *name;
-    void (*sizes)(void *user, const struct qn_device_options *o, struct qn_device_sizes *out);
+    void (*sizes)(void *user, const struct qn_forward_options *o, struct qn_device_sizes *out);
     int (*open)(void *user, void **out, const struct qn_model *model, const struct qn_forward_options *o,
                 struct qn_err *e);
     void (*close)(void *r);
@@ -17,10 +17,9 @@ struct qn_runner {
     /* As qn_forward_mtp_logits; NULL when there is none. */
     int (*mtp_logits)(void *r, const struct qn_step *step, float *logits, struct qn_err *e);
     void (*chore)(void *r, const struct qn_chore *chore);
-    int (*download)(void *r, void *to, const void *from, size_t n_byte, struct qn_err *e);
     int (*sync)(void *r, struct qn_err *e); /* after chores without a step */
     bool (*has_mtp)(void *r);
-    size_t (*weight_bytes)(void *r);
+    void (*describe)(void *r, struct qn_device_info *out);
 };
 
 /* The forward pass over a backend; user is unused. */

@@ -6,21 +6,18 @@
 
 #include "base/mem.h"
 
-int qn_score_prompt(struct qn_seq *q, const float *logits, int vocab, int first, int n_row)
+int qn_score_prompt(struct qn_seq *q, const struct qn_step_token *score, int first, int n_row)
 {
-    struct qn_step_token token;
     if (q->n_prompt_scored == 0) {
-        token = (struct qn_step_token){.tok = q->tok[0], .logprob = NAN};
+        struct qn_step_token token = {.tok = q->tok[0], .logprob = NAN};
         qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
         q->n_prompt_scored = 1;
     }
     for (int i = 0; i < n_row; i++) { /* the row of position p tells of p + 1 */
         int pos = first + i + 1;
         if (pos != q->n_prompt_scored || pos >= q->n_prompt) continue;
-        if (!qn_pick_score(logits + (size_t)i * (size_t)vocab, vocab, q->tok[pos], q->params->prompt_top,
-                           &token))
-            return pos;
-        qn_request_send_token(q->request, QN_EVENT_PROMPT, &token);
+        if (score[i].tok < 0) return pos;
+        qn_request_send_token(q->request, QN_EVENT_PROMPT, &score[i]);
         q->n_prompt_scored++;
     }
     return -1;

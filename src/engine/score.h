@@ -8,9 +8,9 @@
 
 #include "engine/batch.h"
 
-/* Sends the log-probabilities that rows [first, first + n_row) tell of. logits: raw, [n_row, vocab]. Returns
- * the position whose row is not finite, or -1. Engine thread. */
-int qn_score_prompt(struct qn_seq *q, const float *logits, int vocab, int first, int n_row);
+/* Sends the log-probabilities that rows [first, first + n_row) tell of: the step's scores,
+ * [n_row]. Returns the position whose row is not finite, or -1. Engine thread. */
+int qn_score_prompt(struct qn_seq *q, const struct qn_step_token *score, int first, int n_row);
 
 struct qn_job {
     struct qn_letter letter; /* to the engine */

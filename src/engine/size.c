@@ -51,7 +51,7 @@ static void set_rows(struct qn_device_options *d, const struct draft *a)
 
 static void ask_sizes(const struct qn_size *s, struct qn_device_sizes *out)
 {
-    s->runner->sizes(s->runner_user, &s->forward.device, out);
+    s->runner->sizes(s->runner_user, &s->forward, out);
 }
 
 /* Pools from memory: exact sums over what the runner says a page, a slot, a lane take. */
@@ -211,7 +211,7 @@ void qn_size_name_nearest(const struct qn_size *s, const struct qn_engine_option
     struct qn_size trial = {.config = s->config,
                             .runner = s->runner,
                             .runner_user = s->runner_user,
-                            .forward = {.with_mtp = s->info.has_mtp}};
+                            .forward = {.backend = s->forward.backend, .with_mtp = s->info.has_mtp}};
     char why[120], memory[24], had[24];
     size_t most = qn_mem_largest(s->info.weight_bytes + s->info.kv_bytes + s->info.state_bytes +
                                  s->info.workspace_bytes);

@@ -121,8 +121,8 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
         ks[key] = qn_f32_to_bf16(k_scale[key]);
         vs[key] = qn_f32_to_bf16(v_scale[key]);
         for (int d = 0; d < hd; d++) {
-            qn_host_kv_store(t, kp, (size_t)d * QN_PAGE + key, uniform(-2, 2) / k_scale[key]);
-            qn_host_kv_store(t, vp, (size_t)key * hd + d, uniform(-2, 2) / v_scale[key]);
+            qn_kv_store(t, kp, (size_t)d * QN_PAGE + key, uniform(-2, 2) / k_scale[key]);
+            qn_kv_store(t, vp, (size_t)key * hd + d, uniform(-2, 2) / v_scale[key]);
         }
     }
     struct qn_kern_attn a = {(const float *const *)q, n_query, hd, kp, ks, score, STRIDE, AT, 0, n_key, o};
@@ -131,7 +131,7 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
         for (int key = 0; key < n_key[i]; key++) {
             double dot = 0;
             for (int d = 0; d < hd; d++)
-                dot += (double)q[i][d] * qn_host_kv_load(t, kp, (size_t)d * QN_PAGE + key) * k_scale[key];
+                dot += (double)q[i][d] * qn_kv_load(t, kp, (size_t)d * QN_PAGE + key) * k_scale[key];
             near("qk", k->isa, hd, dot / 4, score[i * STRIDE + AT + key], 2e-5);
         }
     for (int i = 0; i < n_query; i++) {
@@ -154,8 +154,8 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
             for (int d = 0; d < hd; d++) {
                 double sum = o[i][d];
                 for (int key = first; key < n_key[i]; key++)
-                    sum += (double)score[i * STRIDE + AT + key] *
-                           qn_host_kv_load(t, vp, (size_t)key * hd + d) * v_scale[key];
+                    sum += (double)score[i * STRIDE + AT + key] * qn_kv_load(t, vp, (size_t)key * hd + d) *
+                           v_scale[key];
                 want[i * hd + d] = sum;
             }
         a.kv = vp;
@@ -165,7 +165,7 @@ static void check_attn(const struct qn_kern *k, enum qn_kv t, int hd, int n_quer
         for (int i = 0; i < n_query; i++)
             for (int d = 0; d < hd; d++) near("pv", k->isa, hd, want[i * hd + d], o[i][d], 1e-4);
         if (!first) /* the MTP layer's place 0 holds nothing */
-            for (int d = 0; d < hd; d++) qn_host_kv_store(t, vp, (size_t)d, NAN);
+            for (int d = 0; d < hd; d++) qn_kv_store(t, vp, (size_t)d, NAN);
     }
     free(want);
     for (int i = 0; i < n_query; i++) {
@@ -190,7 +190,7 @@ static void check_codes(const struct qn_kern *k, enum qn_kv t)
         struct qn_kern_attn a = {&q, 1, 1, page, own, score, QN_PAGE, 0, 0, &n_key, &op};
         k->qk[t](&a, 1);
         for (int i = 0; i < QN_PAGE; i++) {
-            float want = qn_host_kv_load(t, page, (size_t)i) * (t == QN_KV_E4M3D ? 0.125f : 1);
+            float want = qn_kv_load(t, page, (size_t)i) * (t == QN_KV_E4M3D ? 0.125f : 1);
             if (isnan(want) ? !isnan(score[i]) : score[i] != want)
                 fail_msg("%s: code %d of %s is %g, not %g", qn_isa_name(k->isa), first + i, qn_kv_name(t),
                          (double)score[i], (double)want);
@@ -203,7 +203,7 @@ static void check_codes(const struct qn_kern *k, enum qn_kv t)
         struct qn_kern_attn a = {&q, 1, 16, page, own, &one, QN_PAGE, 0, 0, &n_key, &op};
         k->pv[t](&a);
         for (int i = 0; i < 16; i++) {
-            float want = qn_host_kv_load(t, page, (size_t)i) * (t == QN_KV_E4M3D ? 0.125f : 1);
+            float want = qn_kv_load(t, page, (size_t)i) * (t == QN_KV_E4M3D ? 0.125f : 1);
             if (isnan(want) ? !isnan(o[i]) : o[i] != want)
                 fail_msg("%s: code %d of %s is %g in V, not %g", qn_isa_name(k->isa), first + i,
                          qn_kv_name(t), (double)o[i], (double)want);
@@ -220,7 +220,7 @@ static void test_fit(void **unused)
         float size = ldexpf(1, (int)uniform(-90, 90));
         float most = 0;
         for (int j = 0; j < 24; j++) most = fmaxf(most, fabsf(x[j] = uniform(-1, 1) * size));
-        float scale = qn_host_kv_fit(x, 24);
+        float scale = qn_kv_fit(x, 24);
         int e;
         assert_true(frexpf(scale, &e) == 0.5f);
         assert_true(qn_bf16_to_f32(qn_f32_to_bf16(scale)) == scale);
@@ -229,7 +229,7 @@ static void test_fit(void **unused)
     float edges[][2] = {{0, 0}, {448, -448}, {449, 1}, {INFINITY, 1}, {NAN, 3}, {1e-38f, 0}};
     float want[] = {1, 1, 2, 1, 0, 1};
     for (size_t i = 0; i < QN_COUNT(edges); i++)
-        if (want[i] > 0) assert_true(qn_host_kv_fit(edges[i], 2) == want[i]);
+        if (want[i] > 0) assert_true(qn_kv_fit(edges[i], 2) == want[i]);
 }
 
 static void check_delta(const struct qn_kern *k, int dk, int n_row, int n_col)

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "backend/draw.h"
 #include "base/hash.h"
 #include "base/mem.h"
 
@@ -43,9 +44,7 @@ struct run {
     struct slot *slot;
     struct lane *lane;
     float *logit, *sorted; /* [V] */
-    float *kept;           /* [n_logit, V] of all_logits */
     int32_t *history, n_history;
-    size_t n_kept;
     struct slice slice;
 };
 
@@ -91,7 +90,7 @@ void qn_fake_engine_options(struct qn_fake *f, struct qn_engine_options *out)
     };
 }
 
-static void fake_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+static void fake_sizes(void *user, const struct qn_forward_options *o, struct qn_device_sizes *out)
 {
     (void)user;
     (void)o;
@@ -125,7 +124,6 @@ static void fake_close(void *run)
     free(r->lane);
     free(r->logit);
     free(r->sorted);
-    free(r->kept);
     free(r->history);
     free(r);
 }
@@ -260,7 +258,7 @@ static void spoil(struct run *r)
 
 static bool is_allowed(const struct qn_step *s, int logit, int id)
 {
-    const uint32_t *mask = s->mask && logit >= 0 ? s->mask[logit] : NULL;
+    const uint32_t *mask = logit >= 0 ? qn_step_mask(s, logit) : NULL;
     return !mask || mask[id / 32] >> id % 32 & 1;
 }
 
@@ -439,7 +437,12 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         if (s->all_logits) {
             fill(r, hidden);
             if (tok == o->bad_tok && tok) spoil(r);
-            memcpy(r->kept + (size_t)row * (size_t)o->vocab, r->logit, (size_t)o->vocab * sizeof(float));
+            if (s->wants_raw)
+                memcpy(result->logits + (size_t)row * (size_t)o->vocab, r->logit,
+                       (size_t)o->vocab * sizeof(float));
+            if (s->score_tok)
+                qn_draw_score(&qn_scan_plain, r->logit, o->vocab, s->score_tok[row], s->n_score_top,
+                              &result->score[row]);
         }
         if (logit < 0 || !q->wants_token) continue;
         if (s->logit_row[logit] != row || s->logit_seq[logit] != at) violated(r, "logit arrays", logit, row);
@@ -518,7 +521,6 @@ static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *
     int n = atomic_fetch_add(&r->fake->n_step, 1) + 1;
     atomic_fetch_add(&r->fake->n_row, s->n_row);
     result->fault = QN_OK;
-    result->logits = NULL;
     if (n == o->fail_at_step) {
         result->fault = QN_DEVICE;
         snprintf(result->fault_text, sizeof result->fault_text, "scripted fault at step %d", n);
@@ -528,13 +530,6 @@ static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *
     if (s->n_row > r->o.max_rows) violated(r, "too many rows", s->n_row, r->o.max_rows);
     if (s->n_logit > r->o.max_logits) violated(r, "too many logits", s->n_logit, r->o.max_logits);
     if (s->n_seq > r->o.max_seqs) violated(r, "too many sequences", s->n_seq, r->o.max_seqs);
-    if (s->all_logits) {
-        if ((size_t)s->n_row > r->n_kept) {
-            r->n_kept = (size_t)s->n_row;
-            r->kept = xreallocarray(r->kept, r->n_kept * (size_t)o->vocab, sizeof *r->kept);
-        }
-        result->logits = r->kept;
-    }
     for (int i = 0; i < s->n_seq; i++) {
         for (int k = 0; k < i; k++)
             if (s->seq[k].slot == s->seq[i].slot || s->seq[k].lane == s->seq[i].lane)
@@ -614,14 +609,6 @@ static void fake_chore(void *run, const struct qn_chore *c)
     }
 }
 
-static int fake_download(void *run, void *to, const void *from, size_t n_byte, struct qn_err *e)
-{
-    (void)run;
-    (void)e;
-    memcpy(to, from, n_byte);
-    return QN_OK;
-}
-
 static int fake_sync(void *run, struct qn_err *e)
 {
     (void)run;
@@ -634,10 +621,10 @@ static bool fake_has_mtp(void *run)
     return !((struct run *)run)->fake->options.no_mtp;
 }
 
-static size_t fake_weight_bytes(void *run)
+static void fake_describe(void *run, struct qn_device_info *out)
 {
     (void)run;
-    return 0;
+    *out = (struct qn_device_info){.isa = "scripted", .n_thread = 1};
 }
 
 const struct qn_runner qn_runner_fake = {
@@ -648,8 +635,7 @@ const struct qn_runner qn_runner_fake = {
     .run = fake_run,
     .mtp_logits = fake_mtp_logits,
     .chore = fake_chore,
-    .download = fake_download,
     .sync = fake_sync,
     .has_mtp = fake_has_mtp,
-    .weight_bytes = fake_weight_bytes,
+    .describe = fake_describe,
 };

@@ -11,7 +11,7 @@ struct run {
     struct qn_drafter *d;
 };
 
-static void drafter_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+static void drafter_sizes(void *user, const struct qn_forward_options *o, struct qn_device_sizes *out)
 {
     (void)user;
     qn_runner_forward.sizes(NULL, o, out);
@@ -88,11 +88,6 @@ static void drafter_chore(void *run, const struct qn_chore *c)
     qn_runner_forward.chore(((struct run *)run)->inner, c);
 }
 
-static int drafter_download(void *run, void *to, const void *from, size_t n_byte, struct qn_err *e)
-{
-    return qn_runner_forward.download(((struct run *)run)->inner, to, from, n_byte, e);
-}
-
 static int drafter_sync(void *run, struct qn_err *e)
 {
     return qn_runner_forward.sync(((struct run *)run)->inner, e);
@@ -103,9 +98,9 @@ static bool drafter_has_mtp(void *run)
     return qn_runner_forward.has_mtp(((struct run *)run)->inner);
 }
 
-static size_t drafter_weight_bytes(void *run)
+static void drafter_describe(void *run, struct qn_device_info *out)
 {
-    return qn_runner_forward.weight_bytes(((struct run *)run)->inner);
+    qn_runner_forward.describe(((struct run *)run)->inner, out);
 }
 
 const struct qn_runner qn_runner_drafter = {
@@ -116,8 +111,7 @@ const struct qn_runner qn_runner_drafter = {
     .run = drafter_run,
     .mtp_logits = drafter_mtp_logits,
     .chore = drafter_chore,
-    .download = drafter_download,
     .sync = drafter_sync,
     .has_mtp = drafter_has_mtp,
-    .weight_bytes = drafter_weight_bytes,
+    .describe = drafter_describe,
 };

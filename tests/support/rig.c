@@ -47,7 +47,8 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
                         .logit_seq = logit_seq,
                         .slice_from = seqs[n_seq - 1].slice_from,
                         .slice_to = seqs[n_seq - 1].slice_to,
-                        .all_logits = logits != NULL};
+                        .all_logits = logits != NULL,
+                        .wants_raw = logits != NULL};
     for (int i = 0; i < n_seq; i++) {
         struct rig_seq *q = &seqs[i];
         sq[i] = (struct qn_step_seq){.first_row = s.n_row,
@@ -81,7 +82,7 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
     struct qn_step_token *token = xcalloc(512, sizeof *token);
     int32_t n_accepted[N_SLOT], draft[N_SLOT * QN_MAX_DRAFT], n_drafted[N_SLOT];
     struct qn_step_result result = {
-        .token = token, .n_accepted = n_accepted, .draft = draft, .n_drafted = n_drafted};
+        .token = token, .n_accepted = n_accepted, .draft = draft, .n_drafted = n_drafted, .logits = logits};
     qn_forward_run(r->f, &s, &result);
     assert_int_equal(result.fault, QN_OK);
     for (int i = 0; i < n_seq; i++) {
@@ -94,7 +95,6 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
             q->logprob[j] = token[sq[i].first_logit + j].logprob;
         }
     }
-    if (logits) memcpy(logits, result.logits, (size_t)s.n_row * (size_t)r->c->vocab * sizeof *logits);
     free(token);
 }
 

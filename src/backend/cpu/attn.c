@@ -54,12 +54,12 @@ static void in_rows(void *ctx, int first, int n, int thread)
             uint16_t *ks = qn_host_kv_scales(d, page, a->op->kv_layer, g, false),
                      *vs = qn_host_kv_scales(d, page, a->op->kv_layer, g, true);
             if (ks) {
-                ks[place] = qn_f32_to_bf16(k_scale = qn_host_kv_fit(key, hd));
-                vs[place] = qn_f32_to_bf16(v_scale = qn_host_kv_fit(v, hd));
+                ks[place] = qn_f32_to_bf16(k_scale = qn_kv_fit(key, hd));
+                vs[place] = qn_f32_to_bf16(v_scale = qn_kv_fit(v, hd));
             }
             for (int i = 0; i < hd; i++) {
-                qn_host_kv_store(d->o.kv, kp, (size_t)i * QN_PAGE + place, key[i] / k_scale);
-                qn_host_kv_store(d->o.kv, vp, (size_t)place * hd + i, v[i] / v_scale);
+                qn_kv_store(d->o.kv, kp, (size_t)i * QN_PAGE + place, key[i] / k_scale);
+                qn_kv_store(d->o.kv, vp, (size_t)place * hd + i, v[i] / v_scale);
             }
         }
     }

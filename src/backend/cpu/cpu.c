@@ -99,38 +99,33 @@ out:
     return rc;
 }
 
-enum qn_isa qn_cpu_device_isa(const struct qn_device *d)
+static void cpu_describe(const struct qn_device *d, struct qn_device_info *out)
 {
-    return d->cpu->k->isa;
+    *out =
+        (struct qn_device_info){.n_thread = qn_pool_n_thread(d->cpu->pool), .weight_bytes = d->weight_bytes};
+    snprintf(out->isa, sizeof out->isa, "%s", qn_isa_name(d->cpu->k->isa));
 }
 
 static void cpu_head(struct qn_device *d, const struct qn_step *s, const struct qn_op_head *op)
 {
-    size_t n = (size_t)d->c.hidden;
-    float *hidden = op->hidden ? op->hidden : d->h;
-    qn_cpu_add_norm(d, op->x, op->y, op->norm, s->n_row, hidden);
-    if (!op->logits || !s->n_logit) return;
-    float *wanted = d->cat; /* [n_logit, H] */
-    for (int i = 0; i < s->n_logit; i++)
-        memcpy(wanted + (size_t)i * n, hidden + (size_t)s->logit_row[i] * n, n * sizeof *wanted);
-    struct qn_host_linear job = {op->head, op->logits};
-    d->linear(d, wanted, s->n_logit, &job, 1);
+    qn_cpu_add_norm(d, op->x, op->y, op->norm, s->n_row, op->hidden);
 }
 
+/* Rows of logits are large: one a task. */
 struct rows {
     struct qn_device *d;
     const struct qn_step *s;
     const struct qn_op_rows *op;
 };
 
-/* Rows of logits are large: one a task. */
 static void sample_row(void *ctx, int i, int thread)
 {
     (void)thread;
     struct rows *a = ctx;
     const struct qn_step *s = a->s;
-    qn_draw(a->d->scan, a->op->logits + (size_t)i * a->d->c.vocab, a->d->n_tok,
-            &s->seq[s->logit_seq[i]].sample, s->pos[s->logit_row[i]] + 1, &a->op->result->token[i]);
+    if (qn_ref_is_sampled(s, i))
+        qn_draw(a->d->scan, a->op->logits + (size_t)i * a->d->c.vocab, a->d->n_tok,
+                &s->seq[s->logit_seq[i]].sample, s->pos[s->logit_row[i]] + 1, &a->d->result->token[i]);
 }
 
 static void cpu_sample(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op)
@@ -139,30 +134,45 @@ static void cpu_sample(struct qn_device *d, const struct qn_step *s, const struc
     qn_pool_run(d->cpu->pool, s->n_logit, sample_row, &a);
 }
 
-struct score {
-    struct qn_device *d;
-    const struct qn_op_score *op;
-};
-
 static void score_row(void *ctx, int i, int thread)
 {
     (void)thread;
-    struct score *a = ctx;
-    struct qn_op_score one = *a->op;
-    one.n = 1;
-    one.logits += (size_t)i * a->d->c.vocab;
-    one.target += i;
-    one.logprob += i;
-    if (one.rank) one.rank += i;
-    if (one.top_tok) one.top_tok += (size_t)i * one.n_top;
-    if (one.top_logprob) one.top_logprob += (size_t)i * one.n_top;
-    qn_ref_score(a->d, &one);
+    struct rows *a = ctx;
+    qn_draw_score(a->d->scan, a->op->logits + (size_t)i * a->d->c.vocab, a->d->c.vocab, a->s->score_tok[i],
+                  a->s->n_score_top, &a->d->result->score[i]);
 }
 
-static void cpu_score(struct qn_device *d, const struct qn_op_score *op)
+static void cpu_score(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op)
 {
-    struct score a = {d, op};
-    qn_pool_run(d->cpu->pool, op->n, score_row, &a);
+    struct rows a = {d, s, op};
+    qn_pool_run(d->cpu->pool, s->n_logit, score_row, &a);
+}
+
+struct draft {
+    struct qn_device *d;
+    const struct qn_op_draft *op;
+    int32_t *tok; /* [n_logit] */
+};
+
+static void draft_row(void *ctx, int i, int thread)
+{
+    (void)thread;
+    struct draft *a = ctx;
+    const struct qn_pass *p = a->op->pass;
+    struct qn_step_token token;
+    int pos = qn_ref_draft_adjust(a->d, a->op, i);
+    qn_draw(a->d->scan, a->op->logits + (size_t)i * a->d->c.vocab, a->d->n_tok,
+            &p->seq[p->logit_seq[i]].sample, pos, &token);
+    a->tok[i] = token.tok;
+}
+
+static void cpu_draft(struct qn_device *d, const struct qn_op_draft *op)
+{
+    int n = op->pass->step.n_logit;
+    struct draft a = {d, op, xmalloc((size_t)QN_MAX(n, 1) * sizeof *a.tok)};
+    qn_pool_run(d->cpu->pool, n, draft_row, &a);
+    for (int i = 0; i < n; i++) qn_ref_draft_keep(d, op, i, a.tok[i]);
+    free(a.tok);
 }
 
 const struct qn_backend *qn_cpu_backend(void)
@@ -173,6 +183,7 @@ const struct qn_backend *qn_cpu_backend(void)
     b.open = cpu_open;
     b.close = cpu_close;
     b.weight = qn_cpu_weight;
+    b.describe = cpu_describe;
     b.attn_in = qn_cpu_attn_in;
     b.attn_prefill = qn_cpu_attn;
     b.attn_decode = qn_cpu_attn;
@@ -186,6 +197,7 @@ const struct qn_backend *qn_cpu_backend(void)
     b.head = cpu_head;
     b.sample = cpu_sample;
     b.score = cpu_score;
+    b.draft = cpu_draft;
     b.state_flush = qn_cpu_state_flush;
     cpu = b;
     return &cpu;

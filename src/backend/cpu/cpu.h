@@ -74,7 +74,4 @@ void qn_cpu_mlp(struct qn_device *d, const struct qn_step *s, const struct qn_op
 void qn_cpu_route(const float *logits, int n_expert, int top_k, int *expert, float *weight);
 void qn_cpu_moe(struct qn_device *d, const struct qn_step *s, const struct qn_op_ffn *op);
 
-/* Instruction set in use, for a device of this back end. */
-enum qn_isa qn_cpu_device_isa(const struct qn_device *d);
-
 #endif

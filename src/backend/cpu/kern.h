@@ -6,8 +6,10 @@
 #ifndef QN_KERN_H
 #define QN_KERN_H
 
-#include "backend/backend.h"
-#include "backend/draw.h"
+#include "backend/act.h"
+#include "backend/kv.h"
+#include "backend/page.h"
+#include "backend/scan.h"
 #include "base/cpu.h"
 #include "model/format.h"
 

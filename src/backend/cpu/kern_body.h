@@ -2,7 +2,6 @@
  * that enters them into a table, and is compiled with the flags of its set.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "backend/cpu/kern.h"
-#include "backend/host.h"
 #include "backend/cpu/pack_impl.h"
 #include "backend/cpu/v16.h"
 
@@ -165,7 +164,7 @@ KERN v16 load_kv(enum qn_kv t, const void *p, size_t i, int left)
     if (left >= 16) return ve4m3((const uint8_t *)p + i);
 #endif
     float f[16] = {0};
-    for (int j = 0; j < QN_MIN(left, 16); j++) f[j] = qn_host_kv_load(t, p, i + (size_t)j);
+    for (int j = 0; j < QN_MIN(left, 16); j++) f[j] = qn_kv_load(t, p, i + (size_t)j);
     return vload(f);
 }
 

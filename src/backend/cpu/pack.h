@@ -17,7 +17,7 @@
 #ifndef QN_PACK_H
 #define QN_PACK_H
 
-#include "backend/backend.h"
+#include "backend/act.h"
 #include "base/cpu.h"
 #include "base/slab.h"
 

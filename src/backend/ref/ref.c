@@ -22,8 +22,14 @@ static void ref_close(struct qn_device *d)
     qn_host_close(d);
 }
 
+static void ref_describe(const struct qn_device *d, struct qn_device_info *out)
+{
+    *out = (struct qn_device_info){.isa = "plain C", .n_thread = 1, .weight_bytes = d->weight_bytes};
+}
+
 static const struct qn_backend ref = {
     .name = "ref",
+    .sizes = qn_host_sizes,
     .open = ref_open,
     .close = ref_close,
     .alloc = qn_host_alloc,
@@ -32,8 +38,10 @@ static const struct qn_backend ref = {
     .download = qn_host_copy,
     .move = qn_host_move,
     .weight = qn_ref_weight,
+    .vector = qn_host_vector,
+    .describe = ref_describe,
+    .begin = qn_host_begin,
     .sync = qn_host_sync,
-    .weight_bytes = qn_host_weight_bytes,
     .embed = qn_ref_embed,
     .attn_in = qn_ref_attn_in,
     .attn_prefill = qn_ref_attn,
@@ -46,12 +54,16 @@ static const struct qn_backend ref = {
     .mlp = qn_ref_mlp,
     .moe = qn_ref_moe,
     .head = qn_ref_head,
+    .logits = qn_ref_logits,
+    .raw = qn_host_raw,
+    .score = qn_ref_score,
     .adjust = qn_ref_adjust,
     .sample = qn_ref_sample,
     .verify = qn_ref_verify,
+    .settle = qn_host_settle,
     .draft_in = qn_ref_draft_in,
     .carry = qn_ref_carry,
-    .score = qn_ref_score,
+    .draft = qn_ref_draft,
     .kv_copy = qn_host_kv_copy,
     .kv_read = qn_host_kv_read,
     .kv_write = qn_host_kv_write,
@@ -60,7 +72,6 @@ static const struct qn_backend ref = {
     .state_zero = qn_host_state_zero,
     .state_read = qn_host_state_read,
     .state_write = qn_host_state_write,
-    .probe = qn_host_probe,
 };
 
 const struct qn_backend *qn_ref_backend(void)

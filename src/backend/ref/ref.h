@@ -65,13 +65,20 @@ void qn_ref_route_weights(const float *logits, int top_k, const int *expert, flo
 
 /* ref_head.c */
 void qn_ref_head(struct qn_device *d, const struct qn_step *s, const struct qn_op_head *op);
+void qn_ref_logits(struct qn_device *d, const struct qn_step *s, const struct qn_op_logits *op);
 void qn_ref_adjust(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
 void qn_ref_sample(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
-void qn_ref_verify(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
-void qn_ref_score(struct qn_device *d, const struct qn_op_score *op);
+void qn_ref_verify(struct qn_device *d, const struct qn_step *s);
+void qn_ref_score(struct qn_device *d, const struct qn_step *s, const struct qn_op_rows *op);
+/* Is a token picked from logit row i? */
+bool qn_ref_is_sampled(const struct qn_step *s, int i);
 
 /* ref_mtp.c */
 void qn_ref_draft_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_draft_in *op);
+void qn_ref_draft(struct qn_device *d, const struct qn_op_draft *op);
+/* The parts of draft for logit row i: penalties and biases (returns the position to be drawn), the result. */
+int qn_ref_draft_adjust(struct qn_device *d, const struct qn_op_draft *op, int i);
+void qn_ref_draft_keep(struct qn_device *d, const struct qn_op_draft *op, int i, int32_t tok);
 void qn_ref_carry(struct qn_device *d, const struct qn_step *s, const struct qn_op_carry *op);
 
 static inline float qn_sigmoid(float x)

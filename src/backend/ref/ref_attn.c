@@ -49,12 +49,12 @@ void qn_ref_attn_in(struct qn_device *d, const struct qn_step *s, const struct q
             uint16_t *ks = qn_host_kv_scales(d, page, op->kv_layer, g, false),
                      *vs = qn_host_kv_scales(d, page, op->kv_layer, g, true);
             if (ks) {
-                ks[place] = qn_f32_to_bf16(k_scale = qn_host_kv_fit(k, hd));
-                vs[place] = qn_f32_to_bf16(v_scale = qn_host_kv_fit(v, hd));
+                ks[place] = qn_f32_to_bf16(k_scale = qn_kv_fit(k, hd));
+                vs[place] = qn_f32_to_bf16(v_scale = qn_kv_fit(v, hd));
             }
             for (int i = 0; i < hd; i++) {
-                qn_host_kv_store(d->o.kv, kp, at + i, k[i] / k_scale);
-                qn_host_kv_store(d->o.kv, vp, at + i, v[i] / v_scale);
+                qn_kv_store(d->o.kv, kp, at + i, k[i] / k_scale);
+                qn_kv_store(d->o.kv, vp, at + i, v[i] / v_scale);
             }
         }
     }
@@ -79,7 +79,7 @@ static void attend(const struct qn_device *d, const struct qn_step *s, const str
         const unsigned char *kp = qn_host_kv(d, page, op->kv_layer);
         size_t at = ((size_t)g * QN_PAGE + j % QN_PAGE) * hd;
         float dot = 0;
-        for (int i = 0; i < hd; i++) dot += q[i] * qn_host_kv_load(d->o.kv, kp, at + i);
+        for (int i = 0; i < hd; i++) dot += q[i] * qn_kv_load(d->o.kv, kp, at + i);
         score[j] = dot * scale;
         if (has_own)
             score[j] *= qn_bf16_to_f32(qn_host_kv_scales(d, page, op->kv_layer, g, false)[j % QN_PAGE]);
@@ -93,7 +93,7 @@ static void attend(const struct qn_device *d, const struct qn_step *s, const str
         float p = expf(score[j] - max);
         sum += p;
         if (has_own) p *= qn_bf16_to_f32(qn_host_kv_scales(d, page, op->kv_layer, g, true)[j % QN_PAGE]);
-        for (int i = 0; i < hd; i++) o[i] += p * qn_host_kv_load(d->o.kv, vp, at + i);
+        for (int i = 0; i < hd; i++) o[i] += p * qn_kv_load(d->o.kv, vp, at + i);
     }
     for (int i = 0; i < hd; i++) o[i] *= (has_own ? 1 : w->v_scale) / sum;
 }

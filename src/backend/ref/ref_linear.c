@@ -113,7 +113,6 @@ void qn_ref_add_norm(struct qn_device *d, float *x, const float *y, const float 
 void qn_ref_embed(struct qn_device *d, const struct qn_step *s, const struct qn_op_embed *op)
 {
     int n = d->c.hidden;
-    if (d->o.poison) memset(d->scratch, 0xff, d->scratch_floats * sizeof(float));
-    for (int r = 0; r < s->n_row; r++) d->row(d, op->table, s->tok[r], op->x + (size_t)r * n);
+    for (int r = 0; r < s->n_row; r++) qn_host_embed_row(d, s, op->table, r, op->x + (size_t)r * n);
     memset(op->y, 0, (size_t)s->n_row * n * sizeof(float));
 }

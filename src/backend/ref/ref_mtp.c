@@ -1,19 +1,18 @@
-/* ref: the stem of the MTP head and the carry.
+/* ref: the stem of the MTP head, the carry, and the draft that follows.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "backend/ref/ref.h"
 
 void qn_ref_draft_in(struct qn_device *d, const struct qn_step *s, const struct qn_op_draft_in *op)
 {
     int n = d->c.hidden;
-    if (d->o.poison) memset(d->scratch, 0xff, d->scratch_floats * sizeof(float));
     for (int r = 0; r < s->n_row; r++) {
         const struct qn_step_seq *seq = &s->seq[s->row_seq[r]];
-        const float *hidden = op->hidden + (size_t)op->hidden_row[r] * n;
-        if (op->hidden_row[r] < 0)
+        const float *hidden = op->hidden + (size_t)QN_MAX(op->pass->hidden_row[r], 0) * n;
+        if (op->pass->hidden_row[r] < 0)
             hidden = seq->n_commit ? qn_host_lane_hidden(d, seq->lane) + (size_t)(seq->n_commit - 1) * n
                                    : qn_host_carry(d, seq->slot);
         float *cat = d->cat + (size_t)r * 2 * n;
-        d->row(d, op->table, s->tok[r], d->h);
+        qn_host_embed_row(d, s, op->table, r, d->h);
         qn_ref_rms_norm(d->h, op->w->norm_embed, n, d->c.norm_eps, cat);
         qn_ref_rms_norm(hidden, op->w->norm_hidden, n, d->c.norm_eps, cat + n);
     }
@@ -34,5 +33,36 @@ void qn_ref_carry(struct qn_device *d, const struct qn_step *s, const struct qn_
             memcpy(qn_host_lane_hidden(d, seq->lane), hidden, (size_t)seq->n_row * n * sizeof *hidden);
         else
             memcpy(qn_host_carry(d, seq->slot), hidden + (size_t)(seq->n_row - 1) * n, n * sizeof *hidden);
+    }
+}
+
+int qn_ref_draft_adjust(struct qn_device *d, const struct qn_op_draft *op, int i)
+{
+    const struct qn_pass *p = op->pass;
+    int32_t history[1 + 2 * QN_MAX_DRAFT];
+    int n = qn_pass_history(p, d->step, p->logit_seq[i], d->result, history);
+    qn_draw_adjust(&p->step, &p->seq[p->logit_seq[i]].sample, history, n, NULL,
+                   op->logits + (size_t)i * d->c.vocab, d->n_tok);
+    return p->pos[p->logit_row[i]] + 1;
+}
+
+void qn_ref_draft_keep(struct qn_device *d, const struct qn_op_draft *op, int i, int32_t tok)
+{
+    struct qn_pass *p = op->pass;
+    int from = p->from[p->logit_seq[i]];
+    if (tok >= 0)
+        d->result->draft[from * QN_MAX_DRAFT + d->result->n_drafted[from]++] = tok;
+    else
+        p->seq[p->logit_seq[i]].n_draft_next = 0;
+}
+
+void qn_ref_draft(struct qn_device *d, const struct qn_op_draft *op)
+{
+    for (int i = 0; i < op->pass->step.n_logit; i++) {
+        struct qn_step_token token;
+        int pos = qn_ref_draft_adjust(d, op, i);
+        qn_draw(d->scan, op->logits + (size_t)i * d->c.vocab, d->n_tok,
+                &op->pass->seq[op->pass->logit_seq[i]].sample, pos, &token);
+        qn_ref_draft_keep(d, op, i, token.tok);
     }
 }

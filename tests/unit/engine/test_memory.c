@@ -169,11 +169,11 @@ static void test_nearest_fits(void **state)
 
 static int n_sizes;
 
-static void large_sizes(void *user, const struct qn_device_options *o, struct qn_device_sizes *out)
+static void large_sizes(void *user, const struct qn_forward_options *o, struct qn_device_sizes *out)
 {
     (void)user;
     n_sizes++;
-    *out = (struct qn_device_sizes){16 * MIB, 16 * MIB, 64, 4096 * (size_t)o->max_rows};
+    *out = (struct qn_device_sizes){16 * MIB, 16 * MIB, 64, 4096 * (size_t)o->device.max_rows};
 }
 
 static int refuse_open(void *user, void **out, const struct qn_model *model,

@@ -1,6 +1,5 @@
 /* quern pull: fetches a checkpoint from a model hub, resumable and verified.
  * SPDX-License-Identifier: Apache-2.0 */
-#include <curl/curl.h>
 #include <errno.h>
 #include <fnmatch.h>
 #include <sys/stat.h>
@@ -283,7 +282,6 @@ static int run(int argc, char **argv)
                             .on_bytes = on_bytes,
                             .on_retry = on_retry,
                             .ctx = &j};
-    curl_global_init(CURL_GLOBAL_DEFAULT);
     QN_TRY(qn_hub_list_get(&j.hub, j.revision, &j.list, &e));
     QN_TRY(choose(&j, &e));
     if (j.only_lists)
@@ -292,7 +290,6 @@ static int run(int argc, char **argv)
         QN_TRY(fetch_all(&j, &e));
 out:
     qn_hub_list_free(&j.list);
-    curl_global_cleanup();
     free(endpoint);
     return rc ? qn_cli_failed("pull", &e) : 0;
 }

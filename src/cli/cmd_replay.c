@@ -4,7 +4,6 @@
  * --trace, the recorded body is sent to the recorded path with the recorded seed, and the two traces are
  * compared.
  * SPDX-License-Identifier: Apache-2.0 */
-#include <curl/curl.h>
 #include <dirent.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -13,6 +12,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "cli/cli.h"
+#include "net/fetch.h"
 
 #define MAX_TRACE_BYTES ((size_t)1 << 30)
 
@@ -57,33 +57,23 @@ static void stop(struct child *c)
     if (c->out) fclose(c->out);
 }
 
-static size_t drop(char *data, size_t size, size_t n, void *user)
-{
-    (void)data;
-    (void)user;
-    return size * n;
-}
-
 static int post(const char *url, const char *path, const struct qn_buf *body, struct qn_err *e)
 {
     int rc = QN_OK;
-    long status = 0;
     char *full = xasprintf("%s%s", url, path);
-    CURL *curl = curl_easy_init();
-    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
-    curl_easy_setopt(curl, CURLOPT_URL, full);
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->n_byte);
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, qn_buf_str(body));
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, drop);
-    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
-    CURLcode code = curl_easy_perform(curl);
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-    QN_FAIL_IF(code, e, QN_IO, "%s: %s", full, curl_easy_strerror(code));
-    QN_FAIL_IF(status != 200, e, QN_INVAL, "the request is now answered with %ld", status);
+    static const char *const headers[] = {"Content-Type: application/json"};
+    const struct qn_fetch f = {.url = full,
+                               .headers = headers,
+                               .n_header = 1,
+                               .body = qn_buf_str(body),
+                               .n_body = body->n_byte,
+                               .stall_s = -1,
+                               .is_local = true};
+    struct qn_fetch_end end;
+    rc = qn_fetch(&f, &end, e);
+    QN_FAIL_IF(end.head.status && end.head.status != 200, e, QN_INVAL, "the request is now answered with %ld",
+               end.head.status);
 out:
-    curl_slist_free_all(headers);
-    curl_easy_cleanup(curl);
     free(full);
     return rc;
 }

@@ -2,21 +2,18 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/hub.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <strings.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json.h"
+#include "net/fetch.h"
 
 #define MAX_LIST_BYTES ((size_t)64 << 20)
 #define MAX_LIST_ARENA ((size_t)512 << 20)
-#define CONNECT_S      30L
-#define STALL_S        60L /* without a byte */
-#define MAX_REDIRECTS  8L
+#define MAX_REDIRECTS  8
 #define DEFAULT_TRIES  6
 #define MAX_WAIT_S     60
 #define HASH_BLOCK     ((size_t)1 << 20)
@@ -158,32 +155,6 @@ static void add_escaped(struct qn_buf *url, const char *s, bool keeps_slash)
     }
 }
 
-static CURL *open_request(const struct qn_hub *h, const char *url, struct curl_slist **headers)
-{
-    CURL *c = curl_easy_init();
-    QN_CHECK(c);
-    *headers = NULL;
-    if (h->token) {
-        char *line = xasprintf("Authorization: Bearer %s", h->token);
-        *headers = curl_slist_append(NULL, line); /* not sent where another host or port is redirected to */
-        free(line);
-    }
-    curl_easy_setopt(c, CURLOPT_URL, url);
-    curl_easy_setopt(c, CURLOPT_HTTPHEADER, *headers);
-    curl_easy_setopt(c, CURLOPT_USERAGENT, "quern/" QN_VERSION);
-    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(c, CURLOPT_FAILONERROR, 1L);
-    curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 1L);
-    curl_easy_setopt(c, CURLOPT_MAXREDIRS, MAX_REDIRECTS);
-    curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
-    /* a hub that is reached by https does not send us to plain http */
-    curl_easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR, strncasecmp(url, "https:", 6) ? "http,https" : "https");
-    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, CONNECT_S);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, STALL_S);
-    return c;
-}
-
 /* What a status means and what to do about it. */
 static int refused(const struct qn_hub *h, long status, const char *what, struct qn_err *e)
 {
@@ -206,35 +177,26 @@ static int refused(const struct qn_hub *h, long status, const char *what, struct
     }
 }
 
-static bool is_passing(CURLcode code, long status)
-{
-    if (code == CURLE_HTTP_RETURNED_ERROR) return status == 408 || status == 429 || status >= 500;
-    return code == CURLE_COULDNT_CONNECT || code == CURLE_OPERATION_TIMEDOUT || code == CURLE_RECV_ERROR ||
-           code == CURLE_SEND_ERROR || code == CURLE_GOT_NOTHING || code == CURLE_PARTIAL_FILE ||
-           code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_HTTP2 || code == CURLE_HTTP2_STREAM;
-}
-
 /* Waits before the next attempt; false when there have been enough. */
-static bool wait_again(const struct qn_hub *h, CURL *c, CURLcode code, long status, int *n_try)
+static bool wait_again(const struct qn_hub *h, const struct qn_fetch_end *end, int *n_try)
 {
     if (++*n_try >= (h->max_tries ? h->max_tries : DEFAULT_TRIES)) return false;
-    curl_off_t asked = 0;
-    curl_easy_getinfo(c, CURLINFO_RETRY_AFTER, &asked);
-    int wait_s = asked > 0 ? (int)QN_MIN(asked, MAX_WAIT_S) : QN_MIN(1 << (*n_try - 1), MAX_WAIT_S);
-    char why[120];
-    if (code == CURLE_HTTP_RETURNED_ERROR)
-        snprintf(why, sizeof why, "the hub answers %ld", status);
+    int wait_s = end->retry_after_s > 0 ? QN_MIN(end->retry_after_s, MAX_WAIT_S)
+                                        : QN_MIN(1 << (*n_try - 1), MAX_WAIT_S);
+    char why[160];
+    if (end->head.status >= 400)
+        snprintf(why, sizeof why, "the hub answers %ld", end->head.status);
     else
-        snprintf(why, sizeof why, "%s", curl_easy_strerror(code));
+        snprintf(why, sizeof why, "%s", end->why);
     if (h->on_retry) h->on_retry(h->ctx, why, wait_s);
     sleep((unsigned)wait_s);
     return true;
 }
 
-static size_t keep_text(char *data, size_t size, size_t n, void *user)
+static bool keep_text(void *user, const struct qn_fetch_head *head, const char *data, size_t n)
 {
-    (void)size;
-    return qn_buf_append(user, data, n) ? 0 : n;
+    (void)head;
+    return !qn_buf_append(user, data, n);
 }
 
 int qn_hub_list_get(const struct qn_hub *h, const char *revision, struct qn_hub_list *out, struct qn_err *e)
@@ -247,26 +209,23 @@ int qn_hub_list_get(const struct qn_hub *h, const char *revision, struct qn_hub_
     add_escaped(&url, revision, false);
     qn_buf_puts(&url, "?blobs=true");
     QN_FAIL_IF(url.failed, e, QN_INVAL, "the address of the hub is too long");
-    for (bool again = true; again;) {
-        struct curl_slist *headers;
-        long status = 0;
-        CURL *c = open_request(h, qn_buf_str(&url), &headers);
+    const struct qn_fetch f = {.url = qn_buf_str(&url),
+                               .token = h->token,
+                               .max_redirect = MAX_REDIRECTS,
+                               .on_data = keep_text,
+                               .user = &text};
+    struct qn_fetch_end end;
+    do {
         qn_buf_clear(&text);
-        curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, keep_text);
-        curl_easy_setopt(c, CURLOPT_WRITEDATA, &text);
-        CURLcode code = curl_easy_perform(c);
-        curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
-        again = code && is_passing(code, status) && wait_again(h, c, code, status, &n_try);
-        if (code && !again)
-            rc = text.failed                         ? qn_err_set(e, QN_TOOBIG, __FILE__, __LINE__,
-                                                                  "%s: the list of files is over %zu bytes", h->repo, MAX_LIST_BYTES)
-                 : code == CURLE_HTTP_RETURNED_ERROR ? refused(h, status, h->repo, e)
-                                                     : qn_err_set(e, QN_IO, __FILE__, __LINE__, "%s: %s",
-                                                                  qn_buf_str(&url), curl_easy_strerror(code));
-        curl_slist_free_all(headers);
-        curl_easy_cleanup(c);
-    }
-    if (!rc) rc = qn_hub_list_parse(out, qn_buf_str(&text), text.n_byte, h->repo, e);
+        rc = qn_fetch(&f, &end, e);
+    } while (rc && end.is_passing && wait_again(h, &end, &n_try));
+    if (text.failed)
+        rc = qn_err_set(e, QN_TOOBIG, __FILE__, __LINE__, "%s: the list of files is over %zu bytes", h->repo,
+                        MAX_LIST_BYTES);
+    else if (rc && end.head.status >= 400)
+        rc = refused(h, end.head.status, h->repo, e);
+    QN_TRY(rc);
+    rc = qn_hub_list_parse(out, qn_buf_str(&text), text.n_byte, h->repo, e);
 out:
     qn_buf_free(&url);
     qn_buf_free(&text);
@@ -279,10 +238,8 @@ out:
 struct part {
     const struct qn_hub *h;
     const struct qn_hub_file *f;
-    CURL *request;
     int fd;
     int64_t n_byte, asked_at; /* in the file; where the running request began */
-    int64_t told_at;          /* where the server says its answer begins; -1: not told */
     struct qn_digest digest;
     bool is_started, is_too_long, is_misplaced;
     int why; /* errno of a failed write */
@@ -324,53 +281,46 @@ static bool start_over(struct part *p)
     return !ftruncate(p->fd, 0);
 }
 
-static size_t keep_header(char *line, size_t size, size_t n, void *user)
+static bool keep_bytes(void *user, const struct qn_fetch_head *head, const char *data, size_t n)
 {
     struct part *p = user;
-    static const char name[] = "content-range: bytes ";
-    (void)size;
-    if (n > 5 && !strncasecmp(line, "HTTP/", 5)) p->told_at = -1; /* of the answer after a redirect */
-    if (n > sizeof name && !strncasecmp(line, name, sizeof name - 1)) {
-        int64_t at = 0;
-        for (size_t i = sizeof name - 1; i < n && line[i] >= '0' && line[i] <= '9' && at < INT64_MAX / 16;
-             i++)
-            at = at * 10 + line[i] - '0';
-        p->told_at = at;
-    }
-    return n;
-}
-
-static size_t keep_bytes(char *data, size_t size, size_t n, void *user)
-{
-    struct part *p = user;
-    (void)size;
     if (!p->is_started) {
-        long status = 0;
-        curl_easy_getinfo(p->request, CURLINFO_RESPONSE_CODE, &status);
         p->is_started = true;
-        if (p->asked_at && status == 200 && !start_over(p)) return 0; /* no ranges here */
-        if (p->asked_at && status == 206 && p->told_at != p->asked_at) {
+        if (p->asked_at && head->status == 200 && !start_over(p)) return false; /* no ranges here */
+        if (p->asked_at && head->status == 206 && head->range_at != p->asked_at) {
             p->is_misplaced = true;
-            return 0;
+            return false;
         }
     }
     if (p->f->size >= 0 && (int64_t)n > p->f->size - p->n_byte) {
         p->is_too_long = true;
-        return 0;
+        return false;
     }
     for (size_t done = 0; done < n;) {
         ssize_t k = pwrite(p->fd, data + done, n - done, p->n_byte + (int64_t)done);
         if (k < 0 && errno == EINTR) continue;
         if (k <= 0) {
             p->why = k < 0 ? errno : ENOSPC;
-            return 0;
+            return false;
         }
         done += (size_t)k;
     }
     qn_digest_add(&p->digest, data, n);
     p->n_byte += (int64_t)n;
     if (p->h->on_bytes) p->h->on_bytes(p->h->ctx, (int64_t)n);
-    return n;
+    return true;
+}
+
+/* Why a request did not end well, as the error of the command. */
+static int explain(const struct part *p, const struct qn_fetch_end *end, const char *path, struct qn_err *e)
+{
+    if (p->why) return qn_err_set(e, QN_IO, __FILE__, __LINE__, "%s.part: %s", path, strerror(p->why));
+    if (p->is_too_long)
+        return qn_err_set(e, QN_FORMAT, __FILE__, __LINE__, "%s: more bytes come than the %" PRId64 " listed",
+                          path, p->f->size);
+    if (end->head.status >= 400) return refused(p->h, end->head.status, p->f->path, e);
+    return qn_err_set(e, QN_IO, __FILE__, __LINE__,
+                      "%s: %s; what has arrived stays, the same command goes on", p->f->path, end->why);
 }
 
 /* Fetches until the part has its size. */
@@ -378,46 +328,29 @@ static int fill(struct part *p, const char *url, const char *path, struct qn_err
 {
     int rc = QN_OK, n_try = 0, n_restart = 0;
     for (bool again = p->f->size < 0 || p->n_byte < p->f->size; again;) {
-        struct curl_slist *headers;
-        long status = 0;
-        CURL *c = open_request(p->h, url, &headers);
-        p->request = c;
+        const struct qn_fetch f = {.url = url,
+                                   .token = p->h->token,
+                                   .max_redirect = MAX_REDIRECTS,
+                                   .from = p->n_byte,
+                                   .on_data = keep_bytes,
+                                   .user = p};
+        struct qn_fetch_end end;
         p->is_started = p->is_too_long = p->is_misplaced = false;
         p->asked_at = p->n_byte;
-        p->told_at = -1;
-        curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, keep_bytes);
-        curl_easy_setopt(c, CURLOPT_WRITEDATA, p);
-        curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, keep_header);
-        curl_easy_setopt(c, CURLOPT_HEADERDATA, p);
-        char range[32];
-        snprintf(range, sizeof range, "%" PRId64 "-", p->n_byte);
-        if (p->n_byte) curl_easy_setopt(c, CURLOPT_RANGE, range);
-        CURLcode code = curl_easy_perform(c);
-        curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
+        rc = qn_fetch(&f, &end, e);
         if (p->n_byte > p->asked_at) n_try = 0;
-        bool is_short = !code && p->f->size >= 0 && p->n_byte < p->f->size;
-        if (is_short) code = CURLE_PARTIAL_FILE;
-        bool is_bad_range = p->is_misplaced || (code == CURLE_HTTP_RETURNED_ERROR && status == 416);
-        again = false;
-        if (!code) {
-        } else if (p->why) {
-            rc = qn_err_set(e, QN_IO, __FILE__, __LINE__, "%s.part: %s", path, strerror(p->why));
-        } else if (p->is_too_long) {
-            rc = qn_err_set(e, QN_FORMAT, __FILE__, __LINE__,
-                            "%s: more bytes come than the %" PRId64 " listed", path, p->f->size);
-        } else if (is_bad_range && n_restart++ < 2) {
-            again = start_over(p);
-        } else if (is_passing(code, status)) {
-            again = wait_again(p->h, c, code, status, &n_try);
+        if (!rc && p->f->size >= 0 && p->n_byte < p->f->size) {
+            rc = QN_IO;
+            end.is_passing = true;
+            snprintf(end.why, sizeof end.why, "Transferred a partial file");
         }
-        if (code && !again && !rc)
-            rc = code == CURLE_HTTP_RETURNED_ERROR
-                     ? refused(p->h, status, p->f->path, e)
-                     : qn_err_set(e, QN_IO, __FILE__, __LINE__,
-                                  "%s: %s; what has arrived stays, the same command goes on", p->f->path,
-                                  curl_easy_strerror(code));
-        curl_slist_free_all(headers);
-        curl_easy_cleanup(c);
+        again = false;
+        if (!rc || p->why || p->is_too_long) {
+        } else if ((p->is_misplaced || end.head.status == 416) && n_restart++ < 2)
+            again = start_over(p);
+        else if (end.is_passing)
+            again = wait_again(p->h, &end, &n_try);
+        if (rc && !again) rc = explain(p, &end, path, e);
     }
     return rc;
 }

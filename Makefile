@@ -3,7 +3,7 @@
 PORT ?= 8080
 CMAKE_BUILD = cmake --build
 
-.PHONY: all build serve test test-arm64 check bench fmt clean oracle fuzz
+.PHONY: all build serve test test-long test-arm64 check bench fmt clean oracle fuzz
 
 all: build
 
@@ -19,6 +19,10 @@ serve: build            ## build, then serve the shipped model with its chat pag
 test:                   ## everything that must pass: unit, golden, property, fuzz replay, end to end
 	@tools/setup.sh test
 	@tools/test.sh
+
+test-long:              ## the same with larger counts for the random tests: hours
+	@tools/setup.sh test
+	@tools/test.sh long
 
 test-arm64:             ## the same sources for 64-bit Arm: unit, golden and kernel tests under qemu-user
 	@tools/setup.sh test

@@ -9,7 +9,7 @@ what=${1:-build}
 
 packages=(gcc g++ cmake ninja-build pkg-config libmicrohttpd-dev libpcre2-dev libutf8proc-dev libhwloc-dev
           libcurl4-openssl-dev)
-[[ $what == test ]] && packages+=(libcmocka-dev relacy-dev python3 python3-venv curl wamerican)
+[[ $what == test ]] && packages+=(libcmocka-dev relacy-dev chromium python3 python3-venv curl wamerican)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -807,7 +807,7 @@ static void test_one_answer_mini(void **state)
     struct qn_model *m;
     struct qn_err e = {0};
     if (!qn_backend_get(s.backend)) {
-        print_message("cpu: not built\n");
+        print_message("skipped: no back end cpu in this build\n");
         skip();
     }
     if (qn_model_open(&m, QN_SOURCE_DIR "/models/mini", &e)) fail_msg("%s", e.text);

@@ -304,7 +304,10 @@ static void test_automatic_depth_pays(void **state)
                     .n_warm = read_number("QUERN_WARM", path ? 2 : 1),
                     .temperature = read_number("QUERN_TEMPERATURE", 1)};
     l.n_depth = read_list("QUERN_DEPTHS", "1,2,3,5,8", l.depth);
-    if (!qn_backend_get("cpu")) skip();
+    if (!qn_backend_get("cpu")) {
+        print_message("skipped: no back end cpu in this build\n");
+        skip();
+    }
     if (!path) {
         struct qn_shape shape;
         assert_non_null(mkdtemp(folder));

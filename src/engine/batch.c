@@ -108,20 +108,20 @@ static struct qn_step_seq *add_seq(struct qn_batch *b, struct qn_seq *s, int n_r
     struct qn_step *t = &b->step;
     QN_CHECK(t->n_seq < b->max_seqs && t->n_row + n_row <= b->max_rows);
     int n_page = QN_CEIL_DIV(s->n_done + n_row + n_draft_next + 1, QN_PAGE);
-    QN_CHECK(n_page <= s->n_page);
+    QN_CHECK(n_page <= s->hold.n_page);
     struct qn_step_seq *q = &b->seq[t->n_seq];
     *q = (struct qn_step_seq){.first_row = t->n_row,
                               .n_row = n_row,
                               .pos0 = s->n_done,
                               .first_page = b->n_pages,
                               .n_page = n_page,
-                              .slot = s->slot,
-                              .lane = s->lane,
+                              .slot = s->hold.slot,
+                              .lane = s->hold.lane,
                               .n_commit = s->n_commit,
                               .is_fresh = s->is_fresh,
                               .n_draft_next = n_draft_next};
     grow(&b->pages, &b->pages_capacity, b->n_pages + n_page);
-    memcpy(b->pages + b->n_pages, s->pages, (size_t)n_page * sizeof *b->pages);
+    memcpy(b->pages + b->n_pages, s->hold.pages, (size_t)n_page * sizeof *b->pages);
     b->n_pages += n_page;
     for (int i = 0; i < n_row; i++) {
         b->row_seq[t->n_row + i] = t->n_seq;

@@ -46,7 +46,7 @@ struct qn_engine {
     struct qn_flight *flight;
 
     /* engine thread */
-    struct qn_cache cache;
+    struct qn_cache *cache;
     struct qn_chores chores; /* for the next piece of work */
     struct qn_spec spec;
     struct qn_sched sched;
@@ -80,20 +80,22 @@ static void publish_stats(struct qn_engine *g)
     struct qn_engine_stats *s = &g->counters;
     s->n_running = g->sched.n_running;
     s->n_waiting = g->sched.n_waiting;
-    s->n_page = g->cache.pages.n;
-    s->n_page_used = g->cache.pages.n - qn_cache_pages_left(&g->cache);
-    s->n_page_cached = g->cache.n_idle;
-    s->n_slot = g->cache.slots.n;
-    s->n_slot_live = g->cache.slots.n_live;
-    s->n_slot_snapshot = g->cache.slots.n_snapshot;
+    struct qn_cache_stats c;
+    qn_cache_stats(g->cache, &c);
+    s->n_page = c.n_page;
+    s->n_page_used = c.n_page - qn_cache_pages_left(g->cache);
+    s->n_page_cached = c.n_page_idle;
+    s->n_slot = c.n_slot;
+    s->n_slot_live = c.n_slot_live;
+    s->n_slot_snapshot = c.n_slot_snapshot;
     s->n_preempted = g->sched.n_preempted;
-    s->prefix_queries = g->cache.stats.n_query_tok;
-    s->prefix_hits = g->cache.stats.n_hit_tok;
+    s->prefix_queries = c.n_query_tok;
+    s->prefix_hits = s->n_cached_tok = c.n_hit_tok;
     s->depth = g->spec.depth;
-    s->n_snap_made = g->cache.stats.n_snap_made;
-    s->n_snap_evicted = g->cache.stats.n_snap_evicted;
-    s->n_node_evicted = g->cache.stats.n_node_evicted;
-    s->n_match = g->cache.stats.n_match;
+    s->n_snap_made = c.n_snap_made;
+    s->n_snap_evicted = c.n_snap_evicted;
+    s->n_node_evicted = c.n_node_evicted;
+    s->n_match = c.n_match;
     s->n_fetching = qn_sched_n_fetching(&g->sched);
     if (g->tier) qn_tier_stats(g->tier, &s->tier);
     pthread_mutex_lock(&g->stats_lock);
@@ -135,9 +137,11 @@ static bool is_sound(const struct qn_err *error)
 /* What it put into the cache goes again, and the copies of that in the tiers. */
 static void retract(struct qn_engine *g, struct qn_seq *q)
 {
-    int n = q->n_done, n_others = q->n_others;
-    qn_seq_retract(q, &g->cache);
-    if (g->tier) qn_tier_drop(g->tier, q->root, q->tok, n, n_others, q->since);
+    struct qn_prefix done = qn_seq_prefix(q);
+    int n_others = q->n_others;
+    done.n = q->n_done;
+    qn_seq_retract(q, g->cache);
+    if (g->tier) qn_tier_drop(g->tier, &done, n_others, q->since);
 }
 
 /* Ends a sequence that is in a queue of the scheduler. */
@@ -145,8 +149,8 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
                    const struct qn_err *error)
 {
     qn_sched_remove(&g->sched, q);
-    if (is_sound(error) || q->is_proved || q->slot < 0)
-        qn_seq_suspend(q, &g->cache, is_sound(error));
+    if (is_sound(error) || q->is_proved || q->hold.slot < 0)
+        qn_seq_suspend(q, g->cache, is_sound(error));
     else
         retract(g, q); /* not one row of it was seen to be right */
     if (q->job) {
@@ -296,7 +300,7 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
             return;
         }
     }
-    qn_seq_publish(q, &g->cache);
+    qn_seq_publish(q, g->cache);
     qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
@@ -327,9 +331,9 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
             return;
         }
     }
-    if (q->n_mark && q->mark[0] <= q->n_done) qn_seq_snapshot(q, &g->cache);
+    if (q->n_mark && q->mark[0] <= q->n_done) qn_seq_snapshot(q, g->cache);
     if (!part->wants_token) {
-        qn_seq_publish(q, &g->cache);
+        qn_seq_publish(q, g->cache);
         return;
     }
     q->state = QN_SEQ_DECODE;
@@ -337,7 +341,7 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     keep_drafts(q, &b->result, at);
     int logit = b->step.seq[at].first_logit;
     if (!take_token(g, q, &b->result.token[logit], b->is_stuck[logit])) return;
-    qn_seq_publish(q, &g->cache);
+    qn_seq_publish(q, g->cache);
     qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
@@ -381,7 +385,6 @@ static void apply(struct qn_engine *g, struct qn_batch *b)
                 apply_prefill(g, b, i);
         }
     }
-    g->counters.n_cached_tok = g->cache.stats.n_hit_tok;
     publish_stats(g);
 }
 
@@ -410,18 +413,12 @@ static void save_one(struct qn_engine *g)
 {
     bool is_idle = !g->sched.n_running && !g->sched.n_waiting;
     if (!g->tier || atomic_load(&g->is_broken) || (!is_idle && qn_now_us() < g->next_save_us)) return;
-    int best = -1;
-    for (int i = 0; i < g->cache.slots.n; i++) {
-        const struct qn_snap *s = &g->cache.snap[i];
-        if (!s->is_used || s->is_stored) continue;
-        int64_t newer_by = best < 0 ? 0 : s->last_use - g->cache.snap[best].last_use;
-        if (best < 0 || (is_idle ? newer_by < 0 : newer_by > 0)) best = i;
-    }
+    int best = qn_cache_unstored(g->cache, is_idle);
     if (best < 0) return;
     enum qn_tier_saved saved = qn_tier_save(g->tier, best, is_idle ? IDLE_SAVE_BYTES : SAVE_BYTES);
     if (saved == QN_TIER_MORE) return; /* the rest between the next steps */
     if (saved == QN_TIER_NO_ROOM && qn_tier_is_copying(g->tier)) return;
-    g->cache.snap[best].is_stored = true; /* or there is no room for it: not tried again */
+    qn_cache_set_stored(g->cache, best); /* or there is no room for it: not tried again */
     g->next_save_us = qn_now_us() + SAVE_EVERY_US;
 }
 
@@ -592,11 +589,10 @@ static int open_tier(struct qn_engine *g, struct qn_err *e)
         .home = g->mail,
         .letter_kind = LETTER_TIER,
     };
-    int rc = qn_tier_open(&g->tier, &g->cache, &options, e);
+    int rc = qn_tier_open(&g->tier, g->cache, &options, e);
     if (rc) return rc;
     g->info.ram_tier_bytes = (size_t)options.ram_bytes;
-    g->cache.on_evict_snap = save_evicted;
-    g->cache.user = g;
+    qn_cache_on_evict(g->cache, save_evicted, g);
     return QN_OK;
 }
 
@@ -604,13 +600,13 @@ static void init_sched(struct qn_engine *g)
 {
     const struct qn_engine_options *o = &g->options;
     qn_spec_init(&g->spec, g->info.has_mtp, o->mtp);
-    qn_sched_init(&g->sched, &g->cache, &g->spec, g->info.max_seqs);
+    qn_sched_init(&g->sched, g->cache, &g->spec, g->info.max_seqs);
     g->sched.tier = g->tier;
     g->sched.step_tokens = g->info.step_tokens;
     g->sched.max_logits = g->size.forward.device.max_logits;
-    g->sched.snapshot_gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP;
-    g->sched.stop_tok = g->size.config.stop_tok;
-    g->sched.n_stop = g->size.config.n_stop;
+    g->sched.marks = (struct qn_seq_marks){.stop_tok = g->size.config.stop_tok,
+                                           .n_stop = g->size.config.n_stop,
+                                           .gap = o->snapshot_gap > 0 ? o->snapshot_gap : DEFAULT_GAP};
     g->sched.itl_target_us = 1000.0 * (double)o->itl_target_ms;
     g->sched.slice_parts = o->slice_parts;
     qn_sched_set_parts(&g->sched, &g->size.config);
@@ -625,7 +621,7 @@ static void destroy(struct qn_engine *g)
         if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
     qn_chores_fini(&g->chores);
     qn_tier_close(g->tier);
-    qn_cache_fini(&g->cache);
+    qn_cache_free(g->cache);
     qn_flight_free(g->flight);
     qn_mail_free(g->mail);
     pthread_mutex_destroy(&g->stats_lock);
@@ -646,9 +642,13 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     g->quit.kind = LETTER_QUIT;
     QN_TRY(qn_size_decide(&g->size, o, e));
     g->info = g->size.info;
-    qn_cache_init(&g->cache, g->info.n_page, g->info.n_slot, g->info.max_seqs, &g->chores);
-    if (o->model) g->cache.fingerprint = qn_model_fingerprint(o->model);
-    g->cache.is_off = o->no_prefix_cache;
+    g->cache = qn_cache_create(
+        &(struct qn_cache_options){.n_page = g->info.n_page,
+                                   .n_slot = g->info.n_slot,
+                                   .n_lane = g->info.max_seqs,
+                                   .chores = &g->chores,
+                                   .fingerprint = o->model ? qn_model_fingerprint(o->model) : 0,
+                                   .is_off = o->no_prefix_cache});
     QN_TRY(open_tier(g, e));
     rc = qn_rank_open(&g->rank, g->size.runner, o->runner_user, o->model, &g->size.forward, g->mail, e);
     if (rc == QN_NOMEM && e) qn_size_name_nearest(&g->size, o, e);

@@ -56,6 +56,8 @@ void qn_flight_begin(struct qn_flight *f, const struct qn_batch *b, const struct
 {
     const struct qn_step *t = &b->step;
     struct entry *e = &f->entry[f->n++ % N_ENTRY];
+    struct qn_cache_stats cache;
+    qn_cache_stats(s->cache, &cache);
     *e = (struct entry){.n = f->n,
                         .publish_us = qn_now_us(),
                         .took_us = -1,
@@ -68,7 +70,7 @@ void qn_flight_begin(struct qn_flight *f, const struct qn_batch *b, const struct
                         .depth = b->depth,
                         .n_running = s->n_running,
                         .n_waiting = s->n_waiting,
-                        .n_free_page = s->cache->pages.n_free,
+                        .n_free_page = cache.n_page_free,
                         .slice_from = t->slice_from,
                         .slice_to = t->slice_to};
     for (int i = 0; i < t->n_seq && i < N_ID; i++) {

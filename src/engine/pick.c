@@ -49,14 +49,19 @@ int32_t qn_pick_guess(const struct qn_pick *k)
     return qn_mask_forced(k->mask, k->params->constraint, k->state);
 }
 
-static bool is_stop(const struct qn_pick *k, int32_t tok)
+bool qn_is_listed(const int32_t *list, int n, int32_t tok)
 {
-    for (int i = 0; i < k->params->n_stop; i++)
-        if (k->params->stop_tok[i] == tok) return true;
+    for (int i = 0; i < n; i++)
+        if (list[i] == tok) return true;
     return false;
 }
 
-static bool is_listed(const struct qn_request_params *p, int32_t tok)
+static bool is_stop(const struct qn_pick *k, int32_t tok)
+{
+    return qn_is_listed(k->params->stop_tok, k->params->n_stop, tok);
+}
+
+static bool may_come(const struct qn_request_params *p, int32_t tok)
 {
     if (!p->allowed_bits) return true;
     return tok / 32 < p->n_allowed_word && p->allowed_bits[tok / 32] >> tok % 32 & 1;
@@ -97,7 +102,7 @@ bool qn_pick_allows(const struct qn_pick *k, int32_t tok)
     int32_t forced = qn_pick_forced(k);
     if (forced >= 0) return tok == forced;
     if (k->mask && !qn_mask_allows(k->mask, k->params->constraint, k->state, tok)) return false;
-    if (!is_listed(k->params, tok) || (k->ban && !qn_ban_allows(k->ban, k->banned, tok))) return false;
+    if (!may_come(k->params, tok) || (k->ban && !qn_ban_allows(k->ban, k->banned, tok))) return false;
     return !(holds_back_stops(k) && is_stop(k, tok));
 }
 

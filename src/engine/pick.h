@@ -40,6 +40,9 @@ void qn_pick_advance(struct qn_pick *k, int32_t tok);
  * little later, behind anything drafted by now. True: constrained output does, which has no other end. */
 bool qn_pick_watch(struct qn_pick *k, const int32_t *tok, int n_tok);
 
+/* Is the token one of list[n]? */
+bool qn_is_listed(const int32_t *list, int n, int32_t tok);
+
 /* Distinct tokens of a sequence, with how often each was generated. */
 struct qn_seen {
     struct qn_map at; /* token + 1 -> place */

@@ -1,29 +1,81 @@
 /* The hybrid prefix cache.
+ *
+ * What leaves, and when. Pages and slots are both given out until none is free; then something known leaves.
+ *
+ *   A page is wanted   The page used longest ago goes, of those that nobody uses, that are the end of a path
+ *                      and whose snapshots nobody is copying from. A use of a prefix is a use of its whole
+ *                      path, the deepest page first, so an ancestor is never older than what hangs on it and
+ *                      paths shrink from their ends. Its snapshots go with it: without its page they resume
+ *                      nothing. Where only tails of snapshots are idle, the snapshot worth least goes.
+ *   A slot is wanted   The snapshot worth least goes. Its worth is the tokens it saves over the next one up
+ *                      its path, times one more than its hits, halved every SCORE_HALFLIFE admissions since
+ *                      its last use: time is counted in admissions, as an idle cache does not age.
+ *   A snapshot is made  ... only if it is worth more than the one that would leave for it: its tokens.
+ *
+ * So a long prefix that many resume from stays, a long one asked once gives way to it, and a snapshot close
+ * behind another is worth little. Before one leaves that the tiers do not have, they are told (on_evict).
+ * Keys of pages that left are remembered for a while, so that a miss can be explained.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/prefix.h"
 
 #include <math.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
+#include "engine/pages.h"
+#include "engine/slots.h"
 
 #define MAX_LOST       (1 << 16) /* keys remembered of evicted pages */
 #define MAX_SIBLINGS   256       /* looked at for a partial match */
 #define SCORE_HALFLIFE 64.0      /* admissions */
 
-void qn_cache_init(struct qn_cache *c, int n_page, int n_slot, int n_lane, struct qn_chores *chores)
+struct qn_cache {
+    struct qn_pages pages;
+    struct qn_slots slots;
+    struct qn_chores *chores;
+    bool is_off;
+    uint64_t fingerprint;
+    int n_idle;           /* pages with holders and without users */
+    int n_node, n_tail;   /* nodes; snapshots with a tail page */
+    int64_t n_use;        /* sum of the users of all pages */
+    int32_t *n_user;      /* [n_page] sequences that use it */
+    struct qn_node *node; /* [n_page] */
+    int32_t *tok;         /* [n_page, QN_PAGE] tokens of nodes */
+    struct qn_snap *snap; /* [n_slot] */
+    int first_root;       /* first node without a parent */
+    int first_root_snap;
+    int oldest, newest;         /* nodes by last use */
+    struct qn_map by_key, lost; /* key -> page; keys of evicted nodes */
+    int64_t clock;              /* admissions */
+    uint64_t version;
+    struct qn_cache_stats stats; /* but for the numbers of pages and slots */
+    void (*on_evict)(void *user, int slot);
+    void *user;
+};
+
+struct qn_cache *qn_cache_create(const struct qn_cache_options *o)
 {
-    *c = (struct qn_cache){
-        .chores = chores, .first_root = -1, .first_root_snap = -1, .oldest = -1, .newest = -1, .version = 1};
-    qn_pages_init(&c->pages, n_page);
-    qn_slots_init(&c->slots, n_slot, n_lane);
-    c->n_user = xcalloc((size_t)n_page, sizeof *c->n_user);
-    c->node = xcalloc((size_t)n_page, sizeof *c->node);
-    c->tok = xcalloc((size_t)n_page * QN_PAGE, sizeof *c->tok);
-    c->snap = xcalloc((size_t)n_slot, sizeof *c->snap);
+    struct qn_cache *c = xcalloc(1, sizeof *c);
+    *c = (struct qn_cache){.chores = o->chores,
+                           .is_off = o->is_off,
+                           .fingerprint = o->fingerprint,
+                           .first_root = -1,
+                           .first_root_snap = -1,
+                           .oldest = -1,
+                           .newest = -1,
+                           .version = 1};
+    qn_pages_init(&c->pages, o->n_page);
+    qn_slots_init(&c->slots, o->n_slot, o->n_lane);
+    c->n_user = xcalloc((size_t)o->n_page, sizeof *c->n_user);
+    c->node = xcalloc((size_t)o->n_page, sizeof *c->node);
+    c->tok = xcalloc((size_t)o->n_page * QN_PAGE, sizeof *c->tok);
+    c->snap = xcalloc((size_t)o->n_slot, sizeof *c->snap);
+    return c;
 }
 
-void qn_cache_fini(struct qn_cache *c)
+void qn_cache_free(struct qn_cache *c)
 {
+    if (!c) return;
     qn_pages_fini(&c->pages);
     qn_slots_fini(&c->slots);
     free(c->n_user);
@@ -32,7 +84,79 @@ void qn_cache_fini(struct qn_cache *c)
     free(c->snap);
     qn_map_free(&c->by_key);
     qn_map_free(&c->lost);
-    *c = (struct qn_cache){0};
+    free(c);
+}
+
+void qn_cache_on_evict(struct qn_cache *c, void (*f)(void *user, int slot), void *user)
+{
+    c->on_evict = f;
+    c->user = user;
+}
+
+/* --- looking --- */
+
+bool qn_cache_is_off(const struct qn_cache *c)
+{
+    return c->is_off;
+}
+
+int64_t qn_cache_clock(const struct qn_cache *c)
+{
+    return c->clock;
+}
+
+uint64_t qn_cache_version(const struct qn_cache *c)
+{
+    return c->version;
+}
+
+void qn_cache_stats(const struct qn_cache *c, struct qn_cache_stats *out)
+{
+    *out = c->stats;
+    out->n_page = c->pages.n;
+    out->n_page_free = c->pages.n_free;
+    out->n_page_idle = c->n_idle;
+    out->n_slot = c->slots.n;
+    out->n_slot_live = c->slots.n_live;
+    out->n_slot_snapshot = c->slots.n_snapshot;
+}
+
+const struct qn_node *qn_cache_node(const struct qn_cache *c, int page)
+{
+    return &c->node[page];
+}
+
+const int32_t *qn_cache_tokens(const struct qn_cache *c, int page)
+{
+    return c->tok + (size_t)page * QN_PAGE;
+}
+
+const struct qn_snap *qn_cache_snap(const struct qn_cache *c, int slot)
+{
+    return &c->snap[slot];
+}
+
+bool qn_cache_has_key(const struct qn_cache *c, uint64_t key)
+{
+    return qn_map_get(&c->by_key, key, NULL);
+}
+
+int qn_cache_unstored(const struct qn_cache *c, bool is_oldest)
+{
+    int best = -1;
+    for (int i = 0; i < c->slots.n; i++) {
+        const struct qn_snap *s = &c->snap[i];
+        if (!s->is_used || s->is_stored) continue;
+        int64_t newer_by = best < 0 ? 0 : s->last_use - c->snap[best].last_use;
+        if (best < 0 || (is_oldest ? newer_by < 0 : newer_by > 0)) best = i;
+    }
+    return best;
+}
+
+void qn_cache_set_stored(struct qn_cache *c, int slot)
+{
+    QN_CHECK(c->snap[slot].is_used);
+    c->snap[slot].is_stored = true;
 }
 
 /* --- holders and users --- */
@@ -85,7 +209,8 @@ static void list_newest(struct qn_cache *c, int page)
     c->newest = page;
 }
 
-void qn_cache_touch(struct qn_cache *c, int last, int slot)
+/* A use of the path that ends in `last`, and of a snapshot (or -1). */
+static void touch(struct qn_cache *c, int last, int slot)
 {
     /* the deepest first, so that an ancestor is never older than its descendants */
     for (int page = last; page >= 0; page = c->node[page].parent) {
@@ -109,7 +234,7 @@ void qn_cache_evict_snap(struct qn_cache *c, int slot)
 {
     struct qn_snap *s = &c->snap[slot];
     QN_CHECK(s->is_used && !s->n_pin);
-    if (c->on_evict_snap && !s->is_stored) c->on_evict_snap(c->user, slot);
+    if (c->on_evict && !s->is_stored) c->on_evict(c->user, slot);
     if (s->prev >= 0)
         c->snap[s->prev].next = s->next;
     else
@@ -220,6 +345,54 @@ int qn_cache_take_slot(struct qn_cache *c)
     return qn_slots_acquire(&c->slots, QN_SLOT_LIVE);
 }
 
+void qn_cache_drop_slot(struct qn_cache *c, int slot)
+{
+    qn_slots_release(&c->slots, slot);
+}
+
+int qn_cache_lanes_left(const struct qn_cache *c)
+{
+    return c->slots.n_free_lane;
+}
+
+int qn_cache_take_lane(struct qn_cache *c)
+{
+    return qn_slots_acquire_lane(&c->slots);
+}
+
+void qn_cache_drop_lane(struct qn_cache *c, int lane)
+{
+    qn_slots_release_lane(&c->slots, lane);
+}
+
+/* --- chores --- */
+
+void qn_cache_fold(struct qn_cache *c, int slot, int lane, int n_commit)
+{
+    qn_chores_add(c->chores,
+                  (struct qn_chore){.kind = QN_CHORE_STATE_FLUSH, .from = lane, .to = slot, .n = n_commit});
+}
+
+void qn_cache_read_page(struct qn_cache *c, int page, void *to)
+{
+    qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_READ, .from = page, .host = to});
+}
+
+void qn_cache_write_page(struct qn_cache *c, int page, void *from)
+{
+    qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_WRITE, .to = page, .host = from});
+}
+
+void qn_cache_read_slot(struct qn_cache *c, int slot, void *to)
+{
+    qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_STATE_READ, .from = slot, .host = to});
+}
+
+void qn_cache_write_slot(struct qn_cache *c, int slot, void *from)
+{
+    qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_STATE_WRITE, .to = slot, .host = from});
+}
+
 /* --- matching --- */
 
 uint64_t qn_cache_root(const struct qn_cache *c, uint64_t salt)
@@ -228,31 +401,78 @@ uint64_t qn_cache_root(const struct qn_cache *c, uint64_t salt)
     return root ? root : 1;
 }
 
-uint64_t qn_cache_chain(uint64_t parent_key, const int32_t *tok)
+uint64_t qn_prefix_key(const struct qn_prefix *p, uint64_t parent_key, int i)
 {
-    uint64_t key = qn_hash_bytes(parent_key, tok, QN_PAGE * sizeof *tok);
+    uint64_t key = qn_hash_bytes(parent_key, p->tok + (size_t)i * QN_PAGE, QN_PAGE * sizeof *p->tok);
     return key ? key : 1;
 }
 
-int qn_cache_find_node(const struct qn_cache *c, uint64_t root, int parent, const int32_t *tok)
-{
-    uint64_t at;
-    if (!qn_map_get(&c->by_key, qn_cache_chain(parent >= 0 ? c->node[parent].key : root, tok), &at))
-        return -1;
-    int page = (int)at;
-    const struct qn_node *n = &c->node[page];
-    if (n->parent != parent || n->root != root) return -1;
-    return memcmp(c->tok + (size_t)page * QN_PAGE, tok, QN_PAGE * sizeof *tok) ? -1 : page;
-}
-
-static int common(const int32_t *a, const int32_t *b, int n)
+int qn_prefix_common(const struct qn_prefix *p, int at, const int32_t *tok, int n)
 {
     int i = 0;
-    while (i < n && a[i] == b[i]) i++;
+    while (i < n && p->tok[at + i] == tok[i]) i++;
     return i;
 }
 
-void qn_cache_match(struct qn_cache *c, uint64_t root, const int32_t *tok, int n, struct qn_match *out)
+/* What comes behind a node, or behind none (-1): its key, or the root; pages and tokens up to there. */
+static uint64_t key_of(const struct qn_cache *c, const struct qn_prefix *p, int parent)
+{
+    return parent >= 0 ? c->node[parent].key : p->root;
+}
+
+static int pages_to(const struct qn_cache *c, int parent)
+{
+    return parent >= 0 ? c->node[parent].depth + 1 : 0;
+}
+
+int qn_cache_find_node(const struct qn_cache *c, const struct qn_prefix *p, int parent)
+{
+    uint64_t at;
+    int i = pages_to(c, parent);
+    if (!qn_map_get(&c->by_key, qn_prefix_key(p, key_of(c, p, parent), i), &at)) return -1;
+    int page = (int)at;
+    const struct qn_node *n = &c->node[page];
+    if (n->parent != parent || n->root != p->root) return -1;
+    return qn_prefix_common(p, i * QN_PAGE, qn_cache_tokens(c, page), QN_PAGE) < QN_PAGE ? -1 : page;
+}
+
+/* Is the snapshot one of p, tail and all? done: tokens before the tail. */
+static bool has_tail(const struct qn_snap *s, const struct qn_prefix *p, int done)
+{
+    int tail = s->n_tok - done;
+    return s->root == p->root && s->n_tok <= p->n && qn_prefix_common(p, done, s->tail, tail) == tail;
+}
+
+/* How far into the page behind node `at` somebody else went: full pages, then tails. */
+static int common_next(struct qn_cache *c, const struct qn_prefix *p, int at)
+{
+    int most = 0, n_seen = 0, done = pages_to(c, at) * QN_PAGE;
+    for (int k = at >= 0 ? c->node[at].first_child : c->first_root; k >= 0 && n_seen < MAX_SIBLINGS;
+         k = c->node[k].next, n_seen++)
+        if (c->node[k].root == p->root)
+            most =
+                QN_MAX(most, qn_prefix_common(p, done, qn_cache_tokens(c, k), QN_MIN(QN_PAGE, p->n - done)));
+    for (int s = *first_snap(c, at); s >= 0; s = c->snap[s].next)
+        if (c->snap[s].root == p->root)
+            most = QN_MAX(most, qn_prefix_common(p, done, c->snap[s].tail,
+                                                 QN_MIN(c->snap[s].n_tok - done, p->n - done)));
+    return most;
+}
+
+/* Why less is resumed from than could be, or NULL. most: as common_next tells. */
+static const char *explain(struct qn_cache *c, const struct qn_prefix *p, const struct qn_match *m, int most)
+{
+    int n_page = pages_to(c, m->end), done = n_page * QN_PAGE;
+    if (p->n - done >= QN_PAGE && most < QN_PAGE &&
+        qn_map_get(&c->lost, qn_prefix_key(p, key_of(c, p, m->end), n_page), NULL))
+        return "pages of this prefix were evicted";
+    if (m->n_match <= m->n_tok + 1 || m->n_tok >= p->n - 1) return NULL;
+    for (int page = m->end; page >= 0 && page != m->last; page = c->node[page].parent)
+        if (c->node[page].lost_snap) return "the state snapshot of this prefix was evicted";
+    return "no state snapshot where this prompt leaves the known one";
+}
+
+void qn_cache_match(struct qn_cache *c, const struct qn_prefix *p, struct qn_match *out)
 {
     *out = (struct qn_match){.slot = -1, .last = -1, .end = -1};
     c->stats.n_match++;
@@ -262,44 +482,22 @@ void qn_cache_match(struct qn_cache *c, uint64_t root, const int32_t *tok, int n
     }
     int at = -1, done = 0;
     for (;;) {
-        /* snapshots behind this node */
-        int left = n - done;
-        for (int s = *first_snap(c, at); s >= 0; s = c->snap[s].next) {
+        for (int s = *first_snap(c, at); s >= 0; s = c->snap[s].next) { /* behind this node */
             const struct qn_snap *snap = &c->snap[s];
-            int tail = snap->n_tok - done;
-            if (snap->root != root || snap->n_tok >= n || snap->n_tok <= out->n_tok) continue;
-            if (common(snap->tail, tok + done, tail) < tail) continue;
+            if (snap->n_tok >= p->n || snap->n_tok <= out->n_tok || !has_tail(snap, p, done)) continue;
             out->slot = s;
             out->n_tok = snap->n_tok;
             out->last = at;
         }
-        int next = left >= QN_PAGE ? qn_cache_find_node(c, root, at, tok + done) : -1;
+        int next = p->n - done >= QN_PAGE ? qn_cache_find_node(c, p, at) : -1;
         if (next < 0) break;
         at = next;
         done += QN_PAGE;
     }
-    /* how far into a next page somebody else went: full pages, then tails */
-    int most = 0, n_seen = 0;
-    for (int k = at >= 0 ? c->node[at].first_child : c->first_root; k >= 0 && n_seen < MAX_SIBLINGS;
-         k = c->node[k].next, n_seen++)
-        if (c->node[k].root == root)
-            most = QN_MAX(most, common(c->tok + (size_t)k * QN_PAGE, tok + done, QN_MIN(QN_PAGE, n - done)));
-    for (int s = *first_snap(c, at); s >= 0; s = c->snap[s].next)
-        if (c->snap[s].root == root)
-            most =
-                QN_MAX(most, common(c->snap[s].tail, tok + done, QN_MIN(c->snap[s].n_tok - done, n - done)));
+    int most = common_next(c, p, at);
     out->n_match = done + most;
     out->end = at;
-    if (n - done >= QN_PAGE && most < QN_PAGE &&
-        qn_map_get(&c->lost, qn_cache_chain(at >= 0 ? c->node[at].key : root, tok + done), NULL))
-        out->miss = "pages of this prefix were evicted";
-    else if (out->n_match > out->n_tok + 1 && out->n_tok < n - 1) {
-        bool lost = false;
-        for (int page = at; page >= 0 && page != out->last; page = c->node[page].parent)
-            lost |= c->node[page].lost_snap;
-        out->miss = lost ? "the state snapshot of this prefix was evicted"
-                         : "no state snapshot where this prompt leaves the known one";
-    }
+    out->miss = explain(c, p, out, most);
 }
 
 void qn_cache_path(const struct qn_cache *c, int last, int32_t *pages)
@@ -311,6 +509,21 @@ void qn_cache_pin(struct qn_cache *c, int slot, int by)
 {
     c->snap[slot].n_pin += by;
     QN_CHECK(c->snap[slot].is_used && c->snap[slot].n_pin >= 0);
+}
+
+void qn_cache_resume(struct qn_cache *c, const struct qn_match *m, int n_tok, int slot, int tail_page)
+{
+    c->clock++;
+    c->stats.n_query_tok += (uint64_t)n_tok;
+    c->stats.n_hit_tok += (uint64_t)m->n_tok;
+    if (m->slot < 0) return;
+    qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_STATE_COPY, .from = m->slot, .to = slot});
+    if (m->n_tok % QN_PAGE)
+        qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_COPY,
+                                                   .from = c->snap[m->slot].tail_page,
+                                                   .to = tail_page,
+                                                   .n = m->n_tok % QN_PAGE});
+    touch(c, m->last, m->slot);
 }
 
 /* --- growing --- */
@@ -328,126 +541,124 @@ int qn_cache_mtp_from(const struct qn_cache *c, int slot, int last)
     return QN_MAX(from, 1);
 }
 
-int qn_cache_insert(struct qn_cache *c, uint64_t root, int parent, const int32_t *tok, int page, int mtp_from)
+int qn_cache_insert(struct qn_cache *c, const struct qn_prefix *p, int parent, int page, int mtp_from)
 {
     if (c->is_off) return -1;
-    int known = qn_cache_find_node(c, root, parent, tok);
+    int known = qn_cache_find_node(c, p, parent), i = pages_to(c, parent);
     if (known >= 0) return known;
-    uint64_t key = qn_cache_chain(parent >= 0 ? c->node[parent].key : root, tok);
+    uint64_t key = qn_prefix_key(p, key_of(c, p, parent), i);
     if (qn_map_get(&c->by_key, key, NULL)) return -1; /* a collision of keys: not cached */
     QN_CHECK(!c->node[page].key && c->n_user[page] > 0);
     int *first = parent >= 0 ? &c->node[parent].first_child : &c->first_root;
     struct qn_node *n = &c->node[page];
     *n = (struct qn_node){.key = key,
-                          .root = root,
+                          .root = p->root,
                           .parent = parent,
                           .first_child = -1,
                           .next = *first,
                           .prev = -1,
                           .first_snap = -1,
                           .mtp_from = mtp_from,
-                          .depth = parent >= 0 ? c->node[parent].depth + 1 : 0,
+                          .depth = i,
                           .born = c->clock};
     if (*first >= 0) c->node[*first].prev = page;
     *first = page;
-    memcpy(c->tok + (size_t)page * QN_PAGE, tok, QN_PAGE * sizeof *tok);
+    memcpy(c->tok + (size_t)page * QN_PAGE, p->tok + (size_t)i * QN_PAGE, QN_PAGE * sizeof *c->tok);
     qn_map_put(&c->by_key, key, (uint64_t)page);
     qn_map_remove(&c->lost, key);
     qn_pages_hold(&c->pages, page);
     list_newest(c, page);
-    qn_cache_touch(c, parent, -1);
+    touch(c, parent, -1);
     c->n_node++;
     c->version++;
     return page;
 }
 
-int qn_cache_find_snap(const struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail)
+int qn_cache_find_snap(const struct qn_cache *c, const struct qn_spot *at)
 {
-    int s = parent >= 0 ? c->node[parent].first_snap : c->first_root_snap;
+    int s = at->parent >= 0 ? c->node[at->parent].first_snap : c->first_root_snap;
     for (; s >= 0; s = c->snap[s].next)
-        if (c->snap[s].root == root && c->snap[s].n_tok == n_tok &&
-            !memcmp(c->snap[s].tail, tail, (size_t)(n_tok % QN_PAGE) * sizeof *tail))
+        if (c->snap[s].n_tok == at->n_tok && has_tail(&c->snap[s], at->of, at->n_tok / QN_PAGE * QN_PAGE))
             return s;
     return -1;
 }
 
-static void hang(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail, int tail_page,
-                 int slot, int mtp_from)
+static void hang(struct qn_cache *c, const struct qn_spot *at, int slot)
 {
-    int n_tail = n_tok % QN_PAGE;
-    QN_CHECK(n_tok / QN_PAGE == (parent >= 0 ? c->node[parent].depth + 1 : 0));
+    int n_tail = at->n_tok % QN_PAGE;
+    const int32_t *tail = at->of->tok + (at->n_tok - n_tail);
+    QN_CHECK(at->n_tok <= at->of->n && at->n_tok / QN_PAGE == pages_to(c, at->parent));
     struct qn_snap *s = &c->snap[slot];
-    int *first = first_snap(c, parent);
+    int *first = first_snap(c, at->parent);
     *s = (struct qn_snap){.is_used = true,
-                          .parent = parent,
+                          .parent = at->parent,
                           .next = *first,
                           .prev = -1,
-                          .root = root,
-                          .n_tok = n_tok,
-                          .tail_page = n_tail ? tail_page : -1,
-                          .mtp_from = mtp_from,
+                          .root = at->of->root,
+                          .n_tok = at->n_tok,
+                          .tail_page = n_tail ? at->tail_page : -1,
+                          .mtp_from = at->mtp_from,
                           .born = c->clock,
                           .last_use = c->clock};
     if (n_tail) {
         memcpy(s->tail, tail, (size_t)n_tail * sizeof *tail);
-        qn_pages_hold(&c->pages, tail_page);
+        qn_pages_hold(&c->pages, at->tail_page);
         c->n_tail++;
     }
-    uint64_t key =
-        qn_hash_bytes(parent >= 0 ? c->node[parent].key : root, tail, (size_t)n_tail * sizeof *tail);
-    s->key = qn_mix64(key ^ (uint64_t)n_tok);
+    uint64_t key = qn_hash_bytes(key_of(c, at->of, at->parent), tail, (size_t)n_tail * sizeof *tail);
+    s->key = qn_mix64(key ^ (uint64_t)at->n_tok);
     if (*first >= 0) c->snap[*first].prev = slot;
     *first = slot;
     c->version++;
     c->stats.n_snap_made++;
 }
 
-int qn_cache_copy_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail,
-                       int tail_page, int slot, int mtp_from)
+/* The snapshot that is there already, used now; -1: none. */
+static int known_snap(struct qn_cache *c, const struct qn_spot *at)
 {
-    if (c->is_off || n_tok <= 0) return -1;
-    int known = qn_cache_find_snap(c, root, parent, n_tok, tail);
-    if (known >= 0) {
-        c->snap[known].last_use = c->clock;
-        return known;
-    }
+    int known = qn_cache_find_snap(c, at);
+    if (known >= 0) c->snap[known].last_use = c->clock;
+    return known;
+}
+
+int qn_cache_copy_snap(struct qn_cache *c, const struct qn_spot *at, int slot)
+{
+    if (c->is_off || at->n_tok <= 0) return -1;
+    int known = known_snap(c, at);
+    if (known >= 0) return known;
     if (!c->slots.n_free) {
         double least;
         int worst = worst_snap(c, false, &least);
-        if (worst < 0 || least > n_tok) return -1;
+        if (worst < 0 || least > at->n_tok) return -1;
         qn_cache_evict_snap(c, worst);
     }
     int to = qn_slots_acquire(&c->slots, QN_SLOT_SNAPSHOT);
     qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_STATE_COPY, .from = slot, .to = to});
-    hang(c, root, parent, n_tok, tail, tail_page, to, mtp_from);
+    hang(c, at, to);
     return to;
 }
 
-void qn_cache_give_snap(struct qn_cache *c, uint64_t root, int parent, int n_tok, const int32_t *tail,
-                        int tail_page, int slot, int mtp_from)
+void qn_cache_give_snap(struct qn_cache *c, const struct qn_spot *at, int slot)
 {
-    int known = c->is_off || n_tok <= 0 ? -1 : qn_cache_find_snap(c, root, parent, n_tok, tail);
-    if (known >= 0) c->snap[known].last_use = c->clock;
-    if (c->is_off || n_tok <= 0 || known >= 0) {
+    if (c->is_off || at->n_tok <= 0 || known_snap(c, at) >= 0) {
         qn_slots_release(&c->slots, slot);
         return;
     }
     qn_slots_turn(&c->slots, slot, QN_SLOT_SNAPSHOT);
-    hang(c, root, parent, n_tok, tail, tail_page, slot, mtp_from);
+    hang(c, at, slot);
 }
 
-void qn_cache_forget(struct qn_cache *c, uint64_t root, const int32_t *tok, int last, int n_keep_page,
-                     int64_t since)
+/* --- shrinking --- */
+
+void qn_cache_forget(struct qn_cache *c, const struct qn_prefix *p, int last, int n_keep_page, int64_t since)
 {
     bool is_end = true; /* of the path: its nodes can go */
     for (int page = last;;) {
-        int n_page = page >= 0 ? c->node[page].depth + 1 : 0, parent = page >= 0 ? c->node[page].parent : -1;
+        int n_page = pages_to(c, page), parent = page >= 0 ? c->node[page].parent : -1;
         for (int s = *first_snap(c, page), next; s >= 0; s = next) {
             struct qn_snap *snap = &c->snap[s];
-            int tail = snap->n_tok - n_page * QN_PAGE;
             next = snap->next;
-            if (snap->root != root || snap->n_pin || snap->born < since) continue;
-            if (common(snap->tail, tok + (size_t)n_page * QN_PAGE, tail) < tail) continue;
+            if (snap->n_pin || snap->born < since || !has_tail(snap, p, n_page * QN_PAGE)) continue;
             snap->is_stored = true; /* worth no copy */
             qn_cache_evict_snap(c, s);
         }

@@ -144,15 +144,15 @@ static bool promote(struct qn_sched *s, struct qn_seq *q)
 {
     if (!s->tier || qn_seq_wants_rows(q) || q->n_promote >= MAX_PROMOTE) return false;
     uint64_t version = qn_tier_version(s->tier);
-    if (q->tier_version == version && q->tier_cache_version == s->cache->version) return false;
+    if (q->tier_version == version && q->tier_cache_version == qn_cache_version(s->cache)) return false;
     int n_have = qn_seq_match(q, s->cache)->n_tok;
     q->n_promote++;
-    enum qn_tier_promoted how =
-        qn_tier_promote(s->tier, q->root, q->tok, q->n_tok, n_have, s->n_running ? PROMOTE_BYTES : INT64_MAX,
-                        &q->wait, &q->n_tier_tok);
+    struct qn_prefix p = qn_seq_prefix(q);
+    enum qn_tier_promoted how = qn_tier_promote(s->tier, &p, n_have, s->n_running ? PROMOTE_BYTES : INT64_MAX,
+                                                &q->wait, &q->n_tier_tok);
     if (how == QN_TIER_NOTHING) {
         q->tier_version = version;
-        q->tier_cache_version = s->cache->version;
+        q->tier_cache_version = qn_cache_version(s->cache);
     }
     return how == QN_TIER_WAIT;
 }
@@ -193,10 +193,9 @@ void qn_sched_admit(struct qn_sched *s)
         }
         if (!next) return;
         if (s->n_running < s->max_seqs && promote(s, next)) continue; /* others need not wait for it */
-        bool is_in = s->n_running < s->max_seqs &&
-                     qn_seq_admit(next, s->cache, s->stop_tok, s->n_stop, s->snapshot_gap, false);
+        bool is_in = s->n_running < s->max_seqs && qn_seq_admit(next, s->cache, &s->marks, false);
         if (!is_in && !s->n_running) {
-            is_in = qn_seq_admit(next, s->cache, s->stop_tok, s->n_stop, s->snapshot_gap, true);
+            is_in = qn_seq_admit(next, s->cache, &s->marks, true);
             QN_CHECK(is_in); /* submit refuses what can never fit */
         }
         if (!is_in) {
@@ -236,13 +235,6 @@ static int depth_for(const struct qn_sched *s, const struct qn_seq *q, int depth
 {
     if (q->params->mtp >= 0) depth = s->spec->has_mtp ? QN_MIN(q->params->mtp, QN_MAX_DRAFT) : 0;
     return QN_CLAMP(q->max_tok - q->n_tok - n_more - 1, 0, depth);
-}
-
-static int chunk(const struct qn_seq *q, int most)
-{
-    int n = QN_MIN(q->n_tok - q->n_done, most);
-    if (q->n_mark && q->mark[0] > q->n_done) n = QN_MIN(n, q->mark[0] - q->n_done);
-    return n;
 }
 
 static int next_depth(const struct qn_sched *s, const struct qn_seq *q, int depth, int max_draft)
@@ -349,11 +341,11 @@ static void add_prefills(struct qn_sched *s, struct qn_batch *b, int depth)
             if (!slice_to) break;
             continue;
         }
-        int n = chunk(q, fits);
+        int n = qn_seq_chunk(q, fits);
         bool keeps = has_mtp && reads_mtp(s, q);
-        bool is_cut = n_decode && n < chunk(q, left) && qn_cost_slices(&s->cost, left_us, q->n_done);
+        bool is_cut = n_decode && n < qn_seq_chunk(q, left) && qn_cost_slices(&s->cost, left_us, q->n_done);
         if (!s->sliced && (is_cut || s->slice_parts)) {
-            n = chunk(q, left - left / 4); /* the rest is for those that pass it */
+            n = qn_seq_chunk(q, left - left / 4); /* the rest is for those that pass it */
             if (!s->slice_parts)
                 n = QN_MIN(n, qn_cost_fit_slice(&s->cost, left_us, q->n_done, left, s->dearest_part));
             begin_slices(s, q, n, keeps);
@@ -389,7 +381,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
         for (int i = 0; i < s->n_running; i++) {
             struct qn_seq *q = s->running[i];
             if (q->state != QN_SEQ_PREFILL || q->is_paused || !qn_seq_wants_rows(q)) continue;
-            int n = chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
+            int n = qn_seq_chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
             qn_batch_add_prefill(b, q, n, has_mtp && (q->job || reads_mtp(s, q)), 0, true);
             s->last_was_rows = true;
             qn_batch_end(b);
@@ -460,14 +452,17 @@ void qn_sched_check(const struct qn_sched *s, bool is_thorough)
     int64_t n_use = 0;
     for (int i = 0; i < s->n_running; i++) {
         qn_seq_check(s->running[i]);
-        n_use += s->running[i]->n_page;
+        n_use += s->running[i]->hold.n_page;
     }
-    for (int i = 0; i < s->n_waiting; i++) QN_CHECK(!s->waiting[i]->n_page && s->waiting[i]->slot < 0);
+    for (int i = 0; i < s->n_waiting; i++)
+        QN_CHECK(!s->waiting[i]->hold.n_page && s->waiting[i]->hold.slot < 0);
     qn_cache_check_sums(s->cache, s->n_running, n_use);
     if (!is_thorough) return;
-    int32_t *n_used = xcalloc((size_t)s->cache->pages.n, sizeof *n_used);
+    struct qn_cache_stats stats;
+    qn_cache_stats(s->cache, &stats);
+    int32_t *n_used = xcalloc((size_t)stats.n_page, sizeof *n_used);
     for (int i = 0; i < s->n_running; i++)
-        for (int k = 0; k < s->running[i]->n_page; k++) n_used[s->running[i]->pages[k]]++;
+        for (int k = 0; k < s->running[i]->hold.n_page; k++) n_used[s->running[i]->hold.pages[k]]++;
     qn_cache_check(s->cache, n_used);
     free(n_used);
 }

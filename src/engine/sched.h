@@ -33,9 +33,8 @@ struct qn_sched {
     int n_waiting, waiting_capacity, n_running, max_seqs;
     struct qn_client *client;
     int n_client, client_capacity;
-    int step_tokens, max_logits, snapshot_gap;
-    const int *stop_tok;
-    int n_stop;
+    int step_tokens, max_logits;
+    struct qn_seq_marks marks;
     double itl_target_us; /* 0: twice the time of a step without prefill, nearly */
     struct qn_cost cost;
     struct qn_cost_part *part; /* [n_part] of the model: layers, then norm and draft layer */

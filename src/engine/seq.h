@@ -14,8 +14,8 @@
 #ifndef QN_SEQ_H
 #define QN_SEQ_H
 
+#include "engine/hold.h"
 #include "engine/pick.h"
-#include "engine/prefix.h"
 #include "engine/tier.h"
 
 enum qn_seq_state { QN_SEQ_WAITING, QN_SEQ_PREFILL, QN_SEQ_DECODE };
@@ -45,15 +45,13 @@ struct qn_seq {
     int n_cached, n_done, n_commit;
     int n_prompt_scored; /* prompt tokens whose log-probabilities were sent */
 
-    uint64_t root;
-    int32_t *pages; /* [n_page] */
-    int n_page, page_capacity;
-    int n_node;   /* leading pages that are nodes of the prefix tree */
-    int n_others; /* of those, up to the last one that others put there */
+    uint64_t root;       /* of its tree, in the cache */
+    struct qn_hold hold; /* nothing while waiting */
+    int n_node;          /* leading pages that are nodes of the prefix tree */
+    int n_others;        /* of those, up to the last one that others put there */
     /* the cache's clock at admission: at the first of those that nothing of it was proved in */
     int64_t since;
     bool is_off_tree;
-    int slot, lane;        /* -1 while waiting */
     bool is_fresh;         /* the slot holds nothing yet */
     bool is_proved;        /* in this admission a row of it had finite logits: so is what lies before that */
     bool is_doubtful;      /* it was suspended before any had: what it left in the cache then is not proved */
@@ -106,12 +104,21 @@ int qn_seq_keep_mtp(struct qn_seq *s, bool keeps);
 /* Is there enough of it to draft well? */
 bool qn_seq_has_mtp(const struct qn_seq *s);
 
-/* What the cache knows of its tokens; looked up again when the cache has changed. */
+/* Its tokens as the cache sees them; good until the next one is pushed. */
+struct qn_prefix qn_seq_prefix(const struct qn_seq *s);
+/* What the cache knows of them; looked up again when the cache has changed. */
 const struct qn_match *qn_seq_match(struct qn_seq *s, struct qn_cache *c);
+/* Where prefill stops for snapshots. */
+struct qn_seq_marks {
+    const int *stop_tok; /* [n_stop] tokens that end a turn */
+    int n_stop;
+    int gap; /* tokens that a snapshot has to save */
+};
 /* Takes slot, lane and the pages of all its tokens, resuming from the longest cached prefix (unless
- * is_cold). false: not enough room, nothing is held. stop_tok: tokens that end a turn. */
-bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const int *stop_tok, int n_stop, int snapshot_gap,
-                  bool is_cold);
+ * is_cold). false: not enough room, nothing is held. */
+bool qn_seq_admit(struct qn_seq *s, struct qn_cache *c, const struct qn_seq_marks *marks, bool is_cold);
+/* Of the next rows of a prompt, at most `most`, those up to where it has to stop for a snapshot. */
+int qn_seq_chunk(const struct qn_seq *s, int most);
 /* Pages for n_tok tokens. false: none to be had; what it has got it keeps. */
 bool qn_seq_reserve(struct qn_seq *s, struct qn_cache *c, int n_tok);
 /* Full accepted pages go into the tree. */

@@ -1,56 +1,54 @@
-/* Blobs in RAM and files.
- * SPDX-License-Identifier: Apache-2.0 */
+/* What is kept in RAM and in files.
+ *
+ * What comes. A snapshot is copied out with the pages of its path: when it leaves the device, when there is
+ * nothing else to do (oldest use first: all of them will), and once in a while beside streams (last use
+ * first, as the process can be killed). Pages that are here already are not copied again. Every blob comes
+ * through RAM; with a folder it is then written to a file, as far as the bytes written a day allow: a disk
+ * wears out. What is over that stays in RAM and is written when it is saved again.
+ *
+ * What goes. In RAM and in the folder what was used longest ago, when room is wanted. A use of a prefix is
+ * one of all its blobs. What is in use goes never: the blobs of the operation going on, those that a chore or
+ * the copier is at work on, and the snapshot that is being brought back.
+ *
+ * A blob's states:
+ *
+ *     state     bytes in RAM  file  who is at work on it         goes on to
+ *     FILLING        x              the rank: a chore fills it   IN_RAM (its work is back)
+ *     IN_RAM         x              nobody                       WRITING; gone (RAM is wanted)
+ *     WRITING        x              the copier                   BOTH; IN_RAM (the file cannot be written)
+ *     BOTH           x        x     nobody                       ON_DISK (RAM is wanted); IN_RAM (the
+ * folder's room is) ON_DISK                 x     nobody                       READING; gone (the folder's
+ * room is wanted) READING        x        x     the copier                   BOTH; gone (the file is damaged)
+ *
+ * Besides, in any state with bytes, a chore that brings it back may be on its way (busy). And in any state it
+ * may be doomed, as it holds what a bad request left: it is found no more, and goes with its file as soon as
+ * nobody is at work on it. SPDX-License-Identifier: Apache-2.0 */
 #include "engine/tier.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/store.h"
 
-#define MAGIC         "quernkv1"
-#define DEFAULT_DISK  ((int64_t)8 << 30)
-#define WRITE_TIMES   16 /* the folder's size may be written a day, unless told */
-#define MAX_FILES     (1 << 20)
-#define KIND_PAGE     0
-#define KIND_SNAPSHOT 1
-#define DAY_US        (86400 * 1e6)
+#define DEFAULT_DISK ((int64_t)8 << 30)
+#define WRITE_TIMES  16 /* the folder's size may be written a day, unless told */
+#define DAY_US       (86400 * 1e6)
 
-struct header {
-    char magic[8];
-    uint64_t fingerprint, key, parent, root, checksum; /* of everything but itself */
-    uint64_t n_byte;
-    int32_t kind, n_tok, n_tail, mtp_from; /* as of the node or snapshot */
-    int32_t tok[QN_PAGE];                  /* of the page, or of the snapshot's tail */
+enum state { GONE, FILLING, IN_RAM, WRITING, BOTH, ON_DISK, READING };
+
+enum place { RAM, DISK, N_PLACE };
+static const bool is_at[][N_PLACE] = {
+    [GONE] = {false, false}, [FILLING] = {true, false}, [IN_RAM] = {true, false}, [WRITING] = {true, false},
+    [BOTH] = {true, true},   [ON_DISK] = {false, true}, [READING] = {true, true},
 };
-
-/* What the copier is given. Writes and reads come back; a removal is freed there. */
-enum job_kind { JOB_WRITE, JOB_READ, JOB_REMOVE, JOB_QUIT };
-struct job {
-    struct qn_letter letter;
-    enum job_kind kind;
-};
-
-enum place { IN_RAM, ON_DISK, N_PLACE };
 
 struct blob {
-    struct job job; /* a write */
-    /* The copier's, read when its letter is back. Apart from the engine's flags: a compiler may read those
-     * in one word, this one with them. */
-    bool is_failed;
-    struct header h;
-    void *data;      /* NULL: on disk only */
-    int64_t busy;    /* number of the work that has its chore; done when it is back */
-    bool is_filling; /* in the list of those that a read of the device fills; then they go to the copier */
-    bool is_writing, is_reading, is_on_disk;
-    bool is_held;    /* a promotion is looking at it */
-    bool is_dropped; /* not to be used any more; goes as soon as it is not busy */
-    int64_t born;    /* of the cache's clock; 0: before the start */
+    struct qn_store_item item; /* first */
+    enum state state;
+    bool is_doomed;
+    int64_t busy; /* number of the last work that has a chore of it; over when that is back */
+    int64_t born; /* of the cache's clock; 0: before the start */
     int64_t last_use;
     struct blob *older[N_PLACE], *newer[N_PLACE]; /* by last use, in each place it is at */
     struct blob *next_sibling;                    /* snapshots behind the same parent */
@@ -63,154 +61,28 @@ struct list {
     int n;
 };
 
-struct fetch { /* blobs that the copier reads, in order */
-    struct job job;
-    int64_t number;
-    int n;
-    struct blob *list[];
-};
-
-struct removal {
-    struct job job;
-    char name[];
-};
-
 struct qn_tier {
     struct qn_cache *cache;
     struct qn_tier_options o;
-    char *folder;
+    struct qn_store *store; /* NULL: RAM only */
     struct blob **blob;
     int n_blob, capacity;
     struct list list[N_PLACE];
     struct qn_map by_key;    /* key of page or snapshot -> blob */
     struct qn_map by_parent; /* key of the parent -> first snapshot */
     struct blob *first_filling, **end_filling;
+    const struct blob *held; /* the snapshot that is being brought back */
     int64_t clock, n_published, n_returned, last_busy;
     int64_t n_fetch, n_fetched; /* asked for, come back; in order */
     int64_t n_reply;            /* letters of the copier */
     uint64_t version;           /* blobs that came */
-    int n_writing, n_dropped;
+    int n_writing, n_doomed;
     double write_left; /* bytes that may be written now */
     int64_t write_us;  /* when that was reckoned */
     struct qn_tier_stats stats;
-    struct qn_mail *copier_mail;
-    pthread_t copier;
-    bool has_copier;
-    struct job quit;
 };
 
-static uint64_t checksum(const struct header *h, const void *data)
-{
-    struct header copy = *h;
-    copy.checksum = 0;
-    return qn_hash_bytes(qn_hash_bytes(1, &copy, sizeof copy), data, h->n_byte);
-}
-
-static void file_name(const struct qn_tier *t, const struct header *h, const char *end, char *out, size_t n)
-{
-    snprintf(out, n, "%s/%016llx-%c%016llx%s", t->folder, (unsigned long long)h->fingerprint,
-             h->kind == KIND_PAGE ? 'p' : 's', (unsigned long long)h->key, end);
-}
-
-/* --- the copier --- */
-
-static bool write_all(int fd, const void *data, size_t n)
-{
-    const char *p = data;
-    while (n) {
-        ssize_t k = write(fd, p, n);
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return false;
-        p += k;
-        n -= (size_t)k;
-    }
-    return true;
-}
-
-static bool write_file(const struct qn_tier *t, struct blob *b)
-{
-    char name[4200], temporary[4200];
-    file_name(t, &b->h, ".tmp", temporary, sizeof temporary);
-    file_name(t, &b->h, ".qkv", name, sizeof name);
-    b->h.checksum = checksum(&b->h, b->data);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return false;
-    bool is_good = write_all(fd, &b->h, sizeof b->h) && write_all(fd, b->data, b->h.n_byte);
-    is_good = close(fd) == 0 && is_good && rename(temporary, name) == 0;
-    if (!is_good) unlink(temporary);
-    return is_good;
-}
-
-/* Fills b->data from its file. */
-static bool read_file(const struct qn_tier *t, const struct blob *b)
-{
-    char name[4200];
-    struct header h;
-    file_name(t, &b->h, ".qkv", name, sizeof name);
-    int fd = open(name, O_RDONLY | O_CLOEXEC);
-    bool is_good = fd >= 0 && read(fd, &h, sizeof h) == (ssize_t)sizeof h && h.n_byte == b->h.n_byte;
-    for (size_t done = 0; is_good && done < h.n_byte;) {
-        ssize_t k = read(fd, (char *)b->data + done, h.n_byte - done);
-        if (k < 0 && errno == EINTR) continue;
-        is_good = k > 0;
-        if (is_good) done += (size_t)k;
-    }
-    if (is_good) futimens(fd, NULL); /* used: the next start knows */
-    if (fd >= 0) close(fd);
-    return is_good && h.checksum == checksum(&h, b->data) && h.key == b->h.key && h.kind == b->h.kind;
-}
-
-struct queue {
-    struct qn_letter *first, **end;
-};
-
-static void queue_put(struct queue *q, struct qn_letter *letter)
-{
-    letter->next = NULL;
-    *q->end = letter;
-    q->end = &letter->next;
-}
-
-static struct qn_letter *queue_take(struct queue *q)
-{
-    struct qn_letter *letter = q->first;
-    if (!letter) return NULL;
-    q->first = letter->next;
-    if (!q->first) q->end = &q->first;
-    return letter;
-}
-
-static void *copier_main(void *arg)
-{
-    struct qn_tier *t = arg;
-    struct queue reads = {NULL, &reads.first}, others = {NULL, &others.first};
-    for (;;) {
-        struct qn_letter *next = qn_mail_take(t->copier_mail, reads.first || others.first ? 0 : QN_FOREVER);
-        while (next) {
-            struct qn_letter *letter = next;
-            next = letter->next;
-            queue_put(((struct job *)letter)->kind == JOB_READ ? &reads : &others, letter);
-        }
-        struct job *j = (struct job *)queue_take(reads.first ? &reads : &others);
-        if (j->kind == JOB_QUIT) return NULL;
-        if (j->kind == JOB_REMOVE) {
-            unlink(((struct removal *)j)->name);
-            free(j);
-            continue;
-        }
-        if (j->kind == JOB_READ) {
-            struct fetch *f = (struct fetch *)j;
-            for (int i = 0; i < f->n; i++) f->list[i]->is_failed = !read_file(t, f->list[i]);
-        } else {
-            struct blob *b = (struct blob *)j;
-            b->is_failed = !write_file(t, b);
-        }
-        j->letter.kind = t->o.letter_kind;
-        qn_mail_post(t->o.home, &j->letter);
-    }
-}
-
-/* --- the lists --- */
+/* --- lists and states --- */
 
 static void leave(struct qn_tier *t, enum place p, struct blob *b)
 {
@@ -235,15 +107,57 @@ static void join(struct qn_tier *t, enum place p, struct blob *b)
     l->n++;
 }
 
+static size_t file_bytes(const struct blob *b)
+{
+    return sizeof b->item.h + b->item.h.n_byte;
+}
+
+/* The only way from one state to another. Bytes in RAM are there before it comes to RAM; where it leaves,
+ * they are given back. */
+static void turn(struct qn_tier *t, struct blob *b, enum state to)
+{
+    for (int p = 0; p < N_PLACE; p++) {
+        bool was = is_at[b->state][p], is = is_at[to][p];
+        int64_t n_byte = (int64_t)(p == RAM ? b->item.h.n_byte : file_bytes(b));
+        if (was && !is) leave(t, (enum place)p, b);
+        if (!was && is) join(t, (enum place)p, b);
+        *(p == RAM ? &t->stats.ram_bytes : &t->stats.disk_bytes) += n_byte * (is - was);
+    }
+    if (!is_at[to][RAM]) {
+        free(b->item.data);
+        b->item.data = NULL;
+    }
+    b->state = to;
+}
+
 static void touch(struct qn_tier *t, struct blob *b)
 {
     b->last_use = t->clock;
     for (int p = 0; p < N_PLACE; p++) {
-        if (p == IN_RAM ? !b->data : !b->is_on_disk) continue;
+        if (!is_at[b->state][p]) continue;
         leave(t, (enum place)p, b);
         join(t, (enum place)p, b);
     }
 }
+
+/* Is it in RAM, or will be before a chore that needs it? They run in order. */
+static bool has_bytes(const struct blob *b)
+{
+    return is_at[b->state][RAM] && b->state != READING;
+}
+
+static bool is_busy(const struct qn_tier *t, const struct blob *b)
+{
+    return b->state == FILLING || b->state == WRITING || b->state == READING || b->busy > t->n_returned ||
+           b == t->held;
+}
+
+static void set_busy(struct qn_tier *t, struct blob *b)
+{
+    b->busy = t->last_busy = t->n_published + 1;
+}
+
+/* --- the index --- */
 
 static uint64_t index_key(int kind, uint64_t key)
 {
@@ -257,86 +171,77 @@ static struct blob *find(const struct qn_tier *t, int kind, uint64_t key)
     return qn_map_get(&t->by_key, index_key(kind, key), &at) ? (struct blob *)(uintptr_t)at : NULL;
 }
 
-/* A page that may be brought back. */
-static struct blob *find_page(const struct qn_tier *t, uint64_t key)
+static struct blob *first_snapshot(const struct qn_tier *t, uint64_t parent)
 {
-    struct blob *b = find(t, KIND_PAGE, key);
-    return b && !b->is_dropped ? b : NULL;
+    uint64_t first = 0;
+    qn_map_get(&t->by_parent, parent, &first);
+    return (struct blob *)(uintptr_t)first;
+}
+
+/* Page i of p, or the tail behind it. */
+static bool is_same(const struct blob *b, const struct qn_prefix *p, int at, int n)
+{
+    return b->item.h.n_tail == n && qn_prefix_common(p, at, b->item.h.tok, n) == n;
+}
+
+/* The blob of page i of p, which may be brought back. */
+static struct blob *find_page(const struct qn_tier *t, const struct qn_prefix *p, int i, uint64_t key)
+{
+    struct blob *b = find(t, QN_STORE_PAGE, key);
+    return b && !b->is_doomed && is_same(b, p, i * QN_PAGE, QN_PAGE) ? b : NULL;
 }
 
 static void add(struct qn_tier *t, struct blob *b)
 {
+    const struct qn_store_head *h = &b->item.h;
     if (t->n_blob == t->capacity) {
         t->capacity = QN_MAX(64, t->capacity * 2);
         t->blob = xreallocarray(t->blob, (size_t)t->capacity, sizeof *t->blob);
     }
     b->at = t->n_blob;
     t->blob[t->n_blob++] = b;
-    qn_map_put(&t->by_key, index_key(b->h.kind, b->h.key), (uint64_t)(uintptr_t)b);
+    qn_map_put(&t->by_key, index_key(h->kind, h->key), (uint64_t)(uintptr_t)b);
     t->version++;
-    if (b->h.kind != KIND_SNAPSHOT) return;
-    uint64_t first = 0;
-    qn_map_get(&t->by_parent, b->h.parent, &first);
-    b->next_sibling = (struct blob *)(uintptr_t)first;
-    qn_map_put(&t->by_parent, b->h.parent, (uint64_t)(uintptr_t)b);
+    if (h->kind != QN_STORE_SNAPSHOT) return;
+    b->next_sibling = first_snapshot(t, h->parent);
+    qn_map_put(&t->by_parent, h->parent, (uint64_t)(uintptr_t)b);
 }
 
-static void drop_data(struct qn_tier *t, struct blob *b)
+static void take_out_snapshot(struct qn_tier *t, struct blob *b)
 {
-    if (!b->data) return;
-    leave(t, IN_RAM, b);
-    free(b->data);
-    b->data = NULL;
-    t->stats.ram_bytes -= (int64_t)b->h.n_byte;
-}
-
-static void no_file(struct qn_tier *t, struct blob *b)
-{
-    leave(t, ON_DISK, b);
-    b->is_on_disk = false;
-    t->stats.disk_bytes -= (int64_t)(sizeof b->h + b->h.n_byte);
-}
-
-static void remove_file(struct qn_tier *t, struct blob *b)
-{
-    char name[4200];
-    file_name(t, &b->h, ".qkv", name, sizeof name);
-    size_t n = strlen(name) + 1;
-    struct removal *r = xcalloc(1, sizeof *r + n);
-    r->job.kind = JOB_REMOVE;
-    memcpy(r->name, name, n);
-    qn_mail_post(t->copier_mail, &r->job.letter);
-    no_file(t, b);
-    t->stats.n_file_drop++;
+    struct blob *p = first_snapshot(t, b->item.h.parent);
+    if (p == b) {
+        if (b->next_sibling)
+            qn_map_put(&t->by_parent, b->item.h.parent, (uint64_t)(uintptr_t)b->next_sibling);
+        else
+            qn_map_remove(&t->by_parent, b->item.h.parent);
+        return;
+    }
+    while (p->next_sibling != b) p = p->next_sibling;
+    p->next_sibling = b->next_sibling;
 }
 
 static void forget(struct qn_tier *t, struct blob *b)
 {
-    if (b->h.kind == KIND_SNAPSHOT) {
-        uint64_t first = 0;
-        qn_map_get(&t->by_parent, b->h.parent, &first);
-        struct blob *p = (struct blob *)(uintptr_t)first;
-        if (p == b) {
-            if (b->next_sibling)
-                qn_map_put(&t->by_parent, b->h.parent, (uint64_t)(uintptr_t)b->next_sibling);
-            else
-                qn_map_remove(&t->by_parent, b->h.parent);
-        } else {
-            while (p->next_sibling != b) p = p->next_sibling;
-            p->next_sibling = b->next_sibling;
-        }
-    }
-    qn_map_remove(&t->by_key, index_key(b->h.kind, b->h.key));
-    t->n_dropped -= b->is_dropped;
-    drop_data(t, b);
+    if (b->item.h.kind == QN_STORE_SNAPSHOT) take_out_snapshot(t, b);
+    qn_map_remove(&t->by_key, index_key(b->item.h.kind, b->item.h.key));
+    t->n_doomed -= b->is_doomed;
+    turn(t, b, GONE);
     t->blob[b->at] = t->blob[--t->n_blob];
     t->blob[b->at]->at = b->at;
     free(b);
 }
 
-static bool is_busy(const struct qn_tier *t, const struct blob *b)
+/* --- room --- */
+
+static void remove_file(struct qn_tier *t, struct blob *b)
 {
-    return b->is_writing || b->is_reading || b->is_filling || b->is_held || b->busy > t->n_returned;
+    qn_store_remove(t->store, &b->item.h);
+    t->stats.n_file_drop++;
+    if (b->state == BOTH)
+        turn(t, b, IN_RAM);
+    else
+        forget(t, b);
 }
 
 /* The one unused for longest that may go; those of the last use are in use now. */
@@ -351,26 +256,20 @@ static struct blob *oldest(const struct qn_tier *t, enum place p)
 static bool make_room(struct qn_tier *t, size_t n)
 {
     while (t->stats.ram_bytes + (int64_t)n > t->o.ram_bytes) {
-        struct blob *b = oldest(t, IN_RAM);
+        struct blob *b = oldest(t, RAM);
         if (!b) return false;
-        drop_data(t, b);
         t->stats.n_ram_drop++;
-        if (!b->is_on_disk) forget(t, b);
+        if (b->state == BOTH)
+            turn(t, b, ON_DISK);
+        else
+            forget(t, b);
     }
     return true;
 }
 
 static void *new_data(struct qn_tier *t, size_t n)
 {
-    if (!make_room(t, n)) return NULL;
-    void *data = try_malloc(n, 1);
-    if (data) t->stats.ram_bytes += (int64_t)n;
-    return data;
-}
-
-static void set_busy(struct qn_tier *t, struct blob *b)
-{
-    b->busy = t->last_busy = t->n_published + 1;
+    return make_room(t, n) ? try_malloc(n, 1) : NULL;
 }
 
 /* --- saving --- */
@@ -391,277 +290,248 @@ static bool may_write(struct qn_tier *t, double n)
 /* To the copier, when it is only in RAM and may be written. */
 static void write_out(struct qn_tier *t, struct blob *b)
 {
-    if (!t->has_copier || !b->data || b->is_on_disk || b->is_filling || b->is_writing || b->is_dropped)
-        return;
-    if (!may_write(t, (double)(sizeof b->h + b->h.n_byte))) {
+    if (!t->store || b->state != IN_RAM || b->is_doomed) return;
+    if (!may_write(t, (double)file_bytes(b))) {
         t->stats.n_over_budget++;
         return;
     }
-    b->is_writing = true;
-    b->job.kind = JOB_WRITE;
+    turn(t, b, WRITING);
     t->n_writing++;
-    qn_mail_post(t->copier_mail, &b->job.letter);
+    qn_store_write(t->store, &b->item);
 }
 
-static struct blob *new_blob(struct qn_tier *t, int kind, uint64_t key, uint64_t parent, uint64_t root,
-                             int n_tok, int mtp_from, const int32_t *tok, int n, size_t n_byte)
+/* For what a chore of the next work will bring. */
+static struct blob *new_blob(struct qn_tier *t, const struct qn_store_head *h)
 {
-    void *data = new_data(t, n_byte);
+    void *data = new_data(t, h->n_byte);
     if (!data) return NULL;
     struct blob *b = xcalloc(1, sizeof *b);
-    b->h = (struct header){.fingerprint = t->o.fingerprint,
-                           .key = key,
-                           .parent = parent,
-                           .root = root,
-                           .n_byte = n_byte,
-                           .kind = kind,
-                           .n_tok = n_tok,
-                           .n_tail = n,
-                           .mtp_from = mtp_from};
-    memcpy(b->h.magic, MAGIC, sizeof b->h.magic);
-    if (n) memcpy(b->h.tok, tok, (size_t)n * sizeof *tok);
-    b->data = data;
-    b->born = t->cache->clock;
-    b->is_filling = true;
+    b->item.h = *h;
+    if (t->store) qn_store_stamp(t->store, &b->item.h);
+    b->item.data = data;
+    b->born = qn_cache_clock(t->cache);
     *t->end_filling = b;
     t->end_filling = &b->next_filling;
     b->last_use = t->clock;
-    join(t, IN_RAM, b);
+    turn(t, b, FILLING);
     set_busy(t, b);
     add(t, b);
     return b;
 }
 
+static uint64_t parent_key(const struct qn_cache *c, int parent, uint64_t root)
+{
+    return parent >= 0 ? qn_cache_node(c, parent)->key : root;
+}
+
+static bool save_page(struct qn_tier *t, int page)
+{
+    const struct qn_node *n = qn_cache_node(t->cache, page);
+    struct qn_store_head h = {.key = n->key,
+                              .parent = parent_key(t->cache, n->parent, n->root),
+                              .root = n->root,
+                              .n_byte = t->o.page_bytes,
+                              .kind = QN_STORE_PAGE,
+                              .n_tok = (n->depth + 1) * QN_PAGE,
+                              .n_tail = QN_PAGE,
+                              .mtp_from = n->mtp_from};
+    memcpy(h.tok, qn_cache_tokens(t->cache, page), sizeof h.tok);
+    struct blob *b = new_blob(t, &h);
+    if (b) qn_cache_read_page(t->cache, page, b->item.data);
+    return b;
+}
+
+static size_t snapshot_bytes(const struct qn_tier *t, int n_tail)
+{
+    return t->o.slot_bytes + (n_tail ? t->o.page_bytes : 0);
+}
+
+static bool save_snapshot(struct qn_tier *t, int slot)
+{
+    const struct qn_snap *s = qn_cache_snap(t->cache, slot);
+    int n_tail = s->n_tok % QN_PAGE;
+    struct qn_store_head h = {.key = s->key,
+                              .parent = parent_key(t->cache, s->parent, s->root),
+                              .root = s->root,
+                              .n_byte = snapshot_bytes(t, n_tail),
+                              .kind = QN_STORE_SNAPSHOT,
+                              .n_tok = s->n_tok,
+                              .n_tail = n_tail,
+                              .mtp_from = s->mtp_from};
+    memcpy(h.tok, s->tail, (size_t)n_tail * sizeof *h.tok);
+    struct blob *b = new_blob(t, &h);
+    if (!b) return false;
+    qn_cache_read_slot(t->cache, slot, b->item.data);
+    if (n_tail) qn_cache_read_page(t->cache, s->tail_page, (char *)b->item.data + t->o.slot_bytes);
+    t->stats.n_saved++;
+    return true;
+}
+
 enum qn_tier_saved qn_tier_save(struct qn_tier *t, int slot, int64_t max_bytes)
 {
-    struct qn_cache *c = t->cache;
-    struct qn_snap *s = &c->snap[slot];
+    const struct qn_cache *c = t->cache;
+    const struct qn_snap *s = qn_cache_snap(c, slot);
     int64_t n_byte = 0;
     t->clock++;
-    for (int page = s->parent; page >= 0; page = c->node[page].parent) { /* what is there stays */
-        struct blob *b = find(t, KIND_PAGE, c->node[page].key);
+    for (int page = s->parent; page >= 0; page = qn_cache_node(c, page)->parent) { /* what is there stays */
+        struct blob *b = find(t, QN_STORE_PAGE, qn_cache_node(c, page)->key);
         if (!b) continue;
         touch(t, b);
         write_out(t, b); /* that could not be written before */
     }
-    for (int page = s->parent; page >= 0; page = c->node[page].parent) {
-        const struct qn_node *n = &c->node[page];
-        if (find(t, KIND_PAGE, n->key)) continue;
+    for (int page = s->parent; page >= 0; page = qn_cache_node(c, page)->parent) {
+        if (find(t, QN_STORE_PAGE, qn_cache_node(c, page)->key)) continue;
         if (n_byte && n_byte + (int64_t)t->o.page_bytes > max_bytes) return QN_TIER_MORE;
-        struct blob *b = new_blob(t, KIND_PAGE, n->key, n->parent >= 0 ? c->node[n->parent].key : n->root,
-                                  n->root, (n->depth + 1) * QN_PAGE, n->mtp_from,
-                                  c->tok + (size_t)page * QN_PAGE, QN_PAGE, t->o.page_bytes);
-        if (!b) return QN_TIER_NO_ROOM;
-        qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_READ, .from = page, .host = b->data});
+        if (!save_page(t, page)) return QN_TIER_NO_ROOM;
         n_byte += (int64_t)t->o.page_bytes;
     }
-    if (!find(t, KIND_SNAPSHOT, s->key)) {
-        int n_tail = s->n_tok % QN_PAGE;
-        size_t size = t->o.slot_bytes + (n_tail ? t->o.page_bytes : 0);
+    if (!find(t, QN_STORE_SNAPSHOT, s->key)) {
+        size_t size = snapshot_bytes(t, s->n_tok % QN_PAGE);
         if (n_byte && n_byte + (int64_t)size > max_bytes) return QN_TIER_MORE;
-        uint64_t parent = s->parent >= 0 ? c->node[s->parent].key : s->root;
-        struct blob *b =
-            new_blob(t, KIND_SNAPSHOT, s->key, parent, s->root, s->n_tok, s->mtp_from, s->tail, n_tail, size);
-        if (!b) return QN_TIER_NO_ROOM;
-        qn_chores_add(c->chores,
-                      (struct qn_chore){.kind = QN_CHORE_STATE_READ, .from = slot, .host = b->data});
-        if (n_tail)
-            qn_chores_add(c->chores, (struct qn_chore){.kind = QN_CHORE_KV_READ,
-                                                       .from = s->tail_page,
-                                                       .host = (char *)b->data + t->o.slot_bytes});
-        t->stats.n_saved++;
+        if (!save_snapshot(t, slot)) return QN_TIER_NO_ROOM;
     }
-    s->is_stored = true;
+    qn_cache_set_stored(t->cache, slot);
     return QN_TIER_SAVED;
 }
 
 /* --- bringing back --- */
 
-static bool is_same(const struct blob *b, const int32_t *tok, int n)
-{
-    return b->h.n_tail == n && !memcmp(b->h.tok, tok, (size_t)n * sizeof *tok);
-}
-
 /* The deepest snapshot here whose pages are here or in the tree. */
-static struct blob *deepest(const struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have)
+static struct blob *deepest(const struct qn_tier *t, const struct qn_prefix *p, int n_have)
 {
     struct blob *best = NULL;
-    uint64_t parent = root;
+    uint64_t parent = p->root;
     for (int done = 0;; done += QN_PAGE) {
-        uint64_t first = 0;
-        qn_map_get(&t->by_parent, parent, &first);
-        for (struct blob *b = (struct blob *)(uintptr_t)first; b; b = b->next_sibling)
-            if (!b->is_dropped && b->h.root == root && b->h.n_tok < n && b->h.n_tok > n_have &&
-                b->h.n_tok - done < QN_PAGE && b->h.n_tok >= done && (!best || b->h.n_tok > best->h.n_tok) &&
-                is_same(b, tok + done, b->h.n_tok - done))
+        for (struct blob *b = first_snapshot(t, parent); b; b = b->next_sibling) {
+            const struct qn_store_head *h = &b->item.h;
+            if (!b->is_doomed && h->root == p->root && h->n_tok < p->n && h->n_tok > n_have &&
+                h->n_tok - done < QN_PAGE && h->n_tok >= done && (!best || h->n_tok > best->item.h.n_tok) &&
+                is_same(b, p, done, h->n_tok - done))
                 best = b;
-        if (n - done < QN_PAGE) break;
-        uint64_t key = qn_cache_chain(parent, tok + done);
-        const struct blob *page = find_page(t, key);
-        bool is_here = page && is_same(page, tok + done, QN_PAGE);
-        if (!is_here && !qn_map_get(&t->cache->by_key, key, NULL)) break;
+        }
+        if (p->n - done < QN_PAGE) break;
+        uint64_t key = qn_prefix_key(p, parent, done / QN_PAGE);
+        if (!find_page(t, p, done / QN_PAGE, key) && !qn_cache_has_key(t->cache, key)) break;
         parent = key;
     }
     return best;
 }
 
-static void write_chore(struct qn_tier *t, enum qn_chore_kind kind, int to, struct blob *b, size_t offset)
-{
-    qn_chores_add(t->cache->chores,
-                  (struct qn_chore){.kind = kind, .to = to, .host = (char *)b->data + offset});
-    set_busy(t, b);
-}
-
-/* In RAM, or it will be before a chore that needs it: they run in order. */
-static bool has_bytes(const struct blob *b)
-{
-    return b->data && !b->is_reading;
-}
-
-/* Pages of a path that are held while it is brought back. */
-struct path {
-    int32_t *page;
+/* A prefix on its way back. */
+struct trip {
+    const struct qn_prefix *p;
+    struct blob *snap;
+    int64_t max_bytes;
+    int32_t *page; /* [n] pages of the path that are held meanwhile */
     int n;
+    int missing; /* the first page that is not in RAM, or their number: the snapshot; -1: none, or no room */
+    bool is_cut; /* max_bytes were reached */
 };
 
-/* The pages of the path that are in RAM, from the root on, as nodes of the tree. true: all of them. *missing:
- * the first that is not there; -1: none, or there is no room. *is_cut: max_bytes were reached. */
-static bool bring_pages(struct qn_tier *t, uint64_t root, const int32_t *tok, int n_full, int64_t max_bytes,
-                        struct path *path, int *missing, bool *is_cut)
+/* Page i of the path from RAM into the tree. Returns it, or -1, with *trip saying why. */
+static int bring_page(struct qn_tier *t, struct trip *trip, int parent, struct blob *b, int64_t *n_byte)
 {
-    struct qn_cache *c = t->cache;
-    uint64_t key = root;
+    touch(t, b);
+    if (!has_bytes(b)) {
+        trip->missing = trip->n;
+        return -1;
+    }
+    if (*n_byte && *n_byte + (int64_t)t->o.page_bytes > trip->max_bytes) {
+        trip->is_cut = true;
+        return -1;
+    }
+    set_busy(t, b); /* before anything is evicted for it */
+    int page = qn_cache_take_page(t->cache);
+    if (page < 0) return -1;
+    qn_cache_write_page(t->cache, page, b->item.data);
+    *n_byte += (int64_t)t->o.page_bytes;
+    int node = qn_cache_insert(t->cache, trip->p, parent, page, QN_CLAMP(b->item.h.mtp_from, 0, QN_PAGE));
+    if (node == page) return page;
+    qn_cache_drop_page(t->cache, page); /* a collision of keys */
+    return -1;
+}
+
+/* The pages of the path, from the root on, as nodes of the tree, as far as they are in RAM. true: all of
+ * them. */
+static bool bring_pages(struct qn_tier *t, struct trip *trip, int n_full)
+{
+    uint64_t key = trip->p->root;
     int parent = -1;
     int64_t n_byte = 0;
-    *missing = -1;
-    *is_cut = false;
     for (int i = 0; i < n_full; i++) {
-        const int32_t *page_tok = tok + (size_t)i * QN_PAGE;
-        key = qn_cache_chain(key, page_tok);
-        int node = qn_cache_find_node(c, root, parent, page_tok);
+        key = qn_prefix_key(trip->p, key, i);
+        int node = qn_cache_find_node(t->cache, trip->p, parent);
         if (node >= 0) {
-            qn_cache_use_page(c, node);
+            qn_cache_use_page(t->cache, node);
         } else {
-            struct blob *b = find_page(t, key);
-            if (!b || !is_same(b, page_tok, QN_PAGE)) return false;
-            touch(t, b);
-            if (!has_bytes(b)) {
-                *missing = i;
-                return false;
-            }
-            if (n_byte && n_byte + (int64_t)t->o.page_bytes > max_bytes) {
-                *is_cut = true;
-                return false;
-            }
-            set_busy(t, b); /* before anything is evicted for it */
-            int page = qn_cache_take_page(c);
-            if (page < 0) return false;
-            write_chore(t, QN_CHORE_KV_WRITE, page, b, 0);
-            n_byte += (int64_t)t->o.page_bytes;
-            node = qn_cache_insert(c, root, parent, page_tok, page, QN_CLAMP(b->h.mtp_from, 0, QN_PAGE));
-            if (node != page) { /* a collision of keys */
-                qn_cache_drop_page(c, page);
-                return false;
-            }
+            struct blob *b = find_page(t, trip->p, i, key);
+            if (!b) return false;
+            node = bring_page(t, trip, parent, b, &n_byte);
+            if (node < 0) return false;
         }
-        path->page[path->n++] = parent = node;
+        trip->page[trip->n++] = parent = node;
     }
     return true;
 }
 
 /* The snapshot itself, behind its pages. */
-static bool bring_snapshot(struct qn_tier *t, uint64_t root, int parent, struct blob *snap)
+static bool bring_snapshot(struct qn_tier *t, const struct trip *trip)
 {
     struct qn_cache *c = t->cache;
-    int tail_page = -1, slot = -1;
+    struct blob *snap = trip->snap;
+    struct qn_spot at = {.of = trip->p,
+                         .n_tok = snap->item.h.n_tok,
+                         .parent = trip->n ? trip->page[trip->n - 1] : -1,
+                         .tail_page = -1,
+                         .mtp_from = QN_MAX(snap->item.h.mtp_from, 0)};
+    int n_tail = snap->item.h.n_tail, slot = -1;
     set_busy(t, snap);
-    if (snap->h.n_tail) tail_page = qn_cache_take_page(c);
-    if (!snap->h.n_tail || tail_page >= 0) slot = qn_cache_take_slot(c);
+    if (n_tail) at.tail_page = qn_cache_take_page(c);
+    if (!n_tail || at.tail_page >= 0) slot = qn_cache_take_slot(c);
     if (slot >= 0) {
-        write_chore(t, QN_CHORE_STATE_WRITE, slot, snap, 0);
-        if (tail_page >= 0) write_chore(t, QN_CHORE_KV_WRITE, tail_page, snap, t->o.slot_bytes);
-        qn_cache_give_snap(c, root, parent, snap->h.n_tok, snap->h.tok, tail_page, slot,
-                           QN_MAX(snap->h.mtp_from, 0));
-        int at = qn_cache_find_snap(c, root, parent, snap->h.n_tok, snap->h.tok);
-        if (at >= 0) c->snap[at].is_stored = true;
+        qn_cache_write_slot(c, slot, snap->item.data);
+        if (n_tail) qn_cache_write_page(c, at.tail_page, (char *)snap->item.data + t->o.slot_bytes);
+        qn_cache_give_snap(c, &at, slot);
+        int known = qn_cache_find_snap(c, &at);
+        if (known >= 0) qn_cache_set_stored(c, known);
     }
-    if (tail_page >= 0) qn_cache_drop_page(c, tail_page);
+    if (at.tail_page >= 0) qn_cache_drop_page(c, at.tail_page);
     return slot >= 0;
 }
 
-/* Asks the copier for the pages from `first` on and the snapshot, as far as half the RAM goes. */
-static bool fetch(struct qn_tier *t, uint64_t root, const int32_t *tok, int first, struct blob *snap,
-                  struct qn_tier_wait *wait)
+/* Asks the copier for the pages from the first missing one on and the snapshot, as far as half the RAM
+ * goes. */
+static bool fetch(struct qn_tier *t, const struct trip *trip, struct qn_tier_wait *wait)
 {
-    int n_full = snap->h.n_tok / QN_PAGE;
+    int n_full = trip->snap->item.h.n_tok / QN_PAGE;
     int64_t left = QN_MAX(t->o.ram_bytes / 2, (int64_t)t->o.page_bytes);
-    struct fetch *f = xcalloc(1, sizeof *f + ((size_t)(n_full - first) + 1) * sizeof *f->list);
+    struct qn_store_fetch *f =
+        xcalloc(1, sizeof *f + ((size_t)(n_full - trip->missing) + 1) * sizeof *f->list);
     bool is_waiting = false;
-    uint64_t key = root;
+    uint64_t key = trip->p->root;
     for (int i = 0; i <= n_full && left > 0; i++) {
-        const int32_t *page_tok = tok + (size_t)i * QN_PAGE;
-        if (i < n_full) key = qn_cache_chain(key, page_tok);
-        if (i < first) continue;
-        struct blob *b = i < n_full ? find_page(t, key) : snap;
-        if (!b || (i < n_full && !is_same(b, page_tok, QN_PAGE))) continue; /* in the tree */
+        if (i < n_full) key = qn_prefix_key(trip->p, key, i);
+        if (i < trip->missing) continue;
+        struct blob *b = i < n_full ? find_page(t, trip->p, i, key) : trip->snap;
+        if (!b) continue; /* in the tree */
         touch(t, b);
-        left -= (int64_t)b->h.n_byte;
-        is_waiting |= b->is_reading; /* somebody else asked */
-        if (b->data) continue;
-        b->data = new_data(t, b->h.n_byte);
-        if (!b->data) break;
-        join(t, IN_RAM, b);
-        b->is_reading = true;
-        f->list[f->n++] = b;
+        left -= (int64_t)b->item.h.n_byte;
+        is_waiting |= b->state == READING; /* somebody else asked */
+        if (b->state != ON_DISK) continue;
+        void *data = new_data(t, b->item.h.n_byte);
+        if (!data) break;
+        b->item.data = data;
+        turn(t, b, READING);
+        f->list[f->n++] = &b->item;
     }
     if (!f->n) {
         free(f);
         if (is_waiting) wait->fetch = t->n_fetch;
         return is_waiting;
     }
-    f->job.kind = JOB_READ;
     f->number = wait->fetch = ++t->n_fetch;
-    qn_mail_post(t->copier_mail, &f->job.letter);
+    qn_store_read(t->store, f);
     return true;
-}
-
-/* --- taking back --- */
-
-static void drop(struct qn_tier *t, struct blob *b)
-{
-    t->n_dropped += !b->is_dropped;
-    b->is_dropped = true;
-}
-
-/* Those that were taken back and are not busy go, with their files. */
-static void remove_dropped(struct qn_tier *t)
-{
-    for (int i = t->n_blob; i-- && t->n_dropped;) {
-        struct blob *b = t->blob[i];
-        if (!b->is_dropped || is_busy(t, b)) continue;
-        if (b->is_on_disk) remove_file(t, b);
-        forget(t, b);
-    }
-}
-
-void qn_tier_drop(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_keep_page, int64_t since)
-{
-    uint64_t parent = root;
-    for (int done = 0;; done += QN_PAGE) {
-        uint64_t first = 0;
-        qn_map_get(&t->by_parent, parent, &first);
-        for (struct blob *b = (struct blob *)(uintptr_t)first; b; b = b->next_sibling)
-            if (b->h.root == root && b->born >= since && b->h.n_tok >= done && b->h.n_tok <= n &&
-                is_same(b, tok + done, b->h.n_tok - done))
-                drop(t, b);
-        if (n - done < QN_PAGE) break;
-        parent = qn_cache_chain(parent, tok + done);
-        struct blob *page = find(t, KIND_PAGE, parent);
-        if (page && done / QN_PAGE >= n_keep_page && page->born >= since &&
-            is_same(page, tok + done, QN_PAGE))
-            drop(t, page);
-    }
-    remove_dropped(t);
 }
 
 uint64_t qn_tier_version(const struct qn_tier *t)
@@ -669,52 +539,100 @@ uint64_t qn_tier_version(const struct qn_tier *t)
     return t->version;
 }
 
-enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
+/* What is not in RAM is asked for. true: it has to be waited for. */
+static bool ask_for_missing(struct qn_tier *t, const struct trip *trip, struct qn_tier_wait *wait)
+{
+    if (fetch(t, trip, wait)) return true;
+    if (t->last_busy > t->n_returned) { /* RAM is full of what is being copied */
+        wait->work = t->last_busy;
+        return true;
+    }
+    if (t->n_writing) {
+        wait->reply = t->n_reply + 1;
+        return true;
+    }
+    return false;
+}
+
+enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, const struct qn_prefix *p, int n_have,
                                       int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok)
 {
     *wait = (struct qn_tier_wait){0};
-    struct blob *snap = deepest(t, root, tok, n, n_have);
+    struct blob *snap = deepest(t, p, n_have);
     if (!snap) return QN_TIER_NOTHING;
     t->clock++;
     touch(t, snap);
-    /* what is evicted for its pages is saved, and takes the place of what is not in use */
-    snap->is_held = true;
-    int n_full = snap->h.n_tok / QN_PAGE, missing;
-    struct path path = {xreallocarray(NULL, (size_t)n_full + 1, sizeof *path.page), 0};
-    bool is_cut, is_waiting = false,
-                 is_whole = bring_pages(t, root, tok, n_full, max_bytes, &path, &missing, &is_cut);
+    t->held = snap; /* what is evicted for its pages is saved, and takes the place of what is not in use */
+    int n_full = snap->item.h.n_tok / QN_PAGE;
+    struct trip trip = {.p = p, .snap = snap, .max_bytes = max_bytes, .missing = -1};
+    trip.page = xreallocarray(NULL, (size_t)n_full + 1, sizeof *trip.page);
+    bool is_waiting = false, is_whole = bring_pages(t, &trip, n_full);
     if (is_whole && !has_bytes(snap)) {
         is_whole = false;
-        missing = n_full;
+        trip.missing = n_full;
     }
     if (is_whole) {
-        if (bring_snapshot(t, root, path.n ? path.page[path.n - 1] : -1, snap)) {
+        if (bring_snapshot(t, &trip)) {
             t->stats.n_hit++;
-            t->stats.n_hit_tok += (uint64_t)(snap->h.n_tok - n_have);
-            *n_tok += snap->h.n_tok - n_have;
+            t->stats.n_hit_tok += (uint64_t)(snap->item.h.n_tok - n_have);
+            *n_tok += snap->item.h.n_tok - n_have;
         }
-    } else if (missing >= 0) {
-        is_waiting = fetch(t, root, tok, missing, snap, wait);
-        if (!is_waiting && t->last_busy > t->n_returned) { /* RAM is full of what is being copied */
-            wait->work = t->last_busy;
-            is_waiting = true;
-        } else if (!is_waiting && t->n_writing) {
-            wait->reply = t->n_reply + 1;
-            is_waiting = true;
-        }
-    } else if (is_cut) {
+    } else if (trip.missing >= 0) {
+        is_waiting = ask_for_missing(t, &trip, wait);
+    } else if (trip.is_cut) {
         wait->work = t->last_busy;
         is_waiting = true;
     }
-    snap->is_held = false;
-    while (path.n) qn_cache_drop_page(t->cache, path.page[--path.n]);
-    free(path.page);
+    t->held = NULL;
+    while (trip.n) qn_cache_drop_page(t->cache, trip.page[--trip.n]);
+    free(trip.page);
     return is_waiting ? QN_TIER_WAIT : QN_TIER_TRIED;
 }
 
 bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait)
 {
     return t->n_fetched >= wait->fetch && t->n_returned >= wait->work && t->n_reply >= wait->reply;
+}
+
+/* --- taking back --- */
+
+static void doom(struct qn_tier *t, struct blob *b)
+{
+    t->n_doomed += !b->is_doomed;
+    b->is_doomed = true;
+}
+
+/* Those that are doomed and not busy go, with their files. */
+static void remove_doomed(struct qn_tier *t)
+{
+    for (int i = t->n_blob; i-- && t->n_doomed;) {
+        struct blob *b = t->blob[i];
+        if (!b->is_doomed || is_busy(t, b)) continue;
+        if (b->state == BOTH) remove_file(t, b);
+        if (b->state == ON_DISK)
+            remove_file(t, b);
+        else
+            forget(t, b);
+    }
+}
+
+void qn_tier_drop(struct qn_tier *t, const struct qn_prefix *p, int n_keep_page, int64_t since)
+{
+    uint64_t parent = p->root;
+    for (int done = 0;; done += QN_PAGE) {
+        for (struct blob *b = first_snapshot(t, parent); b; b = b->next_sibling) {
+            const struct qn_store_head *h = &b->item.h;
+            if (h->root == p->root && b->born >= since && h->n_tok >= done && h->n_tok <= p->n &&
+                is_same(b, p, done, h->n_tok - done))
+                doom(t, b);
+        }
+        if (p->n - done < QN_PAGE) break;
+        parent = qn_prefix_key(p, parent, done / QN_PAGE);
+        struct blob *page = find(t, QN_STORE_PAGE, parent);
+        if (page && done / QN_PAGE >= n_keep_page && page->born >= since && is_same(page, p, done, QN_PAGE))
+            doom(t, page);
+    }
+    remove_doomed(t);
 }
 
 /* --- coming and going of work --- */
@@ -732,27 +650,26 @@ void qn_tier_returned(struct qn_tier *t)
         t->first_filling = b->next_filling;
         if (!t->first_filling) t->end_filling = &t->first_filling;
         b->next_filling = NULL;
-        b->is_filling = false;
+        turn(t, b, IN_RAM);
         write_out(t, b);
     }
-    remove_dropped(t);
+    remove_doomed(t);
 }
 
-static void came_back(struct qn_tier *t, struct fetch *f)
+static void came_back(struct qn_tier *t, struct qn_store_fetch *f)
 {
     for (int i = 0; i < f->n; i++) {
-        struct blob *b = f->list[i];
-        b->is_reading = false;
-        if (!b->is_failed) {
+        struct blob *b = (struct blob *)f->list[i];
+        if (!b->item.is_failed) {
+            turn(t, b, BOTH);
             t->stats.n_read++;
-            t->stats.read_bytes += sizeof b->h + b->h.n_byte;
+            t->stats.read_bytes += file_bytes(b);
             continue;
         }
         char name[4200];
-        file_name(t, &b->h, ".qkv", name, sizeof name);
+        qn_store_file_name(t->store, &b->item.h, name, sizeof name);
         qn_log(QN_LOG_WARN, "tier", "%s: damaged, ignored", name);
         t->stats.n_damaged++;
-        no_file(t, b);
         forget(t, b); /* the next save writes it anew */
     }
     t->n_fetched = f->number;
@@ -763,36 +680,33 @@ static void was_written(struct qn_tier *t, struct blob *b)
 {
     static struct qn_log_limit limit;
     unsigned n_left_out;
-    b->is_writing = false;
     t->n_writing--;
-    if (b->is_failed) {
+    if (b->item.is_failed) {
+        turn(t, b, IN_RAM);
         t->stats.n_failed++;
         if (qn_log_allow(&limit, 60, &n_left_out))
-            qn_log(QN_LOG_WARN, "tier", "%s cannot be written; pages stay in RAM", t->folder);
+            qn_log(QN_LOG_WARN, "tier", "%s cannot be written; pages stay in RAM", qn_store_folder(t->store));
         return;
     }
-    b->is_on_disk = true;
-    join(t, ON_DISK, b);
+    turn(t, b, BOTH);
     t->stats.n_write++;
-    t->stats.write_bytes += sizeof b->h + b->h.n_byte;
-    t->stats.disk_bytes += (int64_t)(sizeof b->h + b->h.n_byte);
+    t->stats.write_bytes += file_bytes(b);
     while (t->stats.disk_bytes > t->o.disk_bytes) {
-        struct blob *old = oldest(t, ON_DISK);
+        struct blob *old = oldest(t, DISK);
         if (!old) break;
         remove_file(t, old);
-        if (!old->data) forget(t, old);
     }
 }
 
 void qn_tier_letter(struct qn_tier *t, struct qn_letter *letter)
 {
-    struct job *j = (struct job *)letter;
+    struct qn_store_job *j = (struct qn_store_job *)letter;
     t->n_reply++;
-    if (j->kind == JOB_READ)
-        came_back(t, (struct fetch *)j);
+    if (j->kind == QN_STORE_READ)
+        came_back(t, (struct qn_store_fetch *)j);
     else
         was_written(t, (struct blob *)j);
-    remove_dropped(t);
+    remove_doomed(t);
 }
 
 bool qn_tier_is_copying(const struct qn_tier *t)
@@ -804,9 +718,9 @@ void qn_tier_stats(const struct qn_tier *t, struct qn_tier_stats *out)
 {
     *out = t->stats;
     out->ram_budget = t->o.ram_bytes;
-    out->disk_budget = t->has_copier ? t->o.disk_bytes : 0;
-    out->n_ram = t->list[IN_RAM].n;
-    out->n_file = t->list[ON_DISK].n;
+    out->disk_budget = t->store ? t->o.disk_bytes : 0;
+    out->n_ram = t->list[RAM].n;
+    out->n_file = t->list[DISK].n;
 }
 
 /* --- open and close --- */
@@ -817,78 +731,25 @@ static int by_age(const void *a, const void *b)
     return x->last_use < y->last_use ? -1 : x->last_use > y->last_use;
 }
 
-static bool is_sound(const struct qn_tier *t, const struct header *h, int64_t n_file)
+static void found(void *user, const struct qn_store_head *h, int64_t when)
 {
-    size_t want =
-        h->kind == KIND_PAGE ? t->o.page_bytes : t->o.slot_bytes + (h->n_tail ? t->o.page_bytes : 0);
-    return (h->kind == KIND_PAGE || h->kind == KIND_SNAPSHOT) && h->n_byte == want && h->n_tok > 0 &&
-           h->n_tail >= 0 && h->n_tail <= QN_PAGE && n_file == (int64_t)(sizeof *h + want) &&
-           (h->kind == KIND_PAGE ? h->n_tail == QN_PAGE && h->n_tok % QN_PAGE == 0
-                                 : h->n_tail == h->n_tok % QN_PAGE);
+    struct blob *b = xcalloc(1, sizeof *b);
+    b->item.h = *h;
+    b->last_use = when;
+    add(user, b);
 }
 
-static int scan(struct qn_tier *t, struct qn_err *e)
+/* What open found in the folder: file times become places in our order. */
+static void take_files(struct qn_tier *t)
 {
-    int rc = QN_OK, n_foreign = 0, n_damaged = 0;
-    DIR *d = NULL;
-    QN_FAIL_IF(mkdir(t->folder, 0700) && errno != EEXIST, e, QN_IO, "%s: %s", t->folder, strerror(errno));
-    d = opendir(t->folder);
-    QN_FAIL_IF(!d, e, QN_IO, "%s: %s", t->folder, strerror(errno));
-    for (struct dirent *entry; (entry = readdir(d)) && t->n_blob < MAX_FILES;) {
-        char name[4200];
-        size_t n = strlen(entry->d_name);
-        bool is_temporary = n > 4 && !strcmp(entry->d_name + n - 4, ".tmp");
-        if (!is_temporary && (n < 5 || strcmp(entry->d_name + n - 4, ".qkv"))) continue;
-        if ((size_t)snprintf(name, sizeof name, "%s/%s", t->folder, entry->d_name) >= sizeof name) continue;
-        char own[20];
-        snprintf(own, sizeof own, "%016llx-", (unsigned long long)t->o.fingerprint);
-        if (strncmp(entry->d_name, own, strlen(own))) {
-            n_foreign++;
-            continue;
-        }
-        if (is_temporary) { /* left by a killed process */
-            unlink(name);
-            continue;
-        }
-        struct stat st;
-        struct header h;
-        int fd = open(name, O_RDONLY | O_CLOEXEC);
-        bool is_good = fd >= 0 && !fstat(fd, &st) && read(fd, &h, sizeof h) == (ssize_t)sizeof h &&
-                       !memcmp(h.magic, MAGIC, sizeof h.magic) && h.fingerprint == t->o.fingerprint &&
-                       is_sound(t, &h, st.st_size);
-        char want[4200];
-        if (is_good) {
-            file_name(t, &h, ".qkv", want, sizeof want);
-            is_good = !strcmp(want, name) && !find(t, h.kind, h.key);
-        }
-        if (fd >= 0) close(fd);
-        if (!is_good) {
-            n_damaged++;
-            continue;
-        }
-        struct blob *b = xcalloc(1, sizeof *b);
-        b->h = h;
-        b->is_on_disk = true;
-        b->last_use = (int64_t)st.st_mtime;
-        t->stats.disk_bytes += (int64_t)st.st_size;
-        add(t, b);
+    if (!t->n_blob) return;
+    qsort(t->blob, (size_t)t->n_blob, sizeof *t->blob, by_age);
+    for (int i = 0; i < t->n_blob; i++) {
+        t->blob[i]->at = i;
+        t->blob[i]->last_use = ++t->clock;
+        turn(t, t->blob[i], ON_DISK);
     }
-    if (n_foreign) qn_log(QN_LOG_INFO, "tier", "%s: %d files of other models ignored", t->folder, n_foreign);
-    if (n_damaged) qn_log(QN_LOG_WARN, "tier", "%s: %d damaged files ignored", t->folder, n_damaged);
-    t->stats.n_damaged += (uint64_t)n_damaged;
-    /* file times become places in our order */
-    if (t->n_blob) {
-        qsort(t->blob, (size_t)t->n_blob, sizeof *t->blob, by_age);
-        for (int i = 0; i < t->n_blob; i++) {
-            t->blob[i]->at = i;
-            t->blob[i]->last_use = ++t->clock;
-            join(t, ON_DISK, t->blob[i]);
-        }
-        t->clock++;
-    }
-out:
-    if (d) closedir(d);
-    return rc;
+    t->clock++;
 }
 
 int qn_tier_open(struct qn_tier **out, struct qn_cache *c, const struct qn_tier_options *o, struct qn_err *e)
@@ -904,12 +765,18 @@ int qn_tier_open(struct qn_tier **out, struct qn_cache *c, const struct qn_tier_
     t->write_left = (double)t->o.write_bytes;
     t->write_us = qn_now_us();
     if (o->folder) {
-        t->folder = xstrdup(o->folder);
-        QN_TRY(scan(t, e));
-        t->copier_mail = qn_mail_create();
-        QN_FAIL_IF(pthread_create(&t->copier, NULL, copier_main, t), e, QN_NOMEM,
-                   "no thread for the disk tier");
-        t->has_copier = true;
+        int n_damaged;
+        struct qn_store_options store = {.folder = o->folder,
+                                         .fingerprint = o->fingerprint,
+                                         .page_bytes = o->page_bytes,
+                                         .slot_bytes = o->slot_bytes,
+                                         .home = o->home,
+                                         .letter_kind = o->letter_kind,
+                                         .found = found,
+                                         .user = t};
+        QN_TRY(qn_store_open(&t->store, &store, &n_damaged, e));
+        t->stats.n_damaged += (uint64_t)n_damaged;
+        take_files(t);
     }
     *out = t;
     t = NULL;
@@ -922,19 +789,13 @@ void qn_tier_close(struct qn_tier *t)
 {
     if (!t) return;
     QN_CHECK(!qn_tier_is_copying(t));
-    if (t->has_copier) {
-        t->quit.kind = JOB_QUIT;
-        qn_mail_post(t->copier_mail, &t->quit.letter);
-        pthread_join(t->copier, NULL);
-    }
-    qn_mail_free(t->copier_mail);
+    qn_store_close(t->store);
     for (int i = 0; i < t->n_blob; i++) {
-        free(t->blob[i]->data);
+        free(t->blob[i]->item.data);
         free(t->blob[i]);
     }
     free(t->blob);
     qn_map_free(&t->by_key);
     qn_map_free(&t->by_parent);
-    free(t->folder);
     free(t);
 }

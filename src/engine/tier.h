@@ -3,20 +3,13 @@
  *
  * Owned by the engine thread. A blob is one full page, or one snapshot (state, and the page of its tail).
  * Blobs are found by the same chained keys as the tree's nodes, and their tokens are compared. Copies between
- * device and RAM are chores of the rank: a blob is busy until the work that carries its chore has come back.
- * All file work is the copier thread's: it writes, reads and removes files, reads first. Whoever wants what
- * is only on disk waits for the read; the engine does not. One blob a file, written under a temporary name
- * and then renamed:
- *
- *     FOLDER/<fingerprint>-<kind><key>.qkv    header (magic, sizes, keys, tokens, checksum), then the bytes
- *
- * so a killed process leaves whole files or temporary ones. A file of another model, or a damaged one, is
- * left alone and told once. When the folder is over its budget, the files unused for longest go. Bytes
- * written have a budget too, as a disk wears out: what is over it stays in RAM only. SPDX-License-Identifier:
- * Apache-2.0 */
+ * device and RAM are chores of the rank; all file work is the copier's (engine/store.h). Whoever wants what
+ * is only on disk waits for the read; the engine does not. tier.c says what is kept where, and the states of
+ * a blob. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_TIER_H
 #define QN_TIER_H
 
+#include "base/mail.h"
 #include "engine/prefix.h"
 #include "engine/stats.h"
 
@@ -47,7 +40,7 @@ struct qn_tier_wait {
     int64_t fetch, work, reply;
 };
 
-/* Brings the longest prefix of tok[n] that is longer than n_have back into the cache: write chores of at most
+/* Brings the longest prefix of p that is longer than n_have back into the cache: write chores of at most
  * max_bytes, and nodes and at last a snapshot that the next match finds. *n_tok grows by what was brought
  * back. */
 enum qn_tier_promoted {
@@ -55,16 +48,15 @@ enum qn_tier_promoted {
     QN_TIER_TRIED,   /* what there is room for is back */
     QN_TIER_WAIT,    /* not yet, *wait says what for; call again when it is over */
 };
-enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_have,
+enum qn_tier_promoted qn_tier_promote(struct qn_tier *t, const struct qn_prefix *p, int n_have,
                                       int64_t max_bytes, struct qn_tier_wait *wait, int *n_tok);
 uint64_t qn_tier_version(const struct qn_tier *t); /* pages and snapshots that came, from 1 on */
 bool qn_tier_is_over(const struct qn_tier *t, const struct qn_tier_wait *wait);
 
-/* Takes back what a sequence put here by way of the cache: of its tok[n], pages behind the first n_keep_page
+/* Takes back what a sequence put here by way of the cache: of its text p, pages behind the first n_keep_page
  * and snapshots, as far as they came at `since` (of the cache's clock) or later. What is being copied goes
  * once that is over, unread. */
-void qn_tier_drop(struct qn_tier *t, uint64_t root, const int32_t *tok, int n, int n_keep_page,
-                  int64_t since);
+void qn_tier_drop(struct qn_tier *t, const struct qn_prefix *p, int n_keep_page, int64_t since);
 
 /* Work was published; it came back (its chores are done: blobs it filled go to the copier). */
 void qn_tier_published(struct qn_tier *t);

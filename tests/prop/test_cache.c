@@ -43,7 +43,7 @@ struct live {
 };
 
 struct bench {
-    struct qn_cache cache;
+    struct qn_cache *cache;
     struct qn_chores chores, flying; /* for the next work, of that in flight */
     struct qn_tier *tier;            /* or NULL */
     struct qn_mail *home;
@@ -134,11 +134,11 @@ static void check_bytes(struct bench *b, struct live *l)
 {
     struct qn_seq *q = l->seq;
     for (int i = 0; i < q->n_done; i++) {
-        const struct page *p = &b->page[q->pages[i / QN_PAGE]];
+        const struct page *p = &b->page[q->hold.pages[i / QN_PAGE]];
         assert_int_equal(p->kv[i % QN_PAGE], hash_to(l, i + 1));
         if (i >= q->mtp_from) assert_int_equal(p->mtp[i % QN_PAGE], hash_to(l, i + 1));
     }
-    if (qn_seq_n_state(q)) assert_int_equal(b->state[q->slot], hash_to(l, qn_seq_n_state(q)));
+    if (qn_seq_n_state(q)) assert_int_equal(b->state[q->hold.slot], hash_to(l, qn_seq_n_state(q)));
 }
 
 /* A step with n rows of a sequence, whose state is folded in or stays pending. */
@@ -151,14 +151,14 @@ static void run_rows(struct bench *b, struct live *l, int n, bool is_pending)
     bool keeps = l->keeps_mtp || (q->state == QN_SEQ_DECODE && q->mtp_from <= q->n_done);
     int mtp_from = qn_seq_keep_mtp(q, keeps);
     for (int at = q->n_done; at < q->n_done + n; at++) {
-        struct page *p = &b->page[q->pages[at / QN_PAGE]];
+        struct page *p = &b->page[q->hold.pages[at / QN_PAGE]];
         p->kv[at % QN_PAGE] = hash_to(l, at + 1);
         bool is_made = keeps && at >= mtp_from && (l->has_carry || at > q->n_done);
         p->mtp[at % QN_PAGE] = is_made ? hash_to(l, at + 1) : 0;
     }
     l->has_carry = keeps;
-    b->state[q->slot] = hash_to(l, q->n_done + (is_pending ? 0 : n));
-    for (int i = 1; i <= n && is_pending; i++) b->pending[q->lane][i] = hash_to(l, q->n_done + i);
+    b->state[q->hold.slot] = hash_to(l, q->n_done + (is_pending ? 0 : n));
+    for (int i = 1; i <= n && is_pending; i++) b->pending[q->hold.lane][i] = hash_to(l, q->n_done + i);
     q->n_done += n;
     q->n_commit = is_pending ? n : 0;
 }
@@ -172,13 +172,13 @@ static void check(struct bench *b)
     for (int i = 0; i < N_LANE; i++) {
         const struct qn_seq *q = b->live[i].seq;
         if (!q) continue;
-        n_live += q->slot >= 0;
-        n_use += q->n_page;
+        n_live += q->hold.slot >= 0;
+        n_use += q->hold.n_page;
         qn_seq_check(q);
-        for (int k = 0; k < q->n_page; k++) n_used[q->pages[k]]++;
+        for (int k = 0; k < q->hold.n_page; k++) n_used[q->hold.pages[k]]++;
     }
-    qn_cache_check_sums(&b->cache, n_live, n_use);
-    qn_cache_check(&b->cache, n_used);
+    qn_cache_check_sums(b->cache, n_live, n_use);
+    qn_cache_check(b->cache, n_used);
 }
 
 /* A handful of trees of prompts, and what was said before, so that prefixes meet, continue and part. */
@@ -203,14 +203,16 @@ static void drop(struct live *l)
 static void leave(struct bench *b, struct live *l, bool with_state)
 {
     struct qn_seq *q = l->seq;
-    int n = q->n_done, n_others = q->n_others, k = roll(N_OLD);
+    struct qn_prefix done = qn_seq_prefix(q);
+    int n_others = q->n_others, k = roll(N_OLD);
+    done.n = q->n_done;
     b->n_old[k] = q->n_tok;
     memcpy(b->old[k], q->tok, (size_t)q->n_tok * sizeof *q->tok);
     if (with_state || roll(2)) {
-        qn_seq_suspend(q, &b->cache, with_state);
+        qn_seq_suspend(q, b->cache, with_state);
     } else {
-        qn_seq_retract(q, &b->cache);
-        if (b->tier) qn_tier_drop(b->tier, q->root, q->tok, n, n_others, q->since);
+        qn_seq_retract(q, b->cache);
+        if (b->tier) qn_tier_drop(b->tier, &done, n_others, q->since);
     }
     drop(l);
 }
@@ -221,9 +223,9 @@ static void promote(struct bench *b, struct qn_seq *q)
     enum qn_tier_promoted how = QN_TIER_WAIT;
     int n_tok = 0;
     for (int i = 0; i < 50 && how == QN_TIER_WAIT; i++) {
-        int n_have = qn_seq_match(q, &b->cache)->n_tok;
-        how = qn_tier_promote(b->tier, q->root, q->tok, q->n_tok, n_have,
-                              roll(3) ? INT64_MAX : 1 + roll(3000), &wait, &n_tok);
+        int n_have = qn_seq_match(q, b->cache)->n_tok;
+        struct qn_prefix p = qn_seq_prefix(q);
+        how = qn_tier_promote(b->tier, &p, n_have, roll(3) ? INT64_MAX : 1 + roll(3000), &wait, &n_tok);
         while (how == QN_TIER_WAIT && !qn_tier_is_over(b->tier, &wait)) {
             begin_work(b);
             end_work(b);
@@ -242,9 +244,9 @@ static void suspend(struct bench *b, struct live *l)
         begin_work(b);
         q->n_slice_row = 1;
         q->slice_part = 1;
-        b->state[q->slot] = 1;
+        b->state[q->hold.slot] = 1;
     }
-    qn_seq_suspend(q, &b->cache, true);
+    qn_seq_suspend(q, b->cache, true);
     b->n_suspended++;
 }
 
@@ -253,10 +255,12 @@ static bool admit(struct bench *b, struct live *l)
 {
     static const int stops[] = {5};
     struct qn_seq *q = l->seq;
-    const struct qn_cache *c = &b->cache;
+    struct qn_seq_marks marks = {.stop_tok = stops, .n_stop = 1};
     if (b->tier && roll(8)) promote(b, q);
     int n_chore = b->chores.n;
-    if (!qn_seq_admit(q, &b->cache, stops, 1, 1 + roll(64), roll(20) == 0)) {
+    bool is_cold = roll(20) == 0;
+    marks.gap = 1 + roll(64);
+    if (!qn_seq_admit(q, b->cache, &marks, is_cold)) {
         if (!b->tier) assert_int_equal(b->chores.n, n_chore);
         return false;
     }
@@ -265,7 +269,7 @@ static bool admit(struct bench *b, struct live *l)
     assert_true(q->n_cached < q->n_tok);
     /* what was promised: shared pages hold these tokens, the state comes from a snapshot of that length */
     for (int i = 0; i < q->n_node; i++)
-        assert_memory_equal(c->tok + (size_t)q->pages[i] * QN_PAGE, q->tok + (size_t)i * QN_PAGE,
+        assert_memory_equal(qn_cache_tokens(b->cache, q->hold.pages[i]), q->tok + (size_t)i * QN_PAGE,
                             QN_PAGE * sizeof *q->tok);
     if (q->n_cached && !b->tier) assert_int_equal(b->chores.list[n_chore].kind, QN_CHORE_STATE_COPY);
     assert_int_equal(q->is_fresh, q->n_cached == 0);
@@ -288,8 +292,8 @@ static void enter(struct bench *b, struct live *l)
 static void advance(struct bench *b, struct live *l)
 {
     struct qn_seq *q = l->seq;
-    struct qn_cache *c = &b->cache;
-    if (q->slot < 0 && !admit(b, l)) return;
+    struct qn_cache *c = b->cache;
+    if (q->hold.slot < 0 && !admit(b, l)) return;
     q->is_fresh = false;
     if (q->n_tok - q->n_done > 1 ||
         q->n_tok == q->n_prompt) { /* a chunk of the prompt, or of what is read again */
@@ -321,10 +325,10 @@ static void advance(struct bench *b, struct live *l)
 static void save(struct bench *b)
 {
     int slot = roll(N_SLOT);
-    struct qn_snap *s = &b->cache.snap[slot];
+    const struct qn_snap *s = qn_cache_snap(b->cache, slot);
     if (!s->is_used || s->is_stored) return;
     if (qn_tier_save(b->tier, slot, roll(2) ? INT64_MAX : 1 + roll(2000)) != QN_TIER_MORE)
-        s->is_stored = true;
+        qn_cache_set_stored(b->cache, slot);
 }
 
 static void save_evicted(void *user, int slot)
@@ -338,7 +342,7 @@ static void save_evicted(void *user, int slot)
 static void close_tier(struct bench *b)
 {
     if (!b->tier) return;
-    if (roll(2)) qn_cache_clear(&b->cache); /* what comes back comes from files */
+    if (roll(2)) qn_cache_clear(b->cache); /* what comes back comes from files */
     begin_work(b);
     end_work(b);
     while (qn_tier_is_copying(b->tier)) read_mail(b, 1000);
@@ -347,7 +351,7 @@ static void close_tier(struct bench *b)
     b->n_damaged += (long)stats.n_damaged;
     qn_tier_close(b->tier);
     b->tier = NULL;
-    b->cache.on_evict_snap = NULL;
+    qn_cache_on_evict(b->cache, NULL, NULL);
 }
 
 /* From a few pages to more than all that there are. */
@@ -362,10 +366,9 @@ static void open_tier(struct bench *b, const char *folder)
                                 .fingerprint = 1,
                                 .home = b->home};
     struct qn_err e = {0};
-    if (qn_tier_open(&b->tier, &b->cache, &o, &e)) fail_msg("tier: %s", e.text);
+    if (qn_tier_open(&b->tier, b->cache, &o, &e)) fail_msg("tier: %s", e.text);
     b->save_every = 1 << roll(8);
-    b->cache.on_evict_snap = save_evicted;
-    b->cache.user = b;
+    qn_cache_on_evict(b->cache, save_evicted, b);
 }
 
 /* One byte of some file turns over. */
@@ -397,7 +400,8 @@ static void run(long n, int every, const char *folder)
     static struct bench b;
     b = (struct bench){.home = qn_mail_create()};
     print_message("seed %llu\n", (unsigned long long)seed);
-    qn_cache_init(&b.cache, N_PAGE, N_SLOT, N_LANE, &b.chores);
+    b.cache = qn_cache_create(&(struct qn_cache_options){
+        .n_page = N_PAGE, .n_slot = N_SLOT, .n_lane = N_LANE, .chores = &b.chores});
     for (long i = 0; i < n; i++) {
         if (every && i % every == 0) {
             close_tier(&b);
@@ -408,11 +412,11 @@ static void run(long n, int every, const char *folder)
             enter(&b, l);
         else if (roll(every ? 12 : 40) == 0)
             leave(&b, l, roll(10) != 0);
-        else if (l->seq->slot >= 0 && roll(20) == 0)
+        else if (l->seq->hold.slot >= 0 && roll(20) == 0)
             suspend(&b, l);
         else
             advance(&b, l);
-        if (roll(5000) == 0) qn_cache_clear(&b.cache);
+        if (roll(5000) == 0) qn_cache_clear(b.cache);
         if (roll(64) == 0) check(&b);
         if (b.tier && roll(b.save_every) == 0) save(&b);
         if (b.tier) read_mail(&b, 0);
@@ -422,14 +426,16 @@ static void run(long n, int every, const char *folder)
     for (int i = 0; i < N_LANE; i++)
         if (b.live[i].seq) leave(&b, &b.live[i], true);
     check(&b);
-    struct qn_cache *c = &b.cache;
+    struct qn_cache *c = b.cache;
+    struct qn_cache_stats stats;
+    qn_cache_stats(c, &stats);
     print_message(
         "%ld operations: %llu snapshots made, %llu evicted, %llu pages evicted, %llu of %llu tokens hit, %ld "
         "suspended\n",
-        n, (unsigned long long)c->stats.n_snap_made, (unsigned long long)c->stats.n_snap_evicted,
-        (unsigned long long)c->stats.n_node_evicted, (unsigned long long)c->stats.n_hit_tok,
-        (unsigned long long)c->stats.n_query_tok, b.n_suspended);
-    assert_true(c->stats.n_hit_tok > 0 && c->stats.n_node_evicted > 0);
+        n, (unsigned long long)stats.n_snap_made, (unsigned long long)stats.n_snap_evicted,
+        (unsigned long long)stats.n_node_evicted, (unsigned long long)stats.n_hit_tok,
+        (unsigned long long)stats.n_query_tok, b.n_suspended);
+    assert_true(stats.n_hit_tok > 0 && stats.n_node_evicted > 0);
     close_tier(&b);
     if (every) {
         print_message("%ld prefixes brought back, %ld waits, %ld damaged files\n", b.n_promoted, b.n_waited,
@@ -437,9 +443,10 @@ static void run(long n, int every, const char *folder)
         assert_true(b.n_promoted > 0 && b.n_waited > 0 && (b.n_damaged > 0) == (folder != NULL));
     }
     qn_cache_clear(c);
-    assert_int_equal(c->pages.n_free, N_PAGE);
-    assert_int_equal(c->slots.n_free, N_SLOT);
-    qn_cache_fini(c);
+    qn_cache_stats(c, &stats);
+    assert_int_equal(stats.n_page_free, N_PAGE);
+    assert_int_equal(stats.n_slot_live + stats.n_slot_snapshot, 0);
+    qn_cache_free(c);
     qn_chores_fini(&b.chores);
     qn_chores_fini(&b.flying);
     qn_mail_free(b.home);

@@ -497,14 +497,16 @@ static void run_work(struct qn_tier *t, struct qn_chores *chores)
 }
 
 /* Page and state of a prefix of a full page and n_tail tokens, as a sequence leaves them. */
-static int leave_prefix(struct qn_cache *c, uint64_t root, const int32_t *tok, int n_tail)
+static int leave_prefix(struct qn_cache *c, const struct qn_prefix *p, int n_tail)
 {
-    int page = qn_cache_take_page(c), tail = n_tail ? qn_cache_take_page(c) : -1,
-        slot = qn_cache_take_slot(c);
+    int page = qn_cache_take_page(c), slot;
+    struct qn_spot at = {
+        .of = p, .n_tok = QN_PAGE + n_tail, .parent = page, .tail_page = n_tail ? qn_cache_take_page(c) : -1};
+    slot = qn_cache_take_slot(c);
     assert_true(page >= 0 && slot >= 0);
-    assert_int_equal(qn_cache_insert(c, root, -1, tok, page, 0), page);
-    qn_cache_give_snap(c, root, page, QN_PAGE + n_tail, tok + QN_PAGE, tail, slot, 0);
-    if (n_tail) qn_cache_drop_page(c, tail);
+    assert_int_equal(qn_cache_insert(c, p, -1, page, 0), page);
+    qn_cache_give_snap(c, &at, slot);
+    if (n_tail) qn_cache_drop_page(c, at.tail_page);
     qn_cache_drop_page(c, page);
     return slot;
 }
@@ -515,38 +517,40 @@ static void test_pushed_out_by_promotion(void **state)
     (void)state;
     enum { PAGE = 1000, SLOT = 3000 };
     struct qn_chores chores = {0};
-    struct qn_cache c;
+    struct qn_cache_options pools = {.n_page = 2, .n_slot = 2, .n_lane = 1, .chores = &chores};
+    struct qn_cache *c = qn_cache_create(&pools);
+    struct qn_cache_stats stats;
     struct qn_tier *t;
     struct qn_tier_options o = {
         .page_bytes = PAGE, .slot_bytes = SLOT, .ram_bytes = 3 * PAGE + 2 * SLOT - 1, .fingerprint = 1};
     struct qn_tier_wait wait;
     struct qn_err e = {0};
-    int32_t *first = ask_prompt(1, QN_PAGE + 1, 200), *second = ask_prompt(2, QN_PAGE + 11, 200);
+    struct qn_prefix first = {.tok = ask_prompt(1, QN_PAGE + 1, 200), .n = QN_PAGE + 1},
+                     second = {.tok = ask_prompt(2, QN_PAGE + 11, 200), .n = QN_PAGE + 11};
     int n_tok = 0;
-    qn_cache_init(&c, 2, 2, 1, &chores);
-    if (qn_tier_open(&t, &c, &o, &e)) fail_msg("tier: %s", e.text);
-    uint64_t root = qn_cache_root(&c, 0);
-    assert_int_equal(qn_tier_save(t, leave_prefix(&c, root, first, 0), INT64_MAX), QN_TIER_SAVED);
+    if (qn_tier_open(&t, c, &o, &e)) fail_msg("tier: %s", e.text);
+    first.root = second.root = qn_cache_root(c, 0);
+    assert_int_equal(qn_tier_save(t, leave_prefix(c, &first, 0), INT64_MAX), QN_TIER_SAVED);
     run_work(t, &chores);
-    qn_cache_clear(&c);
-    c.on_evict_snap = save_evicted;
-    c.user = t;
-    leave_prefix(&c, root, second, 10);
-    assert_int_equal(c.pages.n_free, 0);
-    assert_int_equal(qn_tier_promote(t, root, first, QN_PAGE + 1, 0, INT64_MAX, &wait, &n_tok),
-                     QN_TIER_TRIED);
+    qn_cache_clear(c);
+    qn_cache_on_evict(c, save_evicted, t);
+    leave_prefix(c, &second, 10);
+    qn_cache_stats(c, &stats);
+    assert_int_equal(stats.n_page_free, 0);
+    assert_int_equal(qn_tier_promote(t, &first, 0, INT64_MAX, &wait, &n_tok), QN_TIER_TRIED);
     assert_int_equal(n_tok, QN_PAGE);
-    assert_int_equal(c.stats.n_snap_evicted, 2);
+    qn_cache_stats(c, &stats);
+    assert_int_equal(stats.n_snap_evicted, 2);
     struct qn_match m;
-    qn_cache_match(&c, root, first, QN_PAGE + 1, &m);
+    qn_cache_match(c, &first, &m);
     assert_int_equal(m.n_tok, QN_PAGE);
-    qn_cache_check(&c, NULL);
+    qn_cache_check(c, NULL);
     run_work(t, &chores);
     qn_tier_close(t);
-    qn_cache_fini(&c);
+    qn_cache_free(c);
     qn_chores_fini(&chores);
-    free(first);
-    free(second);
+    free((void *)(uintptr_t)first.tok);
+    free((void *)(uintptr_t)second.tok);
 }
 
 int main(void)

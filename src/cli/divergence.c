@@ -51,6 +51,12 @@ void qn_divergence_add(struct qn_divergence *d, const float *reference, const fl
     }
 }
 
+void qn_divergence_add_target(struct qn_divergence *d, double logprob)
+{
+    push(d, 0, true);
+    if (!isnan(logprob)) count_target(d, logprob);
+}
+
 void qn_divergence_add_top(struct qn_divergence *d, const struct qn_top_row *reference, const float *tested,
                            int vocab, int target)
 {

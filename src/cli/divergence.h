@@ -42,6 +42,9 @@ void qn_divergence_add(struct qn_divergence *d, const float *reference, const fl
                        int target);
 void qn_divergence_add_top(struct qn_divergence *d, const struct qn_top_row *reference, const float *tested,
                            int vocab, int target);
+/* A position of the tested model alone: only its perplexity is counted. logprob: of the token that followed;
+ * NaN when there is none. */
+void qn_divergence_add_target(struct qn_divergence *d, double logprob);
 void qn_divergence_summary(struct qn_divergence *d, struct qn_divergence_summary *out); /* sorts kld */
 void qn_divergence_free(struct qn_divergence *d);
 

@@ -94,9 +94,10 @@ struct chunk {
     struct qn_divergence *divergence;
     const int32_t *ids; /* of the chunk */
     int n, vocab;
-    const float *reference_rows; /* [n, V] of a second model, or NULL */
+    const float *reference_rows; /* [n, V] of a second model */
     struct qn_reference *stored; /* or NULL */
     FILE *out;                   /* rows are stored there, or NULL */
+    bool is_alone;               /* nothing is compared: perplexity */
     int k;
     struct qn_err *e;
 };
@@ -129,10 +130,23 @@ static int take_rows(void *user, int first, int n_row, const float *logits)
             if (rc) return rc;
             qn_divergence_add_top(c->divergence, &top, row, c->vocab, target);
         } else {
-            const float *reference =
-                c->reference_rows ? c->reference_rows + (size_t)at * (size_t)c->vocab : row;
-            qn_divergence_add(c->divergence, reference, row, c->vocab, target);
+            qn_divergence_add(c->divergence, c->reference_rows + (size_t)at * (size_t)c->vocab, row, c->vocab,
+                              target);
         }
+    }
+    return QN_OK;
+}
+
+/* Perplexity alone needs a number a row. */
+static int take_scores(void *user, int first, int n_row, const struct qn_step_token *score)
+{
+    struct chunk *c = user;
+    for (int i = 0; i < n_row; i++) {
+        bool has_target = first + i + 1 < c->n;
+        if (has_target && score[i].tok < 0)
+            return qn_err_set(c->e, QN_INTERNAL, __FILE__, __LINE__,
+                              "the model produced no finite logits at position %d of a chunk", first + i);
+        qn_divergence_add_target(c->divergence, has_target ? (double)score[i].logprob : NAN);
     }
     return QN_OK;
 }
@@ -152,7 +166,10 @@ static int run_chunks(struct chunk *c, struct side *tested, struct side *referen
         c->ids = ids->data + at;
         c->n = (int)QN_MIN((size_t)context, ids->n - at);
         if (reference) QN_TRY(qn_engine_logits(reference->engine, c->ids, c->n, false, keep_rows, &keep, e));
-        QN_TRY(qn_engine_logits(tested->engine, c->ids, c->n, false, take_rows, c, e));
+        if (c->is_alone)
+            QN_TRY(qn_engine_scores(tested->engine, c->ids, c->n, take_scores, c, e));
+        else
+            QN_TRY(qn_engine_logits(tested->engine, c->ids, c->n, false, take_rows, c, e));
         show_progress(at + (size_t)c->n, ids->n);
     }
 out:
@@ -345,7 +362,7 @@ static int run_task(enum task task, const char *name, const struct qn_opt_usage 
     struct qn_reference *stored = NULL;
     struct qn_ids ids = QN_IDS_INIT((size_t)1 << 28);
     struct qn_divergence divergence = {0};
-    struct chunk c = {.divergence = &divergence, .e = &e, .k = (int)o.k};
+    struct chunk c = {.divergence = &divergence, .e = &e, .k = (int)o.k, .is_alone = task == PPL};
     char *part = NULL;
     struct receipt r = {.o = &o, .text = needs_text ? args[1] : "the reference's text"};
     if (task == KLD && qn_is_reference(o.reference)) {

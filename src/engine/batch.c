@@ -212,7 +212,7 @@ static void want_scores(struct qn_batch *b, const struct qn_seq *s, int n_row)
         int pos = s->n_done + i + 1;
         if (pos >= s->n_prompt_scored && pos < s->n_prompt) b->score_tok[i] = s->tok[pos];
     }
-    b->step.n_score_top = s->params->prompt_top;
+    b->step.n_score_top = QN_MAX(s->params->prompt_top, 0);
     b->result.score = b->score;
 }
 
@@ -230,7 +230,7 @@ static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wa
             add_logit(b, row + i, wants_token && i == n_row - 1 ? &s->pick : NULL);
         first_logit = n_row - 1;
         b->step.all_logits = true;
-        if (s->job)
+        if (s->job && !s->wants_scores)
             want_raw(b, n_row);
         else
             want_scores(b, s, n_row);

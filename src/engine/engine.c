@@ -467,6 +467,7 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
         struct qn_job *job = (struct qn_job *)letter;
         note_work(g);
         job->seq = qn_seq_create_job(job, &job->params);
+        job->seq->wants_scores = job->wants_scores;
         qn_sched_add(&g->sched, job->seq);
         break;
     }
@@ -752,25 +753,52 @@ bool qn_engine_is_alive(struct qn_engine *g)
     return !atomic_load(&g->has_work) || qn_now_us() - atomic_load(&g->last_step_us) < LONG_AGO_US;
 }
 
+/* The caller's side of a job, from its letter to its end. */
+static int run_job(struct qn_engine *g, struct qn_job *job, qn_score_rows *rows, qn_score_tokens *scores,
+                   void *user, struct qn_err *e)
+{
+    job->letter.kind = LETTER_JOB;
+    qn_mail_post(g->mail, &job->letter);
+    while (qn_job_read(job, rows, scores, user)) {
+        job->letter.kind = LETTER_JOB_NEXT;
+        qn_mail_post(g->mail, &job->letter);
+    }
+    int rc = qn_job_end(job, e);
+    qn_job_free(job);
+    return rc;
+}
+
+static int check_job(const struct qn_engine *g, const int32_t *ids, int n, struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_FAIL_IF(n < 1 || n > g->info.max_context - 1, e, QN_TOOBIG, "%d tokens; the context takes 1 to %d", n,
+               g->info.max_context - 1);
+    QN_TRY(qn_request_check_tokens("token", ids, n, g->size.config.vocab, e));
+out:
+    return rc;
+}
+
 int qn_engine_logits(struct qn_engine *g, const int32_t *ids, int n, bool with_mtp,
                      int (*rows)(void *user, int first, int n_row, const float *logits), void *user,
                      struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_job *job = NULL;
-    QN_FAIL_IF(n < 1 || n > g->info.max_context - 1, e, QN_TOOBIG, "%d tokens; the context takes 1 to %d", n,
-               g->info.max_context - 1);
+    QN_TRY(check_job(g, ids, n, e));
     QN_FAIL_IF(with_mtp && !g->info.has_mtp, e, QN_UNSUPPORTED, "the model has no draft head, or it is off");
-    QN_TRY(qn_request_check_tokens("token", ids, n, g->size.config.vocab, e));
-    job = qn_job_create(ids, n, with_mtp);
-    job->letter.kind = LETTER_JOB;
-    qn_mail_post(g->mail, &job->letter);
-    while (qn_job_read(job, rows, user)) {
-        job->letter.kind = LETTER_JOB_NEXT;
-        qn_mail_post(g->mail, &job->letter);
-    }
-    rc = qn_job_end(job, e);
+    QN_TRY(run_job(g, qn_job_create(ids, n, with_mtp), rows, NULL, user, e));
 out:
-    qn_job_free(job);
+    return rc;
+}
+
+int qn_engine_scores(struct qn_engine *g, const int32_t *ids, int n,
+                     int (*scores)(void *user, int first, int n_row, const struct qn_step_token *score),
+                     void *user, struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_TRY(check_job(g, ids, n, e));
+    struct qn_job *job = qn_job_create(ids, n, false);
+    job->wants_scores = true;
+    QN_TRY(run_job(g, job, NULL, scores, user, e));
+out:
     return rc;
 }

@@ -38,5 +38,10 @@ bool qn_engine_is_alive(struct qn_engine *g);
 int qn_engine_logits(struct qn_engine *g, const int32_t *ids, int n, bool with_mtp,
                      int (*rows)(void *user, int first, int n_row, const float *logits), void *user,
                      struct qn_err *e);
+/* Log-probability of each token of ids given those before it: row i tells of token i + 1, the last of none
+ * (tok -1), as does a row whose logits are not finite. Brings down a few numbers a row, not the logits. */
+int qn_engine_scores(struct qn_engine *g, const int32_t *ids, int n,
+                     int (*scores)(void *user, int first, int n_row, const struct qn_step_token *score),
+                     void *user, struct qn_err *e);
 
 #endif

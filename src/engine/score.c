@@ -35,12 +35,13 @@ struct qn_job *qn_job_create(const int32_t *ids, int n, bool with_mtp)
     return j;
 }
 
-bool qn_job_read(struct qn_job *j, qn_score_rows *rows, void *user)
+bool qn_job_read(struct qn_job *j, qn_score_rows *rows, qn_score_tokens *scores, void *user)
 {
     QN_CHECK(qn_mail_take(j->home, QN_FOREVER) == &j->reply);
     if (j->is_over) return false;
     if (atomic_load(&j->is_given_up) || !j->n_row) return true;
-    j->rows_rc = rows(user, j->first, j->n_row, j->logits);
+    j->rows_rc = j->wants_scores ? scores(user, j->first, j->n_row, j->score)
+                                 : rows(user, j->first, j->n_row, j->logits);
     if (j->rows_rc) atomic_store(&j->is_given_up, true);
     return true;
 }
@@ -58,6 +59,7 @@ void qn_job_free(struct qn_job *j)
 {
     if (!j) return;
     free(j->logits);
+    free(j->score);
     qn_mail_free(j->home);
     free(j);
 }
@@ -72,13 +74,19 @@ void qn_job_give(struct qn_job *j, struct qn_batch *b, int first, int n_row)
         j->first = QN_MAX(first, 1);
         j->n_row = first + n_row - j->first;
     }
+    j->seq->is_paused = true;
+    if (j->wants_scores) {
+        j->score = xreallocarray(j->score, (size_t)n_row, sizeof *j->score);
+        memcpy(j->score, b->score, (size_t)n_row * sizeof *j->score);
+        qn_mail_post(j->home, &j->reply);
+        return;
+    }
     float *logits = j->logits;
     size_t capacity = j->logits_capacity;
     j->logits = b->logits;
     j->logits_capacity = b->logits_capacity;
     b->logits = logits;
     b->logits_capacity = capacity;
-    j->seq->is_paused = true;
     qn_mail_post(j->home, &j->reply);
 }
 

@@ -17,7 +17,8 @@ struct qn_job {
     struct qn_letter reply;
     struct qn_mail *home; /* where replies go */
     struct qn_request_params params;
-    bool with_mtp; /* logits of the draft layer */
+    bool with_mtp;     /* logits of the draft layer */
+    bool wants_scores; /* log-probabilities in the place of logits */
     struct qn_seq *seq;
     bool is_over;            /* for the caller: nothing follows */
     bool is_ended;           /* engine: its sequence is gone */
@@ -25,18 +26,22 @@ struct qn_job {
     int first, n_row;
     float *logits; /* [n_row, V] the job's own, exchanged with the batch's */
     size_t logits_capacity;
-    int rc; /* the engine's */
+    struct qn_step_token *score; /* [n_row] copies */
+    int rc;                      /* the engine's */
     struct qn_err error;
     int rows_rc; /* of the caller's function */
 };
 
+/* One of the two is given: raw logits [n_row, V], or a score a row: of the token that follows, tok -1 for the
+ * last. */
 typedef int qn_score_rows(void *user, int first, int n_row, const float *logits);
+typedef int qn_score_tokens(void *user, int first, int n_row, const struct qn_step_token *score);
 
 /* --- the caller --- */
 struct qn_job *qn_job_create(const int32_t *ids, int n, bool with_mtp);
 /* Waits for the next chunk, which goes to `rows`. false: it was the end. Else the letter is to be sent again,
  * for more. */
-bool qn_job_read(struct qn_job *j, qn_score_rows *rows, void *user);
+bool qn_job_read(struct qn_job *j, qn_score_rows *rows, qn_score_tokens *scores, void *user);
 int qn_job_end(const struct qn_job *j, struct qn_err *e); /* how it ended */
 void qn_job_free(struct qn_job *j);
 

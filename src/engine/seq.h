@@ -27,6 +27,7 @@ struct qn_job; /* engine/score.h: logits of a text */
 struct qn_seq {
     struct qn_request *request; /* the engine's reference; NULL for a job */
     struct qn_job *job;
+    bool wants_scores; /* a job that wants log-probabilities, not logits */
     const struct qn_request_params *params;
     enum qn_seq_state state;
     bool is_paused;                            /* a job whose caller is reading */

@@ -343,6 +343,38 @@ static int refuse(void *user, int first, int n_row, const float *logits)
     return QN_IO;
 }
 
+struct scored {
+    const float *logits; /* [n, 256] raw */
+    const int32_t *tok;
+    int n;
+};
+
+/* Scores are those of the raw logits; the last row has none. */
+static int collect_scores(void *user, int first, int n_row, const struct qn_step_token *score)
+{
+    struct scored *t = user;
+    for (int i = 0; i < n_row; i++) {
+        const float *x = t->logits + (size_t)(first + i) * 256;
+        double sum = 0;
+        if (first + i == 499) {
+            assert_int_equal(score[i].tok, -1);
+            continue;
+        }
+        for (int v = 0; v < 256; v++) sum += exp((double)x[v]);
+        int32_t tok = t->tok[first + i + 1];
+        assert_int_equal(score[i].tok, tok);
+        assert_true(fabs(score[i].logprob - (x[tok] - log(sum))) < 1e-5);
+        t->n++;
+    }
+    return QN_OK;
+}
+
+static int refuse_scores(void *user, int first, int n_row, const struct qn_step_token *score)
+{
+    (void)user, (void)first, (void)n_row, (void)score;
+    return QN_IO;
+}
+
 static void test_logits(void **state)
 {
     (void)state;
@@ -364,6 +396,12 @@ static void test_logits(void **state)
     c.next = 1;
     assert_int_equal(qn_engine_logits(g, prompt, 500, true, collect, &c, &e), QN_OK);
     assert_int_equal(c.next, 500);
+    struct scored t = {.logits = c.logits, .tok = prompt};
+    c.next = 0;
+    assert_int_equal(qn_engine_logits(g, prompt, 500, false, collect, &c, &e), QN_OK);
+    assert_int_equal(qn_engine_scores(g, prompt, 500, collect_scores, &t, &e), QN_OK);
+    assert_int_equal(t.n, 499);
+    assert_int_equal(qn_engine_scores(g, prompt, 500, refuse_scores, &t, &e), QN_IO);
     assert_int_equal(qn_engine_logits(g, prompt, 500, false, refuse, &c, &e), QN_IO);
     assert_int_equal(qn_engine_logits(g, prompt, 5000, false, refuse, &c, &e), QN_TOOBIG);
     free(c.logits);

@@ -17,6 +17,7 @@ enum {
     QN_ARG_OBJECT = 16,
     QN_ARG_ARRAY = 32,
     QN_ARG_STRING = 64,
+    QN_ARG_ANY = 128, /* declared without a type: objects and arrays of JSON as such, else a string */
 };
 
 #define QN_ARG_MAX_DEPTH 32  /* $ref and anyOf nesting followed */

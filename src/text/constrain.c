@@ -436,6 +436,10 @@ int qn_constrain_compile(struct qn_grammar **out, const struct qn_constrain *c, 
     struct qn_buf lines = QN_BUF_INIT(1 << 20);
     struct qn_grammar *g = NULL;
     int rc = compile(&g, c, &lines, e);
+    if (rc == QN_UNSUPPORTED) { /* the client's to change: a status that says "later" would be tried again */
+        rc = QN_INVAL;
+        if (e) e->code = QN_INVAL;
+    }
     if (!rc) {
         if (can_keep) keep(key, g, qn_buf_str(&lines));
         if (report) qn_buf_append(report, qn_buf_str(&lines), lines.n_byte);

@@ -41,7 +41,7 @@ struct qn_constrain {
 
 /* *out is NULL when nothing constrains the output (no tools, free content). `report` (may be NULL) gets one
  * line for each schema keyword that was ignored. The JSON given may be freed afterwards.
- * Errors name the keyword, the rule or the position: QN_INVAL, QN_UNSUPPORTED, QN_TOOBIG.
+ * Errors name the keyword, the rule or the position: QN_INVAL, QN_TOOBIG.
  * Requests with equal constraints share one grammar, so an agent's next turn finds its masks ready: all
  * grammars of a process must be used by the same thread. */
 int qn_constrain_compile(struct qn_grammar **out, const struct qn_constrain *c, struct qn_buf *report,

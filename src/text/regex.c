@@ -1,317 +1,96 @@
-/* Regular expressions as terms.
- * SPDX-License-Identifier: Apache-2.0 */
+/* Regular expressions as terms: text to a tree, the tree to terms.
+ *
+ * A part that looks around itself (look-ahead, ^, $) depends on what follows it, so each part is made with
+ * what follows: A(?=B)C is A followed by both C and B-and-anything. Parts that do not look are made alone and
+ * shared. SPDX-License-Identifier: Apache-2.0 */
 #include "text/regex.h"
 
 #include "base/mem.h"
 #include "text/grammar.h"
 
-#define MAX_CODE 0x10ffffu
+#define MAX_TREE_BYTES (256u << 20)
+#define MAX_UNROLL     16 /* repetitions of a part that looks around itself */
 
-/* --- sets --- */
+enum node_kind { TEXT, SET, SEQUENCE, CHOICE, REPEAT, LOOK, START, END };
 
-bool qn_charset_add(struct qn_charset *set, uint32_t lo, uint32_t hi)
-{
-    if (lo > hi) return true;
-    if (set->n == QN_REGEX_MAX_RANGES) return false;
-    set->ranges[set->n].lo = lo;
-    set->ranges[set->n++].hi = hi;
-    return true;
-}
-
-static void sort_ranges(struct qn_charset *set)
-{
-    for (int i = 1; i < set->n; i++)
-        for (int k = i; k > 0 && set->ranges[k].lo < set->ranges[k - 1].lo; k--) {
-            uint32_t lo = set->ranges[k].lo, hi = set->ranges[k].hi;
-            set->ranges[k] = set->ranges[k - 1];
-            set->ranges[k - 1].lo = lo;
-            set->ranges[k - 1].hi = hi;
-        }
-    int n = 0;
-    for (int i = 0; i < set->n; i++) {
-        if (n && set->ranges[i].lo <= set->ranges[n - 1].hi + 1)
-            set->ranges[n - 1].hi = QN_MAX(set->ranges[n - 1].hi, set->ranges[i].hi);
-        else
-            set->ranges[n++] = set->ranges[i];
-    }
-    set->n = n;
-}
-
-void qn_charset_invert(struct qn_charset *set)
-{
-    sort_ranges(set);
-    struct qn_charset out = {.n = 0};
-    uint32_t from = 0;
-    for (int i = 0; i < set->n; i++) {
-        if (set->ranges[i].lo > from) qn_charset_add(&out, from, set->ranges[i].lo - 1);
-        from = set->ranges[i].hi + 1;
-    }
-    if (from <= MAX_CODE) qn_charset_add(&out, from, MAX_CODE);
-    *set = out;
-}
-
-static int put_utf8(uint32_t c, unsigned char *out)
-{
-    if (c < 0x80) {
-        out[0] = (unsigned char)c;
-        return 1;
-    }
-    int n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (int i = n - 1; i > 0; i--, c >>= 6) out[i] = (unsigned char)(0x80 | (c & 63));
-    out[0] = (unsigned char)((n == 2 ? 0xc0 : n == 3 ? 0xe0 : 0xf0) | c);
-    return n;
-}
-
-/* Byte sequences of lo[n] .. hi[n], which have the same length: the first differing byte splits the range. */
-static qn_term byte_range(struct qn_terms *t, const unsigned char *lo, const unsigned char *hi, int n)
-{
-    static const unsigned char low[] = {0x80, 0x80, 0x80}, high[] = {0xbf, 0xbf, 0xbf};
-    if (n == 1) return qn_term_range(t, lo[0], hi[0]);
-    if (lo[0] == hi[0])
-        return qn_term_seq(t, qn_term_range(t, lo[0], lo[0]), byte_range(t, lo + 1, hi + 1, n - 1));
-    bool from_start = !memcmp(lo + 1, low, (size_t)n - 1), to_end = !memcmp(hi + 1, high, (size_t)n - 1);
-    qn_term out = QN_TERM_EMPTY;
-    unsigned first = lo[0], last = hi[0];
-    if (!from_start) {
-        out = qn_term_seq(t, qn_term_range(t, lo[0], lo[0]), byte_range(t, lo + 1, high, n - 1));
-        first++;
-    }
-    if (!to_end) {
-        out = qn_term_alt(t, out,
-                          qn_term_seq(t, qn_term_range(t, hi[0], hi[0]), byte_range(t, low, hi + 1, n - 1)));
-        last--;
-    }
-    if (first <= last)
-        out = qn_term_alt(t, out,
-                          qn_term_seq(t, qn_term_range(t, (unsigned char)first, (unsigned char)last),
-                                      byte_range(t, low, high, n - 1)));
-    return out;
-}
-
-static qn_term code_range(struct qn_terms *t, uint32_t lo, uint32_t hi)
-{
-    static const uint32_t splits[][2] = {
-        {0x80, 0x7ff}, {0x800, 0xd7ff}, {0xe000, 0xffff}, {0x10000, MAX_CODE}};
-    qn_term out = QN_TERM_EMPTY;
-    for (size_t i = 0; i < QN_COUNT(splits); i++) {
-        uint32_t from = QN_MAX(lo, splits[i][0]), to = QN_MIN(hi, splits[i][1]);
-        if (from > to) continue;
-        unsigned char a[4], b[4];
-        int n = put_utf8(from, a);
-        put_utf8(to, b);
-        out = qn_term_alt(t, out, byte_range(t, a, b, n));
-    }
-    return out;
-}
-
-qn_term qn_charset_term(struct qn_terms *t, const struct qn_charset *set, bool is_json)
-{
-    uint64_t plain[4] = {0};
-    qn_term list[QN_REGEX_MAX_RANGES + 64];
-    size_t n = 0;
-    struct qn_charset s = *set;
-    sort_ranges(&s);
-    for (int i = 0; i < s.n; i++) {
-        for (uint32_t c = s.ranges[i].lo; c <= s.ranges[i].hi && c < 0x80; c++) {
-            static const char names[] = "\b\f\n\r\t\"\\", letters[] = "bfnrt\"\\";
-            const char *name = c ? strchr(names, (int)c) : NULL;
-            char text[8];
-            if (!is_json || (!name && c >= 0x20)) {
-                plain[c >> 6] |= (uint64_t)1 << (c & 63);
-                continue;
-            }
-            if (name)
-                snprintf(text, sizeof text, "\\%c", letters[name - names]);
-            else
-                snprintf(text, sizeof text, "\\u%04x", (unsigned)c);
-            list[n++] = qn_term_str(t, text);
-        }
-        if (s.ranges[i].hi >= 0x80) list[n++] = code_range(t, QN_MAX(s.ranges[i].lo, 0x80), s.ranges[i].hi);
-    }
-    list[n++] = qn_term_class(t, plain);
-    return qn_term_alts(t, list, n);
-}
-
-int64_t qn_charset_next(const char **s, const char *end)
-{
-    const unsigned char *u = (const unsigned char *)*s;
-    if (*s >= end) return -1;
-    int n = u[0] < 0x80 ? 1 : u[0] < 0xc2 ? 0 : u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : u[0] < 0xf5 ? 4 : 0;
-    if (!n || end - *s < n) return -1;
-    uint32_t c = n == 1 ? u[0] : u[0] & (0x7fu >> n);
-    for (int i = 1; i < n; i++) {
-        if ((u[i] & 0xc0) != 0x80) return -1;
-        c = c << 6 | (u[i] & 63);
-    }
-    *s += n;
-    return c;
-}
-
-static bool read_hex(const char **s, const char *end, int n_digit, uint32_t *out)
-{
-    *out = 0;
-    for (int i = 0; i < n_digit; i++, ++*s) {
-        char c = *s < end ? **s : 0;
-        if (c >= '0' && c <= '9')
-            *out = *out << 4 | (uint32_t)(c - '0');
-        else if ((c | 32) >= 'a' && (c | 32) <= 'f')
-            *out = *out << 4 | (uint32_t)((c | 32) - 'a' + 10);
-        else
-            return false;
-    }
-    return true;
-}
-
-static void add_class(struct qn_charset *set, char c)
-{
-    struct qn_charset s = {.n = 0};
-    if ((c | 32) == 'd') {
-        qn_charset_add(&s, '0', '9');
-    } else if ((c | 32) == 'w') {
-        qn_charset_add(&s, '0', '9');
-        qn_charset_add(&s, 'A', 'Z');
-        qn_charset_add(&s, 'a', 'z');
-        qn_charset_add(&s, '_', '_');
-    } else {
-        qn_charset_add(&s, '\t', '\r');
-        qn_charset_add(&s, ' ', ' ');
-    }
-    if (c < 'a') qn_charset_invert(&s);
-    for (int i = 0; i < s.n; i++) qn_charset_add(set, s.ranges[i].lo, s.ranges[i].hi);
-}
-
-int qn_charset_escape(struct qn_charset *set, const char **s, const char *end, const char *what,
-                      struct qn_err *e)
-{
-    int rc = QN_OK;
-    QN_FAIL_IF(*s >= end, e, QN_INVAL, "%s: ends in a backslash", what);
-    char c = *(*s)++;
-    uint32_t code = 0;
-    static const char from[] = "nrtfv", to[] = "\n\r\t\f\v";
-    const char *known = strchr(from, c);
-    if (strchr("dDwWsS", c)) {
-        add_class(set, c);
-        goto out;
-    }
-    if (known) {
-        code = (uint32_t)to[known - from];
-    } else if (c == 'x') {
-        QN_FAIL_IF(!read_hex(s, end, 2, &code), e, QN_INVAL, "%s: \\x needs two hexadecimal digits", what);
-    } else if (c == 'u' && *s < end && **s == '{') {
-        ++*s;
-        while (*s < end && **s != '}' && code <= MAX_CODE) {
-            uint32_t digit;
-            QN_FAIL_IF(!read_hex(s, end, 1, &digit), e, QN_INVAL, "%s: \\u{...} needs hexadecimal digits",
-                       what);
-            code = code << 4 | digit;
-        }
-        QN_FAIL_IF(*s >= end || code > MAX_CODE, e, QN_INVAL, "%s: \\u{...} is no code point", what);
-        ++*s;
-    } else if (c == 'u' || c == 'U') {
-        QN_FAIL_IF(!read_hex(s, end, c == 'u' ? 4 : 8, &code) || code > MAX_CODE, e, QN_INVAL,
-                   "%s: \\%c needs hexadecimal digits of a code point", what, c);
-    } else if (c == '0') {
-        code = 0;
-    } else {
-        QN_FAIL_IF((c >= '1' && c <= '9') || c == 'k', e, QN_UNSUPPORTED,
-                   "%s: back reference \\%c is not supported", what, c);
-        QN_FAIL_IF((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'), e, QN_UNSUPPORTED,
-                   "%s: \\%c is not supported", what, c);
-        --*s;
-        int64_t literal = qn_charset_next(s, end);
-        QN_FAIL_IF(literal < 0, e, QN_INVAL, "%s: no UTF-8 after a backslash", what);
-        code = (uint32_t)literal;
-    }
-    QN_FAIL_IF(!qn_charset_add(set, code, code), e, QN_TOOBIG, "%s: a class has more than %d ranges", what,
-               QN_REGEX_MAX_RANGES);
-out:
-    return rc;
-}
-
-int qn_charset_parse(struct qn_charset *set, const char **s, const char *end, const char *what,
-                     struct qn_err *e)
-{
-    int rc = QN_OK;
-    bool inverted = *s < end && **s == '^';
-    if (inverted) ++*s;
-    set->n = 0;
-    for (bool first = true;; first = false) {
-        QN_FAIL_IF(*s >= end, e, QN_INVAL, "%s: a class lacks its ']'", what);
-        if (**s == ']' && !first) break;
-        if (**s == ']' && first && !inverted) break; /* [] matches nothing */
-        int64_t lo, hi;
-        int before = set->n;
-        if (**s == '\\') {
-            ++*s;
-            QN_TRY(qn_charset_escape(set, s, end, what, e));
-            bool is_single = set->n == before + 1 && set->ranges[before].lo == set->ranges[before].hi;
-            if (!is_single) continue;
-            lo = set->ranges[--set->n].lo;
-        } else {
-            lo = qn_charset_next(s, end);
-            QN_FAIL_IF(lo < 0, e, QN_INVAL, "%s: no UTF-8 in a class", what);
-        }
-        hi = lo;
-        if (end - *s >= 2 && **s == '-' && (*s)[1] != ']') {
-            ++*s;
-            if (**s == '\\') {
-                ++*s;
-                before = set->n;
-                QN_TRY(qn_charset_escape(set, s, end, what, e));
-                QN_FAIL_IF(set->n != before + 1 || set->ranges[before].lo != set->ranges[before].hi, e,
-                           QN_INVAL, "%s: a range ends in a class", what);
-                hi = set->ranges[--set->n].lo;
-            } else {
-                hi = qn_charset_next(s, end);
-            }
-            QN_FAIL_IF(hi < lo, e, QN_INVAL, "%s: a range is the wrong way round", what);
-        }
-        QN_FAIL_IF(!qn_charset_add(set, (uint32_t)lo, (uint32_t)hi), e, QN_TOOBIG,
-                   "%s: a class has more than %d ranges", what, QN_REGEX_MAX_RANGES);
-    }
-    ++*s;
-    if (inverted) qn_charset_invert(set);
-out:
-    return rc;
-}
-
-/* --- expressions --- */
+struct node {
+    enum node_kind kind;
+    bool is_looking;  /* holds look-ahead, ^ or $ */
+    bool is_negative; /* of LOOK */
+    uint32_t min, max;
+    const char *text;                /* of TEXT [n], UTF-8 */
+    struct qn_charset_range *ranges; /* of SET [n] */
+    struct node **kids;              /* [n] */
+    size_t n, cap;
+    uint64_t least; /* characters it has at least */
+};
 
 struct parser {
     struct qn_terms *t;
+    struct qn_arena *arena;
     const char *s, *end, *what;
     bool is_json, whole;
+    bool ignore_case, dot_all;
     int depth, n_count; /* repetitions that count, so far */
     bool is_nested;     /* one inside another */
     struct qn_err *e;
 };
 
-static int alternatives(struct parser *p, qn_term *out);
+/* --- text to tree --- */
 
-static qn_term any_char(struct parser *p, bool with_newline)
-{
-    struct qn_charset set = {.n = 0};
-    if (!with_newline) qn_charset_add(&set, '\n', '\n');
-    qn_charset_invert(&set);
-    return qn_charset_term(p->t, &set, p->is_json);
-}
+static int alternatives(struct parser *p, struct node **out);
 
-static int group(struct parser *p, qn_term *out)
+static int node_new(struct node **out, struct parser *p, enum node_kind kind)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
-    if (p->s < p->end && *p->s == '?') {
-        p->s++;
-        char c = p->s < p->end ? *p->s : 0, d = p->s + 1 < p->end ? p->s[1] : 0;
-        bool is_named = (c == 'P' && d == '<') || (c == '<' && d != '=' && d != '!');
-        QN_FAIL_IF(c != ':' && !is_named, e, QN_UNSUPPORTED,
-                   "%s: (?%c... (look-around or flags) is not supported", p->what, c ? c : ' ');
-        if (is_named)
-            while (p->s < p->end && *p->s != '>') p->s++;
-        if (p->s < p->end) p->s++;
+    *out = qn_arena_alloc(p->arena, sizeof **out);
+    QN_FAIL_IF(!*out, e, QN_TOOBIG, "%s: needs more than %u bytes", p->what, MAX_TREE_BYTES);
+    (*out)->kind = kind;
+out:
+    return rc;
+}
+
+static int add_kid(struct parser *p, struct node *to, struct node *kid)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    if (to->n == to->cap) {
+        size_t cap = to->cap ? 2 * to->cap : 4;
+        struct node **kids = qn_arena_alloc(p->arena, cap * sizeof(struct node *));
+        QN_FAIL_IF(!kids, e, QN_TOOBIG, "%s: needs more than %u bytes", p->what, MAX_TREE_BYTES);
+        if (to->n) memcpy(kids, to->kids, to->n * sizeof(struct node *));
+        to->kids = kids;
+        to->cap = cap;
     }
-    p->depth++;
-    QN_TRY(alternatives(p, out));
+    to->kids[to->n++] = kid;
+    to->is_looking |= kid->is_looking;
+out:
+    return rc;
+}
+
+/* Flags at p->s, behind "(?". Moves past them; false: something else. */
+static bool flags(struct parser *p, bool *ignore_case, bool *dot_all)
+{
+    const char *s = p->s;
+    bool on = true;
+    for (; s < p->end && strchr("isua-", *s); s++) {
+        if (*s == '-')
+            on = false;
+        else if (*s == 'i')
+            *ignore_case = on;
+        else if (*s == 's')
+            *dot_all = on;
+    }
+    if (s == p->s || s >= p->end || (*s != ':' && *s != ')')) return false;
+    p->s = s;
+    return true;
+}
+
+static int group_end(struct parser *p)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
     p->depth--;
     QN_FAIL_IF(p->s >= p->end || *p->s != ')', e, QN_INVAL, "%s: a group lacks its ')'", p->what);
     p->s++;
@@ -319,37 +98,151 @@ out:
     return rc;
 }
 
-static int atom(struct parser *p, qn_term *out)
+/* Behind '('. *out NULL: flags for the rest of the group. */
+static int group(struct parser *p, struct node **out)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    struct node *kid;
+    const bool case_before = p->ignore_case, dot_before = p->dot_all;
+    bool is_look = false, is_negative = false;
+    *out = NULL;
+    if (p->s < p->end && *p->s == '?') {
+        p->s++;
+        char c = p->s < p->end ? *p->s : 0, d = p->s + 1 < p->end ? p->s[1] : 0;
+        bool is_named = (c == 'P' && d == '<') || (c == '<' && d != '=' && d != '!');
+        is_look = c == '=' || c == '!';
+        is_negative = c == '!';
+        QN_FAIL_IF(c == '<' && !is_named, e, QN_UNSUPPORTED, "%s: (?<%c... (look-behind) is not supported",
+                   p->what, d);
+        if (is_named) {
+            while (p->s < p->end && *p->s != '>') p->s++;
+        } else if (!is_look && c != ':') {
+            QN_FAIL_IF(!flags(p, &p->ignore_case, &p->dot_all), e, QN_UNSUPPORTED,
+                       "%s: (?%c... is not supported", p->what, c ? c : ' ');
+            if (*p->s == ')') { /* for what follows */
+                p->s++;
+                goto out;
+            }
+        }
+        if (p->s < p->end) p->s++;
+    }
+    p->depth++;
+    QN_TRY(alternatives(p, &kid));
+    QN_TRY(group_end(p));
+    p->ignore_case = case_before;
+    p->dot_all = dot_before;
+    *out = kid;
+    if (is_look) {
+        QN_TRY(node_new(out, p, LOOK));
+        QN_TRY(add_kid(p, *out, kid));
+        (*out)->is_negative = is_negative;
+        (*out)->is_looking = true;
+    }
+out:
+    return rc;
+}
+
+/* Both cases of each letter (of ASCII). */
+static bool fold(struct qn_charset *set)
+{
+    bool is_ok = true;
+    for (int i = set->n - 1; i >= 0; i--) {
+        uint32_t lo = set->ranges[i].lo, hi = set->ranges[i].hi;
+        uint32_t from = QN_MAX(lo, 'A'), to = QN_MIN(hi, 'Z');
+        if (from <= to) is_ok &= qn_charset_add(set, from + 32, to + 32);
+        from = QN_MAX(lo, 'a');
+        to = QN_MIN(hi, 'z');
+        if (from <= to) is_ok &= qn_charset_add(set, from - 32, to - 32);
+    }
+    return is_ok;
+}
+
+static int set_node(struct node **out, struct parser *p, struct qn_charset *set, bool is_inverted)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    if (p->ignore_case) {
+        if (is_inverted) qn_charset_invert(set);
+        QN_FAIL_IF(!fold(set), e, QN_TOOBIG, "%s: a class has more than %d ranges", p->what,
+                   QN_REGEX_MAX_RANGES);
+        if (is_inverted) qn_charset_invert(set);
+    }
+    QN_TRY(node_new(out, p, SET));
+    (*out)->n = (size_t)set->n;
+    (*out)->least = 1;
+    (*out)->ranges = qn_arena_alloc(p->arena, ((size_t)set->n + 1) * sizeof set->ranges[0]);
+    QN_FAIL_IF(!(*out)->ranges, e, QN_TOOBIG, "%s: needs more than %u bytes", p->what, MAX_TREE_BYTES);
+    memcpy((*out)->ranges, set->ranges, (size_t)set->n * sizeof set->ranges[0]);
+out:
+    return rc;
+}
+
+/* Characters that mean themselves, up to one that is repeated. Empty: none stands here. */
+static size_t plain_run(const struct parser *p)
+{
+    size_t n = 0, last = 0;
+    const char *s = p->s;
+    if (p->ignore_case) return 0;
+    while (s < p->end && !strchr("*+?{()|[\\^$.", *s) && *s) {
+        const char *from = s;
+        if (qn_charset_next(&s, p->end) < 0) break;
+        last = (size_t)(from - p->s);
+        n = (size_t)(s - p->s);
+    }
+    /* the last one may belong to a repetition */
+    return n && s < p->end && strchr("*+?{", *s) && *s ? last : n;
+}
+
+static int atom(struct parser *p, struct node **out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
     struct qn_charset set;
-    char c = *p->s;
+    char c = *p->s, d = p->s + 1 < p->end ? p->s[1] : 0;
+    size_t n;
     set.n = 0;
-    QN_FAIL_IF(strchr("*+?", c), e, QN_INVAL, "%s: nothing to repeat before '%c'", p->what, c);
-    QN_FAIL_IF(c == '^' || c == '$', e, QN_UNSUPPORTED, "%s: '%c' is supported at the ends only", p->what, c);
+    QN_FAIL_IF(c && strchr("*+?", c), e, QN_INVAL, "%s: nothing to repeat before '%c'", p->what, c);
+    bool is_start = c == '^' || (c == '\\' && d == 'A'),
+         is_end = c == '$' || (c == '\\' && (d == 'Z' || d == 'z'));
     if (c == '(') {
         p->s++;
-        QN_TRY(group(p, out));
+        rc = group(p, out);
         goto out;
     }
+    if (is_start || is_end) {
+        p->s += c == '\\' ? 2 : 1;
+        QN_TRY(node_new(out, p, is_start ? START : END));
+        (*out)->is_looking = true;
+        goto out;
+    }
+    if ((n = plain_run(p))) {
+        QN_TRY(node_new(out, p, TEXT));
+        (*out)->text = p->s;
+        (*out)->least = (*out)->n = n;
+        p->s += n;
+        goto out;
+    }
+    bool is_inverted = false;
     if (c == '.') {
         p->s++;
-        *out = any_char(p, false);
-        goto out;
-    }
-    if (c == '[') {
+        if (!p->dot_all) qn_charset_add(&set, '\n', '\n');
+        qn_charset_invert(&set);
+        is_inverted = true;
+    } else if (c == '[') {
         p->s++;
+        is_inverted = d == '^';
         QN_TRY(qn_charset_parse(&set, &p->s, p->end, p->what, e));
     } else if (c == '\\') {
         p->s++;
+        is_inverted = d == 'D' || d == 'W' || d == 'S';
         QN_TRY(qn_charset_escape(&set, &p->s, p->end, p->what, e));
     } else {
         int64_t code = qn_charset_next(&p->s, p->end);
         QN_FAIL_IF(code < 0, e, QN_INVAL, "%s: not UTF-8", p->what);
         qn_charset_add(&set, (uint32_t)code, (uint32_t)code);
     }
-    *out = qn_charset_term(p->t, &set, p->is_json);
+    QN_TRY(set_node(out, p, &set, is_inverted));
 out:
     return rc;
 }
@@ -379,13 +272,13 @@ static bool braces(struct parser *p, uint32_t *min, uint32_t *max)
     return is_ok;
 }
 
-static int repeated(struct parser *p, qn_term *out)
+static int repeated(struct parser *p, struct node **out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
     int n_before = p->n_count;
     QN_TRY(atom(p, out));
-    while (p->s < p->end) {
+    while (*out && p->s < p->end) {
         uint32_t min, max;
         char c = *p->s;
         if (c == '*' || c == '+' || c == '?') {
@@ -403,75 +296,236 @@ static int repeated(struct parser *p, qn_term *out)
             p->is_nested |= p->n_count > n_before;
             p->n_count++;
         }
-        *out = qn_term_repeat(p->t, *out, min, max);
+        struct node *kid = *out;
+        QN_FAIL_IF(kid->is_looking && max > 1 && max > MAX_UNROLL, e, QN_UNSUPPORTED,
+                   "%s: look-ahead, ^ or $ inside a repetition is not supported", p->what);
+        QN_TRY(node_new(out, p, REPEAT));
+        QN_TRY(add_kid(p, *out, kid));
+        (*out)->min = min;
+        (*out)->max = max;
+        (*out)->least = kid->least * min;
         if (p->s < p->end && *p->s == '?') p->s++; /* lazy: the same language */
     }
 out:
     return rc;
 }
 
-static int sequence(struct parser *p, qn_term *out)
+static int sequence(struct parser *p, struct node **out)
 {
     int rc = QN_OK;
-    qn_term *list = NULL;
-    size_t n = 0, cap = 0;
-    bool from_start = p->depth || p->whole, to_end = from_start;
-    if (!p->depth && p->s < p->end && *p->s == '^') {
-        from_start = true;
-        p->s++;
-    }
+    struct node *kid;
+    QN_TRY(node_new(out, p, SEQUENCE));
     while (p->s < p->end && *p->s != '|' && *p->s != ')') {
-        if (!p->depth && *p->s == '$' && (p->s + 1 == p->end || p->s[1] == '|')) {
-            to_end = true;
-            p->s++;
-            break;
-        }
-        if (n == cap) list = xreallocarray(list, cap = cap ? 2 * cap : 16, sizeof *list);
-        QN_TRY(repeated(p, &list[n]));
-        n++;
+        QN_TRY(repeated(p, &kid));
+        if (!kid) continue;
+        QN_TRY(add_kid(p, *out, kid));
+        (*out)->least += kid->least;
     }
-    /* from the right, so that the sequence leans right */
-    *out = to_end ? QN_TERM_EPS : qn_term_repeat(p->t, any_char(p, true), 0, QN_TERM_MANY);
-    while (n > 0) *out = qn_term_seq(p->t, list[--n], *out);
-    if (!from_start) *out = qn_term_seq(p->t, qn_term_repeat(p->t, any_char(p, true), 0, QN_TERM_MANY), *out);
 out:
-    free(list);
     return rc;
 }
 
-static int alternatives(struct parser *p, qn_term *out)
+static int alternatives(struct parser *p, struct node **out)
 {
     int rc = QN_OK;
     struct qn_err *e = p->e;
-    qn_term *list = NULL;
-    size_t n = 0, cap = 0;
+    struct node *kid;
     QN_FAIL_IF(p->depth > QN_GRAMMAR_MAX_DEPTH, e, QN_TOOBIG, "%s: groups nest deeper than %d", p->what,
                QN_GRAMMAR_MAX_DEPTH);
+    QN_TRY(node_new(out, p, CHOICE));
     for (;;) {
-        if (n == cap) list = xreallocarray(list, cap = cap ? 2 * cap : 8, sizeof *list);
-        QN_TRY(sequence(p, &list[n]));
-        n++;
+        QN_TRY(sequence(p, &kid));
+        (*out)->least = (*out)->n ? QN_MIN((*out)->least, kid->least) : kid->least;
+        QN_TRY(add_kid(p, *out, kid));
         if (p->s >= p->end || *p->s != '|') break;
         p->s++;
     }
-    *out = qn_term_alts(p->t, list, n);
+    if ((*out)->n == 1) *out = (*out)->kids[0];
 out:
-    free(list);
+    return rc;
+}
+
+/* --- tree to terms --- */
+
+enum place { AT_START, BEHIND_START, ANYWHERE }; /* what is known of where a part begins */
+
+static qn_term any_chars(struct parser *p, uint32_t min)
+{
+    struct qn_charset set = {.n = 0};
+    qn_charset_invert(&set);
+    return qn_term_repeat(p->t, qn_charset_term(p->t, &set, p->is_json), min, QN_TERM_MANY);
+}
+
+static qn_term text_term(struct parser *p, const struct node *node)
+{
+    struct qn_charset set;
+    const char *s = node->text, *end = s + node->n, *from = s;
+    bool is_plain = true;
+    for (; p->is_json && s < end; s++) is_plain &= (unsigned char)*s >= 0x20 && *s != '"' && *s != '\\';
+    if (is_plain) return qn_term_lit(p->t, node->text, node->n);
+    /* from the right, character by character */
+    qn_term out = QN_TERM_EPS;
+    for (const char *at = end; at > from;) {
+        const char *head = at - 1;
+        while (head > from && (*head & 0xc0) == 0x80) head--;
+        const char *next = head;
+        set.n = 0;
+        uint32_t code = (uint32_t)qn_charset_next(&next, end);
+        qn_charset_add(&set, code, code);
+        out = qn_term_seq(p->t, qn_charset_term(p->t, &set, p->is_json), out);
+        at = head;
+    }
+    return out;
+}
+
+static qn_term set_term(struct parser *p, const struct node *node)
+{
+    struct qn_charset set;
+    set.n = (int)node->n;
+    memcpy(set.ranges, node->ranges, node->n * sizeof set.ranges[0]);
+    return qn_charset_term(p->t, &set, p->is_json);
+}
+
+/* A node that does not look around itself. */
+static qn_term alone(struct parser *p, const struct node *node)
+{
+    qn_term out = QN_TERM_EPS;
+    if (node->kind == TEXT) return text_term(p, node);
+    if (node->kind == SET) return set_term(p, node);
+    if (node->kind == REPEAT) return qn_term_repeat(p->t, alone(p, node->kids[0]), node->min, node->max);
+    if (node->kind == SEQUENCE) {
+        for (size_t i = node->n; i-- > 0;) out = qn_term_seq(p->t, alone(p, node->kids[i]), out);
+        return out;
+    }
+    qn_term *each = xcalloc(node->n + 1, sizeof *each);
+    for (size_t i = 0; i < node->n; i++) each[i] = alone(p, node->kids[i]);
+    out = qn_term_alts(p->t, each, node->n);
+    free(each);
+    return out;
+}
+
+static enum place behind(enum place place, const struct node *node)
+{
+    if (node->kind == LOOK || node->kind == START || node->kind == END) return place;
+    if (node->least || place == BEHIND_START) return BEHIND_START;
+    return ANYWHERE;
+}
+
+static int with_rest(qn_term *out, struct parser *p, const struct node *node, qn_term rest, enum place place);
+
+static int sequence_with_rest(qn_term *out, struct parser *p, const struct node *node, qn_term rest,
+                              enum place place)
+{
+    int rc = QN_OK;
+    enum place *places = xcalloc(node->n + 1, sizeof *places);
+    for (size_t i = 0; i < node->n; i++) {
+        places[i] = place;
+        place = behind(place, node->kids[i]);
+    }
+    *out = rest;
+    for (size_t i = node->n; i-- > 0;) QN_TRY(with_rest(out, p, node->kids[i], *out, places[i]));
+out:
+    free(places);
+    return rc;
+}
+
+static int look_with_rest(qn_term *out, struct parser *p, const struct node *node, qn_term rest,
+                          enum place place)
+{
+    qn_term inner;
+    int rc = with_rest(&inner, p, node->kids[0], QN_TERM_ANY, place);
+    if (rc) return rc;
+    if (node->is_negative) inner = qn_term_not(p->t, inner);
+    *out = qn_term_and(p->t, rest, inner, true);
+    return QN_OK;
+}
+
+/* The node and what follows it. */
+static int with_rest(qn_term *out, struct parser *p, const struct node *node, qn_term rest, enum place place)
+{
+    int rc = QN_OK;
+    struct qn_err *e = p->e;
+    qn_term *each = NULL;
+    if (!node->is_looking) {
+        *out = qn_term_seq(p->t, alone(p, node), rest);
+        return rc;
+    }
+    switch (node->kind) {
+    case TEXT:
+    case SET:
+        break;
+    case START:
+        QN_FAIL_IF(place == ANYWHERE, e, QN_UNSUPPORTED, "%s: '^' is supported at the start only", p->what);
+        *out = place == AT_START ? rest : QN_TERM_EMPTY;
+        break;
+    case END:
+        *out = qn_term_nullable(p->t, rest) ? QN_TERM_EPS : QN_TERM_EMPTY;
+        break;
+    case LOOK:
+        QN_TRY(look_with_rest(out, p, node, rest, place));
+        break;
+    case SEQUENCE:
+        QN_TRY(sequence_with_rest(out, p, node, rest, place));
+        break;
+    case CHOICE:
+        each = xcalloc(node->n + 1, sizeof *each);
+        for (size_t i = 0; i < node->n; i++) QN_TRY(with_rest(&each[i], p, node->kids[i], rest, place));
+        *out = qn_term_alts(p->t, each, node->n);
+        break;
+    case REPEAT: { /* few: unrolled from the right */
+        qn_term skip = rest;
+        *out = rest;
+        for (uint32_t i = node->max; i-- > 0;) {
+            enum place here = !i ? place : node->kids[0]->least ? BEHIND_START : behind(place, node);
+            QN_TRY(with_rest(out, p, node->kids[0], *out, here));
+            if (i >= node->min) *out = qn_term_alt(p->t, *out, skip);
+        }
+        break;
+    }
+    }
+out:
+    free(each);
+    return rc;
+}
+
+static bool has_start(const struct node *node)
+{
+    bool has = node->kind == START;
+    for (size_t i = 0; node->is_looking && i < node->n && node->kids; i++) has |= has_start(node->kids[i]);
+    return has;
+}
+
+static int whole_term(qn_term *out, struct parser *p, const struct node *root)
+{
+    int rc = QN_OK;
+    qn_term later;
+    if (p->whole) {
+        QN_TRY(with_rest(out, p, root, QN_TERM_EPS, AT_START));
+        goto out;
+    }
+    if (!has_start(root)) {
+        QN_TRY(with_rest(out, p, root, any_chars(p, 0), ANYWHERE));
+        *out = qn_term_seq(p->t, any_chars(p, 0), *out);
+        goto out;
+    }
+    QN_TRY(with_rest(out, p, root, any_chars(p, 0), AT_START));
+    QN_TRY(with_rest(&later, p, root, any_chars(p, 0), BEHIND_START));
+    *out = qn_term_alt(p->t, *out, qn_term_seq(p->t, any_chars(p, 1), later));
+out:
     return rc;
 }
 
 /* Repetitions that count, one inside another, can leave thousands of ways to have counted what was read:
  * tried out in terms of its own, so that the answer names the expression and not the grammar it is part of.
  */
-static int try_out(const struct parser *like, const char *text)
+static int try_out(const struct parser *like, const struct node *root, const char *text)
 {
     int rc = QN_OK;
     struct qn_err *e = like->e;
     struct parser p = *like;
     qn_term start;
     p.t = qn_terms_create(QN_REGEX_TRY_TERMS);
-    p.s = text;
-    QN_TRY(alternatives(&p, &start));
+    QN_TRY(whole_term(&start, &p, root));
     QN_TRY(qn_terms_seal(p.t, e));
     QN_FAIL_IF(
         !qn_terms_try(p.t, start), e, QN_TOOBIG,
@@ -487,14 +541,23 @@ int qn_regex_term(qn_term *out, struct qn_terms *t, const char *text, size_t n, 
                   const char *what, struct qn_err *e)
 {
     int rc = QN_OK;
+    struct node *root;
+    struct qn_arena *arena = qn_arena_create(MAX_TREE_BYTES);
     QN_FAIL_IF(n > QN_GRAMMAR_MAX_TEXT, e, QN_TOOBIG, "%s: longer than %u bytes", what, QN_GRAMMAR_MAX_TEXT);
-    struct parser p = {
-        .t = t, .s = text, .end = text + n, .what = what, .is_json = is_json, .whole = whole, .e = e};
-    QN_TRY(alternatives(&p, out));
+    struct parser p = {.t = t,
+                       .arena = arena,
+                       .s = text,
+                       .end = text + n,
+                       .what = what,
+                       .is_json = is_json,
+                       .whole = whole,
+                       .e = e};
+    QN_TRY(alternatives(&p, &root));
     QN_FAIL_IF(p.s < p.end, e, QN_INVAL, "%s: a ')' without its '('", what);
+    QN_TRY(whole_term(out, &p, root));
     QN_FAIL_IF(qn_terms_failed(t), e, QN_TOOBIG, "%s: needs too many terms", what);
-    p.n_count = 0;
-    if (p.is_nested) QN_TRY(try_out(&p, text));
+    if (p.is_nested) QN_TRY(try_out(&p, root, text));
 out:
+    qn_arena_free(arena);
     return rc;
 }

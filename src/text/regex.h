@@ -1,8 +1,8 @@
-/* Regular expressions and sets of characters as terms.
+/* Regular expressions (regex.c) and sets of characters (charset.c) as terms.
  *
- * The subset: alternatives, groups, * + ? {n,m}, classes, escapes, '.', ^ and $ at the ends. Look-around,
- * back references, word boundaries, properties and flags are refused by name. Characters are code points;
- * in JSON spelling they are written as inside a JSON string.
+ * The subset: alternatives, groups, * + ? {n,m}, classes, escapes, '.', ^ at the start, $, look-ahead, the
+ * flags i and s. Look-behind, back references, word boundaries, properties and other flags are refused by
+ * name. Characters are code points; in JSON spelling they are written as inside a JSON string.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_REGEX_H
 #define QN_REGEX_H
@@ -14,10 +14,11 @@
 #define QN_REGEX_TRY_TERMS  (1u << 16) /* terms spent on finding out whether an expression is cheap */
 
 /* A set of code points, as ranges in any order; overlaps are allowed. */
+struct qn_charset_range {
+    uint32_t lo, hi;
+};
 struct qn_charset {
-    struct {
-        uint32_t lo, hi;
-    } ranges[QN_REGEX_MAX_RANGES];
+    struct qn_charset_range ranges[QN_REGEX_MAX_RANGES];
     int n;
 };
 bool qn_charset_add(struct qn_charset *set, uint32_t lo, uint32_t hi); /* false: full */

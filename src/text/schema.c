@@ -3,6 +3,7 @@
 #include "text/schema_impl.h"
 
 #include "text/decimal.h"
+#include "text/multiple.h"
 
 struct qn_schema *qn_schema_create(struct qn_terms *t, const struct qn_json *root, bool strict,
                                    const char *where, struct qn_buf *report)
@@ -29,10 +30,10 @@ void qn_schema_free(struct qn_schema *s)
 /* --- keywords --- */
 
 static const char *const annotations[] = {
-    "title",       "description",     "default",          "examples",      "example",   "$schema",
-    "$id",         "$comment",        "deprecated",       "readOnly",      "writeOnly", "$defs",
-    "definitions", "contentEncoding", "contentMediaType", "$anchor",       "id",        "strict",
-    "x-order",     "nullable",        "propertyOrdering", "discriminator",
+    "title",       "description",     "default",          "examples",         "example",       "$schema",
+    "$id",         "$comment",        "deprecated",       "readOnly",         "writeOnly",     "$defs",
+    "definitions", "contentEncoding", "contentMediaType", "contentSchema",    "$anchor",       "id",
+    "strict",      "x-order",         "nullable",         "propertyOrdering", "discriminator",
 };
 static const char *const supported[] = {
     "type",
@@ -58,6 +59,12 @@ static const char *const supported[] = {
     "maximum",
     "exclusiveMinimum",
     "exclusiveMaximum",
+    "multipleOf",
+    "uniqueItems",
+    "propertyNames",
+    "patternProperties",
+    "minProperties",
+    "maxProperties",
 };
 
 bool sc_in_list(const char *key, const char *const *list, size_t n)
@@ -75,7 +82,7 @@ bool sc_is_annotation(const char *key)
 int sc_refuse(struct qn_schema *s, const char *keyword, const char *value, struct qn_err *e)
 {
     int rc = QN_OK;
-    QN_FAIL_IF(s->strict, e, QN_UNSUPPORTED,
+    QN_FAIL_IF(s->strict, e, QN_INVAL,
                "%s: schema keyword '%s'%s%s is not supported with strict; remove it or set strict to false",
                s->where, keyword, value ? " with " : "", value ? value : "");
     uint64_t hash = qn_hash_str(keyword) ^ (value ? qn_hash_str(value) : 0);
@@ -87,39 +94,24 @@ out:
     return rc;
 }
 
-/* A keyword that says nothing in this place needs no support. */
-static bool is_idle(const struct qn_json *schema, const char *key, const struct qn_json *v)
-{
-    if (!strcmp(key, "uniqueItems")) return qn_json_is(v, QN_JSON_BOOL) && !v->truth;
-    if (!strcmp(key, "multipleOf")) {
-        return qn_json_num(v) == 1.0 && qn_json_is_str(qn_json_get(schema, "type"), "integer");
-    }
-    if (!strcmp(key, "minProperties")) {
-        const struct qn_json *required = qn_json_get(schema, "required");
-        return qn_json_num(v) <= (double)(qn_json_is(required, QN_JSON_ARRAY) ? required->n : 0);
-    }
-    if (!strcmp(key, "propertyNames") || !strcmp(key, "patternProperties"))
-        return qn_json_is(v, QN_JSON_OBJECT) && !v->n;
-    if (!strcmp(key, "unevaluatedProperties")) return true; /* no more is generated than is listed */
-    return false;
-}
-
 int sc_check_keywords(struct qn_schema *s, const struct qn_json *schema, struct qn_err *e)
 {
     int rc = QN_OK;
     for (size_t i = 0; i < schema->n; i++) {
         const char *key = schema->keys[i].text;
         if (sc_is_annotation(key) || sc_in_list(key, supported, QN_COUNT(supported))) continue;
-        if (is_idle(schema, key, schema->items[i]) || !strncmp(key, "x-", 2)) continue;
+        /* no more is generated than is listed */
+        if (!strcmp(key, "unevaluatedProperties") || !strncmp(key, "x-", 2)) continue;
         QN_TRY(sc_refuse(s, key, NULL, e));
     }
 out:
     return rc;
 }
 
-int sc_number_term(qn_term *out, struct qn_schema *s, const struct qn_json *schema, bool whole,
-                   struct qn_err *e)
+static int number_term(qn_term *out, struct qn_schema *s, const struct qn_json *schema, bool whole,
+                       struct qn_err *e)
 {
+    int rc = QN_OK;
     const struct qn_json *lo = qn_json_get(schema, "minimum"), *hi = qn_json_get(schema, "maximum");
     const struct qn_json *above = qn_json_get(schema, "exclusiveMinimum"),
                          *below = qn_json_get(schema, "exclusiveMaximum");
@@ -131,17 +123,31 @@ int sc_number_term(qn_term *out, struct qn_schema *s, const struct qn_json *sche
         b.lo = above, b.lo_open = true;
     if (qn_json_is_number(below) && (!b.hi || qn_json_num(below) <= qn_json_num(b.hi)))
         b.hi = below, b.hi_open = true;
-    if (!b.lo && !b.hi) {
-        *out = sc_any_number(s, whole);
-        return QN_OK;
+    const struct qn_json *of = qn_json_get(schema, "multipleOf");
+    qn_term multiple;
+    struct qn_err why = {0};
+    *out = sc_any_number(s, whole);
+    if (b.lo || b.hi) QN_TRY(qn_decimal_term(out, s->t, &b, whole, e));
+    for (size_t i = 0; i < sc_n_of(of); i++) {
+        rc = qn_multiple_term(&multiple, s->t, sc_nth(of, i), whole, &why);
+        if (rc == QN_UNSUPPORTED) {
+            QN_TRY(sc_refuse(s, "multipleOf", why.text, e));
+            continue;
+        }
+        QN_FAIL_IF(rc, e, rc, "%s: %s", s->where, why.text);
+        *out = qn_term_and(s->t, *out, multiple, true);
     }
-    return qn_decimal_term(out, s->t, &b, whole, e);
+out:
+    return rc;
 }
 
-static const char *const object_words[] = {"properties", "required", "additionalProperties"};
-static const char *const array_words[] = {"items", "prefixItems", "minItems", "maxItems"};
+static const char *const object_words[] = {"properties",    "required",          "additionalProperties",
+                                           "propertyNames", "patternProperties", "minProperties",
+                                           "maxProperties"};
+static const char *const array_words[] = {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"};
 static const char *const string_words[] = {"pattern", "minLength", "maxLength", "format"};
-static const char *const number_words[] = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
+static const char *const number_words[] = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+                                           "multipleOf"};
 
 static bool has_any(const struct qn_json *schema, const char *const *words, size_t n)
 {
@@ -189,7 +195,7 @@ static int plain_term(qn_term *out, struct qn_schema *s, const struct qn_json *s
         all = qn_term_alt(t, all, part);
     }
     if (is_number || is_integer) {
-        QN_TRY(sc_number_term(&part, s, schema, !is_number, e));
+        QN_TRY(number_term(&part, s, schema, !is_number, e));
         all = qn_term_alt(t, all, part);
     }
     if (sc_has_type(type, "boolean"))
@@ -311,8 +317,8 @@ int sc_compile(qn_term *out, struct qn_schema *s, const struct qn_json *schema, 
         qn_json_get(schema, "$ref"))
         QN_TRY(combined(out, s, schema, e));
     else if (qn_json_get(schema, "const"))
-        *out = sc_keeps_bounds(schema, qn_json_get(schema, "const"))
-                   ? sc_value_literal(s, qn_json_get(schema, "const"), false)
+        *out = sc_accepts(s, schema, qn_json_get(schema, "const"))
+                   ? sc_value_term(s, qn_json_get(schema, "const"), false)
                    : QN_TERM_EMPTY;
     else
         QN_TRY(plain_term(out, s, schema, e));

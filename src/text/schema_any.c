@@ -107,38 +107,40 @@ qn_term sc_any_value(struct qn_schema *s)
     return s->value;
 }
 
-/* The bounds an enumerated value must still keep. */
-bool sc_keeps_bounds(const struct qn_json *schema, const struct qn_json *v)
+static qn_term list_term(struct qn_schema *s, const struct qn_json *v)
 {
-    static const char *const names[] = {"null", "boolean", "integer", "number", "string", "array", "object"};
-    const struct qn_json *type = qn_json_get(schema, "type"), *x;
-    if (type) {
-        bool is_ok = sc_has_type(type, names[v->type]);
-        if (v->type == QN_JSON_INT) is_ok = is_ok || sc_has_type(type, "number");
-        if (!is_ok) return false;
-    }
-    if (qn_json_is_number(v)) {
-        double d = qn_json_num(v);
-        if (qn_json_is_number(x = qn_json_get(schema, "minimum")) && d < qn_json_num(x)) return false;
-        if (qn_json_is_number(x = qn_json_get(schema, "maximum")) && d > qn_json_num(x)) return false;
-        if (qn_json_is_number(x = qn_json_get(schema, "exclusiveMinimum")) && d <= qn_json_num(x))
-            return false;
-        if (qn_json_is_number(x = qn_json_get(schema, "exclusiveMaximum")) && d >= qn_json_num(x))
-            return false;
-    }
-    if (v->type == QN_JSON_STRING) {
-        size_t n = 0;
-        for (size_t i = 0; i < v->n; i++) n += (v->text[i] & 0xc0) != 0x80;
-        if (qn_json_is_number(x = qn_json_get(schema, "minLength")) && (double)n < qn_json_num(x))
-            return false;
-        if (qn_json_is_number(x = qn_json_get(schema, "maxLength")) && (double)n > qn_json_num(x))
-            return false;
-    }
-    return true;
+    struct qn_terms *t = s->t;
+    qn_term comma = qn_term_seq(t, qn_term_str(t, ","), sc_gap(s)),
+            out = qn_term_seq(t, sc_gap(s), qn_term_str(t, "]"));
+    for (size_t i = v->n; i-- > 0;)
+        out = qn_term_seq3(t, i ? comma : sc_gap(s), sc_value_term(s, v->items[i], false), out);
+    if (!v->n) out = qn_term_str(t, "]");
+    return qn_term_seq(t, qn_term_str(t, "["), out);
 }
 
-qn_term sc_value_literal(struct qn_schema *s, const struct qn_json *v, bool is_raw)
+/* All members, in any order. */
+static qn_term members_term(struct qn_schema *s, const struct qn_json *v)
 {
+    struct qn_terms *t = s->t;
+    if (!v->n) return qn_term_str(t, "{}");
+    struct qn_term_member *members = xcalloc(v->n, sizeof *members);
+    for (size_t i = 0; i < v->n; i++)
+        members[i] = (struct qn_term_member){.key = sc_key_term(s, v->keys[i].text, v->keys[i].n),
+                                             .value = sc_value_term(s, v->items[i], false),
+                                             .is_required = true};
+    struct qn_term_object object = {.members = members,
+                                    .n_member = (int)v->n,
+                                    .separator = qn_term_seq(t, qn_term_str(t, ","), sc_gap(s)),
+                                    .end = qn_term_seq(t, sc_gap(s), qn_term_str(t, "}"))};
+    qn_term out = qn_term_seq3(t, qn_term_str(t, "{"), sc_gap(s), qn_term_object(t, &object));
+    free(members);
+    return out;
+}
+
+qn_term sc_value_term(struct qn_schema *s, const struct qn_json *v, bool is_raw)
+{
+    if (v->type == QN_JSON_ARRAY) return list_term(s, v);
+    if (v->type == QN_JSON_OBJECT) return members_term(s, v);
     struct qn_buf text = QN_BUF_INIT(QN_SCHEMA_MAX_BYTES);
     if (is_raw && v->type == QN_JSON_STRING)
         qn_buf_append(&text, v->text, v->n);
@@ -149,13 +151,25 @@ qn_term sc_value_literal(struct qn_schema *s, const struct qn_json *v, bool is_r
     return out;
 }
 
+/* Nothing that could leave out a listed value stands beside the list. */
+static bool is_bare_list(const struct qn_json *schema)
+{
+    for (size_t i = 0; i < schema->n; i++)
+        if (strcmp(schema->keys[i].text, "enum") && !sc_is_annotation(schema->keys[i].text)) return false;
+    return true;
+}
+
 qn_term sc_enum_term(struct qn_schema *s, const struct qn_json *schema, const struct qn_json *list,
                      bool is_raw)
 {
     qn_term *each = xcalloc(list->n + 1, sizeof *each);
     size_t n = 0;
-    for (size_t i = 0; i < list->n; i++)
-        if (sc_keeps_bounds(schema, list->items[i])) each[n++] = sc_value_literal(s, list->items[i], is_raw);
+    struct sc_strings *strings = is_bare_list(schema) ? NULL : sc_strings_open(s, schema);
+    for (size_t i = 0; i < list->n; i++) {
+        const struct qn_json *v = list->items[i];
+        if (!strings || sc_accepts_beside(s, strings, schema, v)) each[n++] = sc_value_term(s, v, is_raw);
+    }
+    sc_strings_close(strings);
     qn_term out = qn_term_alts(s->t, each, n);
     free(each);
     return out;

@@ -5,6 +5,7 @@
  *   schema_merge.c     what allOf, and keywords beside anyOf or $ref, mean
  *   schema_string.c    lengths, patterns, formats
  *   schema_object.c    arrays and objects
+ *   schema_check.c     does a value satisfy a schema?
  *   schema_argument.c  the raw text of a call's argument
  *
  * SPDX-License-Identifier: Apache-2.0 */
@@ -35,11 +36,23 @@ qn_term sc_colon(struct qn_schema *s);
 qn_term sc_any_string(struct qn_schema *s);
 qn_term sc_any_number(struct qn_schema *s, bool whole);
 qn_term sc_any_value(struct qn_schema *s);
-/* Does an enumerated value keep the bounds beside it? */
-bool sc_keeps_bounds(const struct qn_json *schema, const struct qn_json *v);
-qn_term sc_value_literal(struct qn_schema *s, const struct qn_json *v, bool is_raw);
+/* A value in all spellings that quern writes: blanks, members in any order. is_raw: a string without quotes.
+ */
+qn_term sc_value_term(struct qn_schema *s, const struct qn_json *v, bool is_raw);
+/* Those of the list that satisfy what stands beside it. */
 qn_term sc_enum_term(struct qn_schema *s, const struct qn_json *schema, const struct qn_json *list,
                      bool is_raw);
+/* Does the value satisfy the schema, as far as its keywords are understood? */
+bool sc_accepts(struct qn_schema *s, const struct qn_json *schema, const struct qn_json *v);
+/* The same but for enum and const; for many values the schema's strings are made once. */
+struct sc_strings;
+struct sc_strings *sc_strings_open(struct qn_schema *s, const struct qn_json *schema);
+void sc_strings_close(struct sc_strings *strings); /* NULL is allowed */
+bool sc_accepts_beside(struct qn_schema *s, const struct sc_strings *strings, const struct qn_json *schema,
+                       const struct qn_json *v);
+/* Does the pattern match somewhere in the text? False where it is not understood. */
+bool sc_matches(const char *pattern, const char *text, size_t n);
+qn_term sc_key_term(struct qn_schema *s, const char *key, size_t n);
 
 bool sc_in_list(const char *key, const char *const *list, size_t n);
 bool sc_is_annotation(const char *key);
@@ -49,11 +62,17 @@ int sc_check_keywords(struct qn_schema *s, const struct qn_json *schema, struct 
 int sc_out_of_memory(struct qn_schema *s, struct qn_err *e);
 /* `type` is a name, or a list with that name in it. */
 bool sc_has_type(const struct qn_json *type, const char *name);
+bool sc_contains(const struct qn_json *list, const struct qn_json *v);
 /* additionalProperties: false */
 bool sc_closes(const struct qn_json *schema);
 /* A whole number that is not negative; dflt where there is none. */
 int sc_count_of(const struct qn_json *schema, const char *key, uint32_t dflt, uint32_t *out,
                 struct qn_schema *s, struct qn_err *e);
+
+/* Keywords of which merging makes lists, all of whose members hold (pattern, format, multipleOf): how many,
+ * and the nth. */
+size_t sc_n_of(const struct qn_json *v);
+const struct qn_json *sc_nth(const struct qn_json *v, size_t i);
 
 /* A copy whose references and allOf are resolved, oneOf called anyOf and const called enum. */
 int sc_normal(struct qn_json **out, struct qn_schema *s, const struct qn_json *schema, struct qn_err *e);
@@ -67,6 +86,7 @@ int sc_string_body(qn_term *body, struct qn_schema *s, const struct qn_json *sch
 int sc_string_term(qn_term *out, struct qn_schema *s, const struct qn_json *schema, struct qn_err *e);
 int sc_array_term(qn_term *out, struct qn_schema *s, const struct qn_json *schema, struct qn_err *e);
 int sc_object_term(qn_term *out, struct qn_schema *s, const struct qn_json *schema, struct qn_err *e);
+/* One schema; NULL: any value. What it points to must live as long as s. */
 int sc_compile(qn_term *out, struct qn_schema *s, const struct qn_json *schema, struct qn_err *e);
 
 #endif

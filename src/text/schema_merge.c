@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/schema_impl.h"
 
+#include "text/typename.h"
+
 int sc_out_of_memory(struct qn_schema *s, struct qn_err *e)
 {
     return qn_err_set(e, QN_TOOBIG, __FILE__, __LINE__,
@@ -19,13 +21,20 @@ static struct qn_json *all_of(struct qn_schema *s, struct qn_json *a, struct qn_
     return both;
 }
 
+size_t sc_n_of(const struct qn_json *v)
+{
+    return qn_json_is_null(v) ? 0 : v->type == QN_JSON_ARRAY ? v->n : 1;
+}
+
+const struct qn_json *sc_nth(const struct qn_json *v, size_t i)
+{
+    return v->type == QN_JSON_ARRAY ? v->items[i] : v;
+}
+
 bool sc_has_type(const struct qn_json *type, const char *name)
 {
-    if (!type) return false;
-    if (qn_json_is_str(type, name)) return true;
-    for (size_t i = 0; qn_json_is(type, QN_JSON_ARRAY) && i < type->n; i++)
-        if (qn_json_is_str(type->items[i], name)) return true;
-    return false;
+    unsigned set = qn_typename_of(type);
+    return set & QN_ARG_ANY || (set & qn_typename_bits(name, strlen(name)));
 }
 
 static struct qn_json *merge_types(struct qn_schema *s, const struct qn_json *a, const struct qn_json *b)
@@ -46,7 +55,7 @@ static struct qn_json *merge_types(struct qn_schema *s, const struct qn_json *a,
     return list;
 }
 
-static bool contains(const struct qn_json *list, const struct qn_json *v)
+bool sc_contains(const struct qn_json *list, const struct qn_json *v)
 {
     for (size_t i = 0; i < list->n; i++)
         if (qn_json_equal(list->items[i], v)) return true;
@@ -58,9 +67,9 @@ static struct qn_json *merge_lists(struct qn_schema *s, const struct qn_json *a,
 {
     struct qn_json *list = qn_json_new(s->arena, QN_JSON_ARRAY);
     for (size_t i = 0; list && i < a->n; i++)
-        if ((!both || contains(b, a->items[i])) && !qn_json_push(s->arena, list, a->items[i])) return NULL;
+        if ((!both || sc_contains(b, a->items[i])) && !qn_json_push(s->arena, list, a->items[i])) return NULL;
     for (size_t i = 0; list && !both && i < b->n; i++)
-        if (!contains(a, b->items[i]) && !qn_json_push(s->arena, list, b->items[i])) return NULL;
+        if (!sc_contains(a, b->items[i]) && !qn_json_push(s->arena, list, b->items[i])) return NULL;
     return list;
 }
 
@@ -106,16 +115,18 @@ static struct qn_json *merge_keyword(struct qn_schema *s, const char *key, struc
     if (!strcmp(key, "anyOf") && lists) return cross(s, a, b);
     if (sc_in_list(key, lower, QN_COUNT(lower))) return qn_json_num(a) >= qn_json_num(b) ? a : b;
     if (sc_in_list(key, upper, QN_COUNT(upper))) return qn_json_num(a) <= qn_json_num(b) ? a : b;
-    if (!strcmp(key, "pattern")) {
-        /* our own spelling: a list, all of which must match */
+    if (!strcmp(key, "pattern") || !strcmp(key, "format") || !strcmp(key, "multipleOf")) {
+        /* our own spelling: a list, all of which must hold */
         struct qn_json *list = qn_json_new(s->arena, QN_JSON_ARRAY), *both[] = {a, b};
-        for (int i = 0; list && i < 2; i++) {
-            bool is_list = qn_json_is(both[i], QN_JSON_ARRAY);
-            for (size_t k = 0; k < (is_list ? both[i]->n : 1); k++)
-                if (!qn_json_push(s->arena, list, is_list ? both[i]->items[k] : both[i])) return NULL;
-        }
+        for (int i = 0; list && i < 2; i++)
+            for (size_t k = 0; k < sc_n_of(both[i]); k++)
+                if (!qn_json_push(s->arena, list, (struct qn_json *)sc_nth(both[i], k))) return NULL;
         return list;
     }
+    if (!strcmp(key, "uniqueItems")) return qn_json_is(a, QN_JSON_BOOL) && a->truth ? a : b;
+    if (!strcmp(key, "propertyNames")) return all_of(s, a, b);
+    if (!strcmp(key, "patternProperties") && qn_json_is(a, QN_JSON_OBJECT) && qn_json_is(b, QN_JSON_OBJECT))
+        return merge_properties(s, a, b);
     if (!strcmp(key, "items") || !strcmp(key, "additionalProperties")) {
         if (qn_json_is(a, QN_JSON_BOOL)) return a->truth ? b : a;
         if (qn_json_is(b, QN_JSON_BOOL)) return b->truth ? a : b;

@@ -2,29 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/schema_impl.h"
 
+#include "text/format.h"
 #include "text/regex.h"
-
-static const struct {
-    const char *name, *pattern;
-} formats[] = {
-    {"date", "\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])"},
-    {"time", "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"},
-    {"date-time",
-     "\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])T([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?"
-     "(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"},
-    {"duration", "P(\\d{1,4}W|(\\d{1,4}Y)?(\\d{1,4}M)?\\d{1,4}D|\\d{1,4}DT\\d{1,4}H|T\\d{1,4}H(\\d{1,4}M)?("
-                 "\\d{1,4}S)?|T\\d{1,4}M(\\d{1,4}S)?|T\\d{1,4}S)"},
-    {"uuid", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"},
-    {"email", "[a-zA-Z0-9_+-]{1,32}(\\.[a-zA-Z0-9_+-]{1,32}){0,3}@[a-zA-Z0-9]([a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
-              "(\\.[a-zA-Z]{2,12}){1,3}"},
-    {"hostname",
-     "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?){0,6}"},
-    {"ipv4", "((25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"},
-    {"ipv6", "([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|::1|::"},
-    {"uri", "[a-z][a-z0-9+.-]{0,15}://[a-zA-Z0-9.-]{1,253}(:\\d{1,5})?(/"
-            "[a-zA-Z0-9._~%!$&'()*+,;=:@-]{0,255}){0,16}(\\?[a-zA-Z0-9._~%!$&'()*+,;=:@/"
-            "?-]{0,255})?(#[a-zA-Z0-9._~%-]{0,255})?"},
-};
 
 int sc_count_of(const struct qn_json *schema, const char *key, uint32_t dflt, uint32_t *out,
                 struct qn_schema *s, struct qn_err *e)
@@ -59,6 +38,20 @@ out:
     return rc;
 }
 
+static int one_format(qn_term *body, struct qn_schema *s, const struct qn_json *format, bool is_json,
+                      struct qn_err *e)
+{
+    int rc = QN_OK;
+    enum qn_format_kind kind;
+    qn_term term;
+    if (!qn_json_is(format, QN_JSON_STRING)) goto out;
+    QN_TRY(qn_format_term(&kind, &term, s->t, format->text, is_json, e));
+    if (kind == QN_FORMAT_UNKNOWN) QN_TRY(sc_refuse(s, "format", format->text, e));
+    if (kind == QN_FORMAT_TERM) *body = qn_term_and(s->t, *body, term, *body != QN_TERM_ANY);
+out:
+    return rc;
+}
+
 /* What the characters between the quotes (or, of an argument, all characters) must be. ANY: no constraint. */
 int sc_string_body(qn_term *body, struct qn_schema *s, const struct qn_json *schema, bool is_json,
                    struct qn_err *e)
@@ -74,22 +67,9 @@ int sc_string_body(qn_term *body, struct qn_schema *s, const struct qn_json *sch
         qn_charset_invert(&all);
         *body = qn_term_repeat(s->t, qn_charset_term(s->t, &all, is_json), min, max);
     }
-    if (qn_json_is(pattern, QN_JSON_ARRAY))
-        for (size_t i = 0; i < pattern->n; i++) QN_TRY(one_pattern(body, s, pattern->items[i], is_json, e));
-    else
-        QN_TRY(one_pattern(body, s, pattern, is_json, e));
-    if (qn_json_is(format, QN_JSON_STRING)) {
-        size_t i = 0;
-        while (i < QN_COUNT(formats) && strcmp(formats[i].name, format->text)) i++;
-        if (i == QN_COUNT(formats)) {
-            QN_TRY(sc_refuse(s, "format", format->text, e));
-        } else {
-            qn_term term;
-            QN_TRY(qn_regex_term(&term, s->t, formats[i].pattern, strlen(formats[i].pattern), true, is_json,
-                                 "format", e));
-            *body = qn_term_and(s->t, *body, term, *body != QN_TERM_ANY);
-        }
-    }
+    for (size_t i = 0; i < sc_n_of(pattern); i++)
+        QN_TRY(one_pattern(body, s, sc_nth(pattern, i), is_json, e));
+    for (size_t i = 0; i < sc_n_of(format); i++) QN_TRY(one_format(body, s, sc_nth(format, i), is_json, e));
 out:
     return rc;
 }

@@ -497,7 +497,13 @@ bool qn_term_nullable(struct qn_terms *t, qn_term a)
         yes = !x->b || qn_term_nullable(t, x->a);
         break;
     case RULE:
-        yes = t->rule_nullable && t->rule_nullable[x->a];
+        if (t->rule_nullable) {
+            yes = t->rule_nullable[x->a];
+        } else if (!t->in_rule) { /* not sealed yet: as far as the rule's own body tells */
+            t->in_rule = true;
+            yes = qn_term_nullable(t, t->rules[x->a]);
+            t->in_rule = false;
+        }
         break;
     case AND:
         yes = qn_term_nullable(t, x->a) && qn_term_nullable(t, t->terms[a].b);

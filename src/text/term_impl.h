@@ -104,6 +104,7 @@ struct qn_terms {
     int depth;
     int failed;
     bool is_sealed, has_marker;
+    bool in_rule; /* of qn_term_nullable before sealing */
 };
 
 #define GROW(t, name, more)                                                                                  \

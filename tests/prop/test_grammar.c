@@ -4,7 +4,8 @@
  *
  *   prop_grammar           fixed schemas, many walks
  *   prop_grammar --walk    requests from stdin, one JSON a line; answers the walks (tests/e2e checks them
- *                          with an independent validator): {"schema", "tool", "strict", "seed", "walks"}
+ *                          with an independent validator): {"schema", "tool", "strict", "seed", "walks"};
+ *                          {"schema" or "regex" or "grammar", "texts"} answers which texts are in it
  *   prop_grammar --bench FOLDER [N]
  *                          times masks and compilation over the vocabulary of a tokenizer, filled up to N
  *                          tokens; with QUERN_BENCH_CHECK each mask is compared with a plain walk
@@ -387,6 +388,17 @@ static void answer_call(struct qn_buf *out, const struct qn_toolset *tools, cons
     qn_parsed_free(&message);
 }
 
+/* Which of the texts the grammar takes. */
+static void answer_texts(struct qn_grammar *g, const struct qn_json *texts)
+{
+    printf("{\"accepts\": [");
+    for (size_t i = 0; i < texts->n; i++) {
+        qn_gstate at = qn_grammar_advance(g, qn_grammar_start(g), texts->items[i]->text, texts->items[i]->n);
+        printf("%s%s", i ? ", " : "", qn_grammar_may_end(g, at) ? "true" : "false");
+    }
+    printf("]}\n");
+}
+
 static int answer(const char *line)
 {
     struct qn_arena *arena = qn_arena_create(64 << 20);
@@ -409,9 +421,22 @@ static int answer(const char *line)
         c = (struct qn_constrain){
             .tools = tools, .choice = QN_CHOICE_REQUIRED, .single_call = true, .markers = MARKERS};
     }
+    const char *pattern = "", *grammar = "";
+    qn_json_get_str(request, "regex", "", &pattern, NULL);
+    qn_json_get_str(request, "grammar", "", &grammar, NULL);
+    if (*pattern) c = (struct qn_constrain){.form = QN_CONTENT_REGEX, .text = pattern};
+    if (*grammar) c = (struct qn_constrain){.form = QN_CONTENT_GRAMMAR, .text = grammar, .markers = MARKERS};
     if (qn_constrain_compile(&g, &c, NULL, &e)) {
-        printf("{\"error\": \"compile\"}\n");
+        struct qn_buf out = QN_BUF_INIT(1 << 20);
+        qn_json_write_str(&out, e.text, strlen(e.text), false);
+        printf("{\"error\": \"compile\", \"why\": %s}\n", qn_buf_str(&out));
         fprintf(stderr, "%s\n", e.text);
+        qn_buf_free(&out);
+    }
+    const struct qn_json *texts = qn_json_get(request, "texts");
+    if (g && qn_json_is(texts, QN_JSON_ARRAY)) {
+        answer_texts(g, texts);
+        n_walk = 0;
     }
     for (int64_t i = 0; g && i < n_walk; i++) {
         struct qn_buf text = QN_BUF_INIT(1 << 20), out = QN_BUF_INIT(8 << 20);

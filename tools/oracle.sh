@@ -10,7 +10,7 @@ if [[ ! -x $python ]]; then
   /usr/bin/python3 -m venv .venv-oracle
   .venv-oracle/bin/python -m pip install -q --disable-pip-version-check -r tools/requirements-oracle.txt
 fi
-for script in tools/make_format_golden.py tools/make_template_golden.py tools/make_tokenizer_golden.py tools/make_model_golden.py; do
+for script in tools/make_format_golden.py tools/make_template_golden.py tools/make_tokenizer_golden.py tools/make_model_golden.py tools/make_rope_golden.py; do
   echo "== $script"
   "$python" "$script"
 done

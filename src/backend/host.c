@@ -150,11 +150,10 @@ int qn_host_open(struct qn_device **out, const struct qn_device_options *o, stru
     QN_FAIL_IF(!d->scratch, e, QN_NOMEM, "no memory for the scratch of %d rows; use fewer", o->max_rows);
     carve(d);
 
-    /* In float, as the reference implementation computes them. */
     int half = c->rotary_dim / 2;
     d->inv_freq = xcalloc((size_t)QN_MAX(half, 1), sizeof *d->inv_freq);
-    for (int i = 0; i < half; i++)
-        d->inv_freq[i] = 1.0f / (float)pow(c->rope_theta, (double)((float)(2 * i) / (float)c->rotary_dim));
+    qn_rope_frequencies(c, d->inv_freq);
+    d->rope_gain = qn_rope_gain(c);
     d->scan = &qn_scan_plain;
     *out = d;
     d = NULL;
@@ -334,8 +333,8 @@ void qn_host_rope(const struct qn_device *d, const struct qn_step *s, int row, b
 {
     for (int i = 0; i < d->c.rotary_dim / 2; i++) {
         float angle = (float)qn_host_rope_pos(s, row, rope_axis(&d->c, i), is_mtp) * d->inv_freq[i];
-        cos_out[i] = cosf(angle);
-        sin_out[i] = sinf(angle);
+        cos_out[i] = cosf(angle) * d->rope_gain;
+        sin_out[i] = sinf(angle) * d->rope_gain;
     }
 }
 

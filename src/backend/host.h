@@ -53,6 +53,7 @@ struct qn_device {
     unsigned char *slots;  /* [n_slot][slot_bytes] */
     unsigned char *lanes;  /* [n_lane][lane_bytes] */
     float *inv_freq;       /* [rotary_dim / 2] */
+    float rope_gain;       /* on cosines and sines: 1 but for YaRN */
 
     /* Scratch between paired operations, [max_rows, ...]. */
     float *scratch; /* all of it */

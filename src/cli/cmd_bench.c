@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cli/bench_stream.h"
 #include "cli/cli.h"
+#include "cli/model_opts.h"
 #include "model/checkpoint.h"
 #include "text/text.h"
 
@@ -85,6 +86,7 @@ struct wish {
         n_more, seconds, memory;
     double temperature;
     bool json, speculate, shared;
+    struct qn_model_wish over;
 };
 
 static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
@@ -223,6 +225,7 @@ static int run(int argc, char **argv)
         {"step-tokens", 0, QN_OPT_INT, &w.step_tokens, "N", "prefill tokens in a step (decided)", .min = 0,
          .max = 65536},
         {"seed", 0, QN_OPT_INT, &w.seed, "N", "of the random prompts"},
+        QN_MODEL_OPTS(&w.over),
         {"json", 0, QN_OPT_FLAG, &w.json, NULL, "one JSON line a result"},
         {"csv", 0, QN_OPT_STR, &w.csv, "FILE", "also write the results there"},
     };
@@ -253,10 +256,10 @@ static int run(int argc, char **argv)
     if (rc) return qn_cli_usage_failed("bench", rc, &e);
     if (!n_part) wanted[n_part++] = 0;
     qn_log_set_level(QN_LOG_WARN);
-    rc = qn_model_open(&model, folder, &e);
+    rc = qn_model_opts_open(&model, folder, &w.over, &e);
     b.model = b.base.model = model;
     if (!rc && w.kv[0]) b.base.kv = qn_kv_find(w.kv, qn_model_has_kv_scales(model));
-    if (!rc && qn_text_open(&text, folder, NULL, NULL)) text = NULL;
+    if (!rc && qn_text_open(&text, qn_model_folder(model), NULL, NULL)) text = NULL;
     b.text = text;
     if (!rc) rc = qn_report_open(&b.report, w.json, w.csv, &e);
     if (!rc)

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "cli/cli.h"
+#include "cli/model_opts.h"
 #include "model/plan.h"
 #include "model/roles.h"
 
@@ -79,6 +80,9 @@ static void print_text(const struct qn_model *m, const struct qn_tally *t, const
     printf("hidden         %d\n", c->hidden);
     printf("attention      %d heads, %d KV heads, head size %d, rotary %d, theta %.0f\n", c->n_head,
            c->n_kv_head, c->head_dim, c->rotary_dim, c->rope_theta);
+    if (c->rope.type != QN_ROPE_DEFAULT)
+        printf("positions      %s, factor %g of %g, attention factor %g\n", qn_rope_name(c->rope.type),
+               c->rope.factor, c->rope.original, (double)qn_rope_gain(c));
     printf("delta net      %d key heads of %d, %d value heads of %d, %d taps\n", c->n_k_head, c->k_dim,
            c->n_v_head, c->v_dim, c->conv_taps);
     if (c->is_moe)
@@ -137,6 +141,8 @@ static void print_json(const struct qn_model *m, const struct qn_tally *t, const
         c->n_gdn);
     qn_buf_printf(&b, ",\"heads\":%d,\"kv_heads\":%d,\"head_dim\":%d,\"rotary_dim\":%d,\"rope_theta\":%.0f",
                   c->n_head, c->n_kv_head, c->head_dim, c->rotary_dim, c->rope_theta);
+    qn_buf_printf(&b, ",\"rope_type\":\"%s\",\"rope_factor\":%g", qn_rope_name(c->rope.type),
+                  c->rope.type == QN_ROPE_DEFAULT ? 1 : c->rope.factor);
     qn_buf_printf(&b, ",\"gdn_key_heads\":%d,\"gdn_value_heads\":%d,\"gdn_key_dim\":%d,\"gdn_value_dim\":%d",
                   c->n_k_head, c->n_v_head, c->k_dim, c->v_dim);
     qn_buf_printf(&b,
@@ -187,7 +193,9 @@ static void print_json(const struct qn_model *m, const struct qn_tally *t, const
 static int run(int argc, char **argv)
 {
     bool json = false;
+    struct qn_model_wish wish = {0};
     const struct qn_opt table[] = {
+        QN_MODEL_OPTS(&wish),
         {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
     };
     static const struct qn_opt_usage usage = {
@@ -202,11 +210,11 @@ static int run(int argc, char **argv)
     if (!rc && n_arg != 1)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder");
     if (rc) return qn_cli_usage_failed("inspect", rc, &e);
-    rc = qn_model_open(&m, args[0], &e);
+    rc = qn_model_opts_open(&m, args[0], &wish, &e);
     if (rc) return qn_cli_failed("inspect", &e);
     struct qn_tally t;
     qn_tally_model(m, &t);
-    struct extras x = find_extras(args[0]);
+    struct extras x = find_extras(qn_model_folder(m));
     if (json)
         print_json(m, &t, &x);
     else

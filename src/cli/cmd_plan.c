@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/model_opts.h"
 #include "engine/engine.h"
 #include "model/plan.h"
 
@@ -109,7 +110,9 @@ static int run(int argc, char **argv)
     int64_t memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
     bool json = false, mtp = true;
     const char *kv = "bf16", *activations = "bf16";
+    struct qn_model_wish over = {0};
     const struct qn_opt table[] = {
+        QN_MODEL_OPTS(&over),
         {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
         {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (four fifths of what can be had)", NULL,
          NULL, 0, 0},
@@ -144,7 +147,7 @@ static int run(int argc, char **argv)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--activations %.40s: must be " QN_ACT_NAMES,
                         activations);
     if (rc) return qn_cli_usage_failed("plan", rc, &e);
-    rc = qn_model_open(&m, args[0], &e);
+    rc = qn_model_opts_open(&m, args[0], &over, &e);
     if (rc) return qn_cli_failed("plan", &e);
 
     qn_tally_model(m, &n.tally);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cli/access.h"
 #include "cli/cli.h"
+#include "cli/model_opts.h"
 #include "cli/serve.h"
 #include "cli/startup.h"
 #include "cli/wish.h"
@@ -146,9 +147,10 @@ static int open_model(struct job *j, struct qn_err *e)
     struct qn_wish *w = &j->wish;
     if (!j->fake) {
         QN_TRY(choose_backend(&w->device, &j->backend, e));
-        QN_TRY(qn_model_open(&j->model, w->model, e));
+        QN_TRY(qn_model_opts_open(&j->model, w->model, &w->over, e));
     }
-    QN_TRY(qn_text_open(&j->text, w->model, &(struct qn_text_opt){.template_path = w->template}, e));
+    const struct qn_text_opt text_opt = {.template_path = w->template};
+    QN_TRY(qn_text_open(&j->text, j->model ? qn_model_folder(j->model) : w->model, &text_opt, e));
     if (!j->n_name)
         j->names[j->n_name++] = j->model ? qn_model_name(j->model) : base_name(w->model, j->arena);
 out:

@@ -14,6 +14,7 @@
 #include "cli/divergence.h"
 #include "cli/eval.h"
 #include "cli/ids.h"
+#include "cli/model_opts.h"
 #include "cli/reference.h"
 #include "engine/engine.h"
 #include "model/checkpoint.h"
@@ -34,6 +35,7 @@ struct options {
     struct manner tested, ref;
     int64_t context, n_thread, max_tokens, k;
     bool json;
+    struct qn_model_wish wish; /* of MODEL, not of the reference */
 };
 
 static void close_side(struct side *s)
@@ -62,7 +64,8 @@ static int open_side(struct side *s, const char *folder, const struct options *o
     const struct qn_backend *backend = qn_backend_get(m->device);
     QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", m->device);
     QN_FAIL_IF(act < 0, e, QN_INVAL, "--activations: '%s' is none of " QN_ACT_NAMES, m->activations);
-    QN_TRY(qn_model_open(&s->model, folder, e));
+    static const struct qn_model_wish none;
+    QN_TRY(qn_model_opts_open(&s->model, folder, m == &o->tested ? &o->wish : &none, e));
     kv = m->kv[0] ? qn_kv_find(m->kv, qn_model_has_kv_scales(s->model)) : -1;
     QN_FAIL_IF(m->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, m->kv);
     struct qn_engine_options options = {
@@ -183,8 +186,10 @@ enum task { PPL, KLD, REFERENCE };
 /* Each part takes only the options it honours. */
 static const struct qn_opt *option_table(enum task task, struct options *o, size_t *n)
 {
-    static struct qn_opt table[16];
-    size_t k = 0;
+    static struct qn_opt table[32];
+    const struct qn_opt model[] = {QN_MODEL_OPTS(&o->wish)};
+    size_t k = QN_COUNT(model);
+    memcpy(table, model, sizeof model);
     if (task == KLD)
         table[k++] = (struct qn_opt){"reference",   0,     QN_OPT_STR,
                                      &o->reference, "REF", "checkpoint folder, or file from eval reference"};

@@ -4,12 +4,14 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/eval.h"
+#include "cli/model_opts.h"
 #include "engine/forward.h"
 
 struct job {
     const char *ids, *out, *device, *activations, *kv;
     int64_t n_thread, chunk;
     bool is_mtp;
+    struct qn_model_wish wish;
     int32_t *tok;
     int n_tok;
 };
@@ -108,7 +110,7 @@ static int run_model(const struct job *j, const char *folder, struct qn_err *e)
               : strcmp(j->device, "ref") ? QN_ACT_BF16
                                          : QN_ACT_F32;
     QN_FAIL_IF(act < 0, e, QN_INVAL, "--activations: '%s' is none of " QN_ACT_NAMES, j->activations);
-    QN_TRY(qn_model_open(&model, folder, e));
+    QN_TRY(qn_model_opts_open(&model, folder, &j->wish, e));
     const struct qn_config *c = qn_model_config(model);
     for (int i = 0; i < j->n_tok; i++)
         QN_FAIL_IF(j->tok[i] >= c->vocab, e, QN_INVAL, "%s: id %d is not below the vocabulary's %d", j->ids,
@@ -149,6 +151,7 @@ int qn_eval_logits(int argc, char **argv)
 {
     struct job j = {.device = "cpu", .activations = "", .kv = "", .chunk = 256};
     const struct qn_opt table[] = {
+        QN_MODEL_OPTS(&j.wish),
         {.name = "ids", .type = QN_OPT_STR, .out = &j.ids, .arg = "FILE", .help = "JSON array of token ids"},
         {.name = "out", .type = QN_OPT_STR, .out = &j.out, .arg = "FILE", .help = "numpy file to write"},
         {.name = "mtp",

@@ -44,7 +44,7 @@ void qn_talk_defaults(struct qn_talk_options *o)
 
 int qn_talk_table(struct qn_talk_options *o, struct qn_opt *table)
 {
-    const struct qn_opt rows[QN_TALK_N_OPT] = {
+    const struct qn_opt rows[] = {
         {"max-tokens", 'n', QN_OPT_INT, &o->max_new, "N", "most tokens of an answer (2048)", NULL, NULL, 1,
          1 << 24},
         {"temperature", 't', QN_OPT_NUM, &o->temperature, "T",
@@ -65,7 +65,9 @@ int qn_talk_table(struct qn_talk_options *o, struct qn_opt *table)
          QN_MAX_DRAFT},
         {"device", 'd', QN_OPT_STR, &o->device, "cpu|ref", "what computes (cpu)", NULL, NULL, 0, 0},
     };
+    const struct qn_opt model[] = {QN_MODEL_OPTS(&o->model)};
     memcpy(table, rows, sizeof rows);
+    memcpy(table + QN_COUNT(rows), model, sizeof model);
     return QN_TALK_N_OPT;
 }
 
@@ -79,8 +81,8 @@ int qn_talk_open(struct qn_talk *t, const char *folder, const struct qn_talk_opt
     QN_FAIL_IF(o->think && strcmp(o->think, "on") && strcmp(o->think, "off"), e, QN_INVAL,
                "--think %.20s: on or off", o->think);
     const struct qn_text_opt text_opt = {.template_path = o->template_path};
-    QN_TRY(qn_model_open(&t->model, folder, e));
-    QN_TRY(qn_text_open(&t->text, folder, &text_opt, e));
+    QN_TRY(qn_model_opts_open(&t->model, folder, &o->model, e));
+    QN_TRY(qn_text_open(&t->text, qn_model_folder(t->model), &text_opt, e));
     struct qn_engine_options options = {.model = t->model,
                                         .backend = backend,
                                         .n_thread = (int)o->n_thread,

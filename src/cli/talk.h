@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "cli/cli.h"
+#include "cli/model_opts.h"
 #include "engine/engine.h"
 #include "model/checkpoint.h"
 #include "text/chat.h"
@@ -13,11 +14,12 @@ struct qn_talk_options {
     const char *device, *template_path, *think; /* think: "on", "off" or NULL (the template's own) */
     int64_t n_thread, context, memory, mtp, max_new, seed, top_k;
     double temperature, top_p, min_p, presence; /* negative: the model's default */
+    struct qn_model_wish model;
 };
 void qn_talk_defaults(struct qn_talk_options *o);
 /* The options as rows of an option table; returns how many. */
 int qn_talk_table(struct qn_talk_options *o, struct qn_opt *table);
-#define QN_TALK_N_OPT 13
+#define QN_TALK_N_OPT 23
 
 struct qn_talk {
     struct qn_model *model;

@@ -70,6 +70,7 @@ int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_err *e)
         .name = n, .type = QN_OPT_NOTE, .arg = a, .help = h, __VA_ARGS__                                     \
     }
     const struct qn_opt table[] = {
+        QN_MODEL_OPTS(&w->over),
         INT("port", port, "PORT", "port; 0: a free one", .env = "QUERN_PORT", .letter = 'p', .min = 0,
             .max = 65535),
         STR("host", host, "HOST", "address to listen on", .env = "QUERN_HOST"),

@@ -5,6 +5,7 @@
 #define QN_WISH_H
 
 #include "base/json.h"
+#include "cli/model_opts.h"
 #include "model/checkpoint.h"
 
 struct qn_wish {
@@ -14,6 +15,7 @@ struct qn_wish {
         body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, spec_steps, max_tokens, stuck;
     double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
     int64_t top_k;
+    struct qn_model_wish over;
     bool no_prefix_cache, mirror_reasoning, stream_usage, request_template, strict_model, isolate_keys;
 };
 

@@ -655,6 +655,12 @@ static uint64_t fingerprint(const struct qn_model *m)
     h = qn_hash_bytes(h, numbers, sizeof numbers);
     h = qn_hash_bytes(h, &c->rope_theta, sizeof c->rope_theta);
     h = qn_hash_bytes(h, &c->norm_eps, sizeof c->norm_eps);
+    if (c->rope.type != QN_ROPE_DEFAULT) {
+        float frequency[512], gain = qn_rope_gain(c);
+        qn_rope_frequencies(c, frequency);
+        h = qn_hash_bytes(h, frequency, (size_t)c->rotary_dim / 2 * sizeof *frequency);
+        h = qn_hash_bytes(h, &gain, sizeof gain);
+    }
     for (int f = 0; f < m->n_file; f++) {
         size_t n;
         const void *header = qn_safetensors_header(m->files[f], &n);
@@ -689,6 +695,12 @@ static char *last_part(const char *folder)
 
 int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e)
 {
+    return qn_model_open_with(out, folder, NULL, e);
+}
+
+int qn_model_open_with(struct qn_model **out, const char *folder, const struct qn_model_options *o,
+                       struct qn_err *e)
+{
     int rc = QN_OK;
     struct qn_arena *arena = qn_arena_create(MAX_INDEX_ARENA);
     struct qn_model *m = xcalloc(1, sizeof *m);
@@ -697,7 +709,7 @@ int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e)
     m->name = last_part(folder);
     m->notes = xcalloc(MAX_NOTES, sizeof *m->notes);
     QN_FAIL_IF(access(folder, F_OK), e, QN_NOTFOUND, "%s: no such folder", folder);
-    QN_TRY(qn_config_read(&m->config, folder, e));
+    QN_TRY(qn_config_read(&m->config, folder, o ? o->overrides : NULL, e));
     for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);
     QN_TRY(qn_hint_read(&m->hint, folder, e));
     QN_TRY(open_files(m, &weight_map, arena, e));

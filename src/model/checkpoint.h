@@ -16,6 +16,12 @@ struct qn_model;
 /* Errors: QN_NOTFOUND (file or shard, named), QN_FORMAT (header, offsets, shapes; names tensor, expected,
  * found, remedy), QN_UNSUPPORTED. */
 int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e);
+/* The same with what a user lays over the checkpoint. NULL: nothing. */
+struct qn_model_options {
+    const char *overrides; /* JSON laid over config.json (qn_config_read), or NULL */
+};
+int qn_model_open_with(struct qn_model **out, const char *folder, const struct qn_model_options *o,
+                       struct qn_err *e);
 void qn_model_close(struct qn_model *m);
 
 const struct qn_config *qn_model_config(const struct qn_model *m);

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdarg.h>
 
-#include "base/json.h"
+#include "model/config_impl.h"
 
 #define MAX_CONFIG_BYTES ((size_t)16 << 20) /* quantised releases list their modules in config.json */
 #define MAX_ARENA_BYTES  ((size_t)256 << 20)
@@ -21,14 +21,7 @@
 #define MAX_CONTEXT 16777216
 #define MAX_TAPS    16
 
-struct reader {
-    struct qn_config *c;
-    const char *name;               /* of the file */
-    const struct qn_json *top, *tx; /* top level; where the text fields live */
-    struct qn_err *e;
-};
-
-QN_PRINTF(2, 3) static void note(struct qn_config *c, const char *fmt, ...)
+void qn_config_note(struct qn_config *c, const char *fmt, ...)
 {
     if (c->n_note == QN_MAX_CONFIG_NOTE) return;
     va_list ap;
@@ -37,7 +30,7 @@ QN_PRINTF(2, 3) static void note(struct qn_config *c, const char *fmt, ...)
     va_end(ap);
 }
 
-static int get_int(struct reader *r, const char *key, int dflt, int min, int max, int *out)
+static int get_int(struct qn_config_reader *r, const char *key, int dflt, int min, int max, int *out)
 {
     int rc = QN_OK;
     int64_t x;
@@ -53,8 +46,8 @@ out:
     return rc;
 }
 
-static int get_num(struct reader *r, const struct qn_json *obj, const char *key, double dflt, double min,
-                   double max, double *out)
+int qn_config_num(struct qn_config_reader *r, const struct qn_json *obj, const char *key, double dflt,
+                  double min, double max, double *out)
 {
     int rc = QN_OK;
     double x;
@@ -70,7 +63,7 @@ out:
     return rc;
 }
 
-static int get_str(struct reader *r, const struct qn_json *obj, const char *key, const char **out)
+int qn_config_str(struct qn_config_reader *r, const struct qn_json *obj, const char *key, const char **out)
 {
     int rc = qn_json_get_str(obj, key, "", out, r->e);
     if (rc) qn_err_prefix(r->e, "%s", r->name);
@@ -103,7 +96,7 @@ static bool is_moe_name(const char *s, bool *known)
 
 /* Either of architectures[0], the top model_type and the text model_type identifies the family; the
  * innermost known one says whether it is MoE. */
-static int read_identity(struct reader *r)
+static int read_identity(struct qn_config_reader *r)
 {
     int rc = QN_OK;
     struct qn_config *c = r->c;
@@ -119,8 +112,8 @@ static int read_identity(struct reader *r)
                    "%s: architectures must hold strings", r->name);
         arch = list->items[0]->text;
     }
-    QN_TRY(get_str(r, r->top, "model_type", &type));
-    QN_TRY(get_str(r, r->tx, "model_type", &text_type));
+    QN_TRY(qn_config_str(r, r->top, "model_type", &type));
+    QN_TRY(qn_config_str(r, r->tx, "model_type", &text_type));
     bool arch_known, type_known, text_known;
     bool arch_moe = is_moe_name(arch, &arch_known), type_moe = is_moe_name(type, &type_known),
          text_moe = is_moe_name(text_type, &text_known);
@@ -129,21 +122,22 @@ static int read_identity(struct reader *r)
         "%s: architecture '%.60s' (model_type '%.40s') is not of the Qwen3.5 family, the only one read",
         r->name, arch[0] ? arch : "(none)", type[0] ? type : "(none)");
     if (arch[0] && !arch_known)
-        note(c, "config.json names the architecture '%.80s'; model_type '%.40s' counts", arch,
-             type_known ? type : text_type);
+        qn_config_note(c, "config.json names the architecture '%.80s'; model_type '%.40s' counts", arch,
+                       type_known ? type : text_type);
     c->is_moe = text_known ? text_moe : type_known ? type_moe : arch_moe;
     if ((arch_known && arch_moe != c->is_moe) || (type_known && type_moe != c->is_moe))
-        note(c,
-             "config.json contradicts itself about experts (architecture '%.60s', model_type '%.40s'); read "
-             "as %s",
-             arch, text_known ? text_type : type, c->is_moe ? "MoE" : "dense");
+        qn_config_note(
+            c,
+            "config.json contradicts itself about experts (architecture '%.60s', model_type '%.40s'); read "
+            "as %s",
+            arch, text_known ? text_type : type, c->is_moe ? "MoE" : "dense");
     snprintf(c->architecture, sizeof c->architecture, "%s", arch[0] ? arch : type[0] ? type : text_type);
     c->has_vision = qn_json_is(qn_json_get(r->top, "vision_config"), QN_JSON_OBJECT);
 out:
     return rc;
 }
 
-static int read_tie(struct reader *r)
+static int read_tie(struct qn_config_reader *r)
 {
     int rc = QN_OK;
     const struct qn_json *outer = qn_json_get(r->top, "tie_word_embeddings");
@@ -153,14 +147,15 @@ static int read_tie(struct reader *r)
     QN_TRY(qn_json_get_bool(r->tx, "tie_word_embeddings", false, &b, r->e));
     r->c->is_tied = !qn_json_is_null(outer) ? a : b;
     if (!qn_json_is_null(outer) && !qn_json_is_null(inner) && a != b)
-        note(r->c, "tie_word_embeddings is %s at the top level and %s in text_config; the top level counts",
-             a ? "true" : "false", b ? "true" : "false");
+        qn_config_note(
+            r->c, "tie_word_embeddings is %s at the top level and %s in text_config; the top level counts",
+            a ? "true" : "false", b ? "true" : "false");
 out:
     if (rc) qn_err_prefix(r->e, "%s", r->name);
     return rc;
 }
 
-static int read_widths(struct reader *r)
+static int read_widths(struct qn_config_reader *r)
 {
     int rc = QN_OK;
     struct qn_config *c = r->c;
@@ -169,7 +164,7 @@ static int read_widths(struct reader *r)
     QN_TRY(get_int(r, "num_hidden_layers", c->is_moe ? 40 : 32, 1, QN_MAX_LAYERS, &c->n_layer));
     QN_TRY(get_int(r, "vocab_size", 248320, 1, MAX_VOCAB, &c->vocab));
     QN_TRY(get_int(r, "max_position_embeddings", 32768, 1, MAX_CONTEXT, &c->max_context));
-    QN_TRY(get_num(r, r->tx, "rms_norm_eps", 1e-6, 0, 1, &eps));
+    QN_TRY(qn_config_num(r, r->tx, "rms_norm_eps", 1e-6, 0, 1, &eps));
     c->norm_eps = (float)eps;
 
     QN_TRY(get_int(r, "num_attention_heads", 16, 1, MAX_HEADS, &c->n_head));
@@ -200,7 +195,7 @@ out:
     return rc;
 }
 
-static int read_layer_types(struct reader *r)
+static int read_layer_types(struct qn_config_reader *r)
 {
     int rc = QN_OK;
     struct qn_config *c = r->c;
@@ -234,61 +229,8 @@ out:
     return rc;
 }
 
-/* rope fields live in rope_parameters (possibly per layer type), in rope_scaling or beside hidden_size. */
-static const struct qn_json *rope_holder(const struct reader *r, const char *key)
-{
-    const struct qn_json *params = qn_json_get(r->tx, "rope_parameters");
-    if (!params) params = qn_json_get(r->top, "rope_parameters");
-    const struct qn_json *places[] = {qn_json_get(params, "full_attention"), params,
-                                      qn_json_get(r->tx, "rope_scaling"), r->tx, r->top};
-    for (size_t i = 0; i < QN_COUNT(places); i++)
-        if (!qn_json_is_null(qn_json_get(places[i], key))) return places[i];
-    return NULL;
-}
-
-static int read_rope(struct reader *r)
-{
-    int rc = QN_OK;
-    struct qn_config *c = r->c;
-    double factor;
-    const char *type, *old_type;
-    QN_TRY(get_str(r, rope_holder(r, "rope_type"), "rope_type", &type));
-    const struct qn_json *scaling = qn_json_get(r->tx, "rope_scaling");
-    QN_TRY(get_str(r, scaling, "type", &old_type));
-    if (!type[0]) type = old_type;
-    QN_FAIL_IF(type[0] && strcmp(type, "default") && strcmp(type, "mrope"), r->e, QN_UNSUPPORTED,
-               "%s: rope type '%.40s' is not supported; with \"default\" the model serves its native context",
-               r->name, type);
-    QN_TRY(get_num(r, rope_holder(r, "rope_theta"), "rope_theta", 1e7, 1, 1e12, &c->rope_theta));
-    QN_TRY(get_num(r, rope_holder(r, "partial_rotary_factor"), "partial_rotary_factor", 0.25, 0, 1, &factor));
-    c->rotary_dim = (int)(c->head_dim * factor);
-    QN_FAIL_IF(c->rotary_dim % 2, r->e, QN_INVAL,
-               "%s: partial_rotary_factor %g of head_dim %d gives an odd rotary dimension %d", r->name,
-               factor, c->head_dim, c->rotary_dim);
-    const struct qn_json *section = qn_json_get(rope_holder(r, "mrope_section"), "mrope_section");
-    if (section) {
-        int64_t x, sum = 0;
-        QN_FAIL_IF(section->type != QN_JSON_ARRAY || section->n != 3, r->e, QN_INVAL,
-                   "%s: mrope_section must be three numbers", r->name);
-        for (int i = 0; i < 3; i++) {
-            QN_FAIL_IF(!qn_json_int(section->items[i], &x) || x < 0 || x > MAX_HEAD, r->e, QN_INVAL,
-                       "%s: mrope_section[%d] must be 0 to %d", r->name, i, MAX_HEAD);
-            c->mrope_section[i] = (int)x;
-            sum += x;
-        }
-        /* text has one position in all three rows, so nothing depends on the sections; pictures will */
-        if (sum != c->rotary_dim / 2)
-            note(c, "mrope_section sums to %" PRId64 ", half of the rotary dimension is %d", sum,
-                 c->rotary_dim / 2);
-    } else if (c->rotary_dim == 64) {
-        memcpy(c->mrope_section, (int[3]){11, 11, 10}, sizeof c->mrope_section);
-    }
-out:
-    return rc;
-}
-
 /* Fields whose other value would be another model. */
-static int refuse_variants(struct reader *r)
+static int refuse_variants(struct qn_config_reader *r)
 {
     int rc = QN_OK;
     bool on;
@@ -310,10 +252,10 @@ static int refuse_variants(struct reader *r)
         QN_FAIL_IF(on != flags[i].want, r->e, QN_UNSUPPORTED, "%s: %s = %s is not supported", r->name,
                    flags[i].key, on ? "true" : "false");
     }
-    QN_TRY(get_str(r, r->tx, "hidden_act", &word));
+    QN_TRY(qn_config_str(r, r->tx, "hidden_act", &word));
     QN_FAIL_IF(word[0] && strcmp(word, "silu") && strcmp(word, "swish"), r->e, QN_UNSUPPORTED,
                "%s: hidden_act '%.40s' is not supported (silu is)", r->name, word);
-    QN_TRY(get_str(r, r->tx, "output_gate_type", &word));
+    QN_TRY(qn_config_str(r, r->tx, "output_gate_type", &word));
     if (!word[0] || !strcmp(word, "silu") || !strcmp(word, "swish"))
         r->c->gate_act = QN_GATE_SILU;
     else if (!strcmp(word, "sigmoid"))
@@ -321,9 +263,9 @@ static int refuse_variants(struct reader *r)
     else
         QN_FAIL(r->e, QN_UNSUPPORTED, "%s: output_gate_type '%.40s' is not supported (silu, swish, sigmoid)",
                 r->name, word);
-    QN_TRY(get_str(r, r->tx, "mamba_ssm_dtype", &word));
+    QN_TRY(qn_config_str(r, r->tx, "mamba_ssm_dtype", &word));
     if (word[0] && strcmp(word, "float32"))
-        note(r->c, "mamba_ssm_dtype is '%.40s'; the recurrent state is kept in float32", word);
+        qn_config_note(r->c, "mamba_ssm_dtype is '%.40s'; the recurrent state is kept in float32", word);
     const struct qn_json *dense = qn_json_get(r->tx, "mlp_only_layers");
     QN_FAIL_IF(dense && dense->type == QN_JSON_ARRAY && dense->n && r->c->is_moe, r->e, QN_UNSUPPORTED,
                "%s: mlp_only_layers is not supported, every layer has experts", r->name);
@@ -335,7 +277,7 @@ out:
     return rc;
 }
 
-static int add_stop(struct reader *r, const struct qn_json *v, const char *name)
+static int add_stop(struct qn_config_reader *r, const struct qn_json *v, const char *name)
 {
     int rc = QN_OK;
     struct qn_config *c = r->c;
@@ -347,8 +289,8 @@ static int add_stop(struct reader *r, const struct qn_json *v, const char *name)
         QN_FAIL_IF(!qn_json_int(item, &id) || id < 0, r->e, QN_INVAL, "%s: eos_token_id must be token ids",
                    name);
         if (id >= c->vocab) { /* a cut vocabulary under the configuration of the whole one */
-            note(c, "%.80s: eos_token_id %" PRId64 " is not below vocab_size %d and is ignored", name, id,
-                 c->vocab);
+            qn_config_note(c, "%.80s: eos_token_id %" PRId64 " is not below vocab_size %d and is ignored",
+                           name, id, c->vocab);
             continue;
         }
         bool seen = false;
@@ -362,7 +304,7 @@ out:
     return rc;
 }
 
-static int read_generation(struct reader *r, const struct qn_json *g)
+static int read_generation(struct qn_config_reader *r, const struct qn_json *g)
 {
     int rc = QN_OK;
     struct qn_config *c = r->c;
@@ -381,7 +323,7 @@ static int read_generation(struct reader *r, const struct qn_json *g)
     for (size_t i = 0; i < QN_COUNT(numbers); i++) {
         double x;
         if (qn_json_is_null(qn_json_get(g, numbers[i].key))) continue;
-        QN_TRY(get_num(r, g, numbers[i].key, 0, numbers[i].min, numbers[i].max, &x));
+        QN_TRY(qn_config_num(r, g, numbers[i].key, 0, numbers[i].min, numbers[i].max, &x));
         *numbers[i].out = (float)x;
     }
     const struct qn_json *text = r->tx;
@@ -393,18 +335,62 @@ out:
     return rc;
 }
 
-int qn_config_parse(struct qn_config *out, const char *config, size_t n_config, const char *generation,
-                    size_t n_generation, const char *name, struct qn_err *e)
+/* Lays `over` on `base`, member by member; what is no object replaces. */
+static struct qn_json *overlay(struct qn_arena *arena, struct qn_json *base, const struct qn_json *over)
+{
+    for (size_t i = 0; i < over->n; i++) {
+        const char *key = over->keys[i].text;
+        struct qn_json *old = qn_json_get(base, key), *value = over->items[i];
+        if (qn_json_is(old, QN_JSON_OBJECT) && value->type == QN_JSON_OBJECT)
+            value = overlay(arena, old, value);
+        if (!value || !qn_json_set(arena, base, key, value)) return NULL;
+    }
+    return base;
+}
+
+/* Does a member of the overrides that stands at the top mean the text model? */
+static bool is_of_text(const struct qn_json *top, const struct qn_json *text, const char *key)
+{
+    static const char *const names[] = {"max_position_embeddings", "original_max_position_embeddings",
+                                        "partial_rotary_factor"};
+    if (!strncmp(key, "rope_", 5)) return true;
+    for (size_t i = 0; i < QN_COUNT(names); i++)
+        if (!strcmp(key, names[i])) return true;
+    return qn_json_get(text, key) && !qn_json_get(top, key);
+}
+
+static int apply_overrides(struct qn_json *top, struct qn_arena *arena, const char *overrides,
+                           struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_json *over, *text = qn_json_get(top, "text_config");
+    QN_TRY(qn_json_parse(&over, arena, overrides, strlen(overrides), "--hf-overrides", e));
+    QN_FAIL_IF(over->type != QN_JSON_OBJECT, e, QN_INVAL, "--hf-overrides: a JSON object is needed");
+    for (size_t i = 0; i < over->n; i++) {
+        struct qn_json *one = qn_json_new(arena, QN_JSON_OBJECT);
+        const char *key = over->keys[i].text;
+        bool inner = qn_json_is(text, QN_JSON_OBJECT) && is_of_text(top, text, key);
+        QN_FAIL_IF(!one || !qn_json_set(arena, one, key, over->items[i]) ||
+                       !overlay(arena, inner ? text : top, one),
+                   e, QN_TOOBIG, "--hf-overrides: too large");
+    }
+out:
+    return rc;
+}
+
+int qn_config_parse(struct qn_config *out, const struct qn_config_text *t, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_config c = {0};
     struct qn_json *top, *gen;
     struct qn_arena *arena = qn_arena_create(MAX_ARENA_BYTES);
-    struct reader r = {.c = &c, .name = name, .e = e};
+    const char *name = t->name;
+    struct qn_config_reader r = {.c = &c, .name = name, .e = e};
     c.temperature = c.top_p = c.min_p = c.presence_penalty = c.repetition_penalty = NAN;
     c.gen_top_k = c.pad_tok = -1;
-    QN_TRY(qn_json_parse(&top, arena, config, n_config, name, e));
+    QN_TRY(qn_json_parse(&top, arena, t->config, t->n_config, name, e));
     QN_FAIL_IF(top->type != QN_JSON_OBJECT, e, QN_FORMAT, "%s: not a JSON object", name);
+    if (t->overrides) QN_TRY(apply_overrides(top, arena, t->overrides, e));
     const struct qn_json *text = qn_json_get(top, "text_config");
     r.top = top;
     r.tx = qn_json_is(text, QN_JSON_OBJECT) ? text : top;
@@ -412,10 +398,10 @@ int qn_config_parse(struct qn_config *out, const char *config, size_t n_config, 
     QN_TRY(read_tie(&r));
     QN_TRY(read_widths(&r));
     QN_TRY(read_layer_types(&r));
-    QN_TRY(read_rope(&r));
+    QN_TRY(qn_config_read_rope(&r));
     QN_TRY(refuse_variants(&r));
-    if (generation) {
-        QN_TRY(qn_json_parse(&gen, arena, generation, n_generation, "generation_config.json", e));
+    if (t->generation) {
+        QN_TRY(qn_json_parse(&gen, arena, t->generation, t->n_generation, "generation_config.json", e));
         QN_FAIL_IF(gen->type != QN_JSON_OBJECT, e, QN_FORMAT, "generation_config.json: not a JSON object");
         QN_TRY(read_generation(&r, gen));
     }
@@ -436,7 +422,7 @@ out:
     return rc;
 }
 
-int qn_config_read(struct qn_config *out, const char *folder, struct qn_err *e)
+int qn_config_read(struct qn_config *out, const char *folder, const char *overrides, struct qn_err *e)
 {
     int rc = QN_OK;
     char *path = xasprintf("%s/config.json", folder);
@@ -448,8 +434,13 @@ int qn_config_read(struct qn_config *out, const char *folder, struct qn_err *e)
         rc = found;
         goto out;
     }
-    QN_TRY(qn_config_parse(out, qn_buf_str(&text), text.n_byte, found ? NULL : qn_buf_str(&gen), gen.n_byte,
-                           path, e));
+    const struct qn_config_text t = {.config = qn_buf_str(&text),
+                                     .n_config = text.n_byte,
+                                     .generation = found ? NULL : qn_buf_str(&gen),
+                                     .n_generation = gen.n_byte,
+                                     .overrides = overrides,
+                                     .name = path};
+    QN_TRY(qn_config_parse(out, &t, e));
 out:
     qn_buf_free(&text);
     qn_buf_free(&gen);

@@ -11,7 +11,19 @@
 
 #define QN_MAX_LAYERS      256
 #define QN_MAX_STOP        8
-#define QN_MAX_CONFIG_NOTE 8
+#define QN_MAX_CONFIG_NOTE 12
+
+enum qn_rope_type { QN_ROPE_DEFAULT, QN_ROPE_LINEAR, QN_ROPE_YARN, QN_ROPE_LLAMA3, QN_ROPE_PROPORTIONAL };
+
+/* How positions beyond the original context turn; all zero: as trained. */
+struct qn_rope {
+    enum qn_rope_type type;
+    double factor, original;                       /* context = factor * original */
+    double attention_factor, beta_fast, beta_slow; /* YARN */
+    bool is_exact;                                 /* YARN: the ramp's ends are not rounded */
+    double low, high;                              /* LLAMA3 */
+    int n_rotated;                                 /* PROPORTIONAL: pairs that turn at all */
+};
 
 enum qn_gate_act { QN_GATE_SILU, QN_GATE_SIGMOID }; /* output_gate_type of the gated norm */
 
@@ -31,6 +43,7 @@ struct qn_config {
     int n_head, n_kv_head, head_dim; /* [nh] [nkv] [hd] */
     int rotary_dim;                  /* head_dim * partial_rotary_factor, even */
     double rope_theta;
+    struct qn_rope rope;
     int mrope_section[3]; /* as given, meant to sum to rotary_dim / 2; {0,0,0}: one position for all */
 
     /* gated delta net */
@@ -60,7 +73,7 @@ struct qn_config {
     char quant_method[32]; /* quantization_config.quant_method, "" when absent: a hint only */
 
     int n_note; /* lines for a user: contradictions, fields not acted upon */
-    char note[QN_MAX_CONFIG_NOTE][200];
+    char note[QN_MAX_CONFIG_NOTE][240];
 };
 
 /* Derived widths. */
@@ -77,12 +90,27 @@ static inline int qn_config_conv_dim(const struct qn_config *c) /* [CD] */
     return 2 * qn_config_key_dim(c) + qn_config_value_dim(c);
 }
 
-/* Reads FOLDER/config.json and, when present, generation_config.json.
- * Errors: QN_NOTFOUND, QN_FORMAT (not JSON, wrong type), QN_INVAL (missing or absurd numbers, naming the
- * field and the limits), QN_UNSUPPORTED (another architecture, rope type, ...). */
-int qn_config_read(struct qn_config *out, const char *folder, struct qn_err *e);
-/* The same from memory. `generation` may be NULL; `name` is the file named in errors. */
-int qn_config_parse(struct qn_config *out, const char *config, size_t n_config, const char *generation,
-                    size_t n_generation, const char *name, struct qn_err *e);
+/* Frequencies of the rotary embedding [rotary_dim / 2], and the factor on its cosines and sines. Every back
+ * end takes them from here. */
+void qn_rope_frequencies(const struct qn_config *c, float *out);
+float qn_rope_gain(const struct qn_config *c);
+const char *qn_rope_name(enum qn_rope_type t);
+
+/* Reads FOLDER/config.json and, when present, generation_config.json. `overrides`: a JSON object laid over
+ * config.json, member by member (names that belong to the text model find their way into text_config); or
+ * NULL. Errors: QN_NOTFOUND, QN_FORMAT (not JSON, wrong type), QN_INVAL (missing or absurd numbers, naming
+ * the field and the limits), QN_UNSUPPORTED (another architecture, rope type, ...). */
+int qn_config_read(struct qn_config *out, const char *folder, const char *overrides, struct qn_err *e);
+
+/* The same from memory. */
+struct qn_config_text {
+    const char *config;
+    size_t n_config;
+    const char *generation; /* or NULL */
+    size_t n_generation;
+    const char *overrides; /* or NULL */
+    const char *name;      /* the file named in errors */
+};
+int qn_config_parse(struct qn_config *out, const struct qn_config_text *text, struct qn_err *e);
 
 #endif

@@ -6,10 +6,17 @@
 
 #include "model/config.h"
 
+static int parse_over(const char *text, const char *generation, const char *overrides, struct qn_config *c,
+                      struct qn_err *e)
+{
+    const struct qn_config_text t = {text,      strlen(text), generation, generation ? strlen(generation) : 0,
+                                     overrides, "config.json"};
+    return qn_config_parse(c, &t, e);
+}
+
 static int parse(const char *text, const char *generation, struct qn_config *c, struct qn_err *e)
 {
-    return qn_config_parse(c, text, strlen(text), generation, generation ? strlen(generation) : 0,
-                           "config.json", e);
+    return parse_over(text, generation, NULL, c, e);
 }
 
 static struct qn_config good(const char *text)
@@ -20,24 +27,25 @@ static struct qn_config good(const char *text)
     return c;
 }
 
-#define DENSE "\"model_type\":\"qwen3_5_text\""
+#define BARE  "\"model_type\":\"qwen3_5_text\""
+#define DENSE BARE ",\"rope_theta\":10000000"
 
 static void test_defaults(void **state)
 {
     (void)state;
-    struct qn_config c = good("{" DENSE "}");
+    struct qn_config c = good("{" BARE "}");
     assert_int_equal(c.hidden, 4096);
     assert_int_equal(c.n_layer, 32);
     assert_int_equal(c.n_full, 8);
     assert_true(c.is_full[3] && !c.is_full[2]);
     assert_int_equal(c.ffn, 12288);
     assert_int_equal(c.rotary_dim, 64);
-    assert_true(c.rope_theta == 1e7);
+    assert_true(c.rope_theta == 1e4); /* the reference's default, and a line that says so */
     assert_int_equal(c.mrope_section[2], 10);
     assert_int_equal(c.n_v_head, 32);
     assert_int_equal(c.gate_act, QN_GATE_SILU);
     assert_true(!c.is_tied && !c.is_moe && !c.has_vision);
-    assert_int_equal(c.n_note, 0);
+    assert_true(c.n_note == 1 && strstr(c.note[0], "rope_theta"));
     assert_true(isnan(c.temperature) && c.gen_top_k == -1);
     c = good("{\"architectures\":[\"Qwen3_5MoeForConditionalGeneration\"]}");
     assert_true(c.is_moe);
@@ -71,7 +79,7 @@ static void test_spellings(void **state)
         assert_int_equal(c.n_note, 0);
     }
     struct qn_config c = good("{\"model_type\":\"qwen3_5\",\"tie_word_embeddings\":false,\"text_config\":{"
-                              "\"tie_word_embeddings\":true}}");
+                              "\"rope_theta\":10000000,\"tie_word_embeddings\":true}}");
     assert_true(!c.is_tied && c.n_note == 1);
     c = good("{\"architectures\":[\"SomebodyElse\"]," DENSE ",\"mamba_ssm_dtype\":\"bfloat16\"}");
     assert_int_equal(c.n_note, 2);
@@ -154,7 +162,7 @@ static void test_bad(void **state)
         {"{" DENSE ",\"partial_rotary_factor\":1.5}", QN_INVAL, "partial_rotary_factor"},
         {"{" DENSE ",\"head_dim\":100}", QN_INVAL, "odd"},
         {"{" DENSE ",\"mrope_section\":[1,2]}", QN_INVAL, "mrope_section"},
-        {"{" DENSE ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", QN_UNSUPPORTED, "yarn"},
+        {"{" DENSE ",\"rope_parameters\":{\"rope_type\":\"longrope\"}}", QN_UNSUPPORTED, "longrope"},
         {"{" DENSE ",\"layer_types\":[\"full_attention\"]}", QN_INVAL, "layer_types has 1"},
         {"{" DENSE ",\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", QN_UNSUPPORTED,
          "sliding"},

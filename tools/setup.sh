@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 what=${1:-build}
 
 packages=(gcc g++ cmake ninja-build pkg-config libmicrohttpd-dev libpcre2-dev libutf8proc-dev libhwloc-dev
-          libcurl4-openssl-dev)
+          libcurl4-openssl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libheif-dev libavformat-dev libavcodec-dev
+          libavutil-dev libswscale-dev)
 [[ $what == test ]] && packages+=(libcmocka-dev relacy-dev chromium python3 python3-venv curl wamerican)
 
 missing=()

@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libhwloc-dev:arm64 libpcre2-dev:arm64 libutf8proc-dev:arm64
-          libmicrohttpd-dev:arm64 libcurl4-openssl-dev:arm64 libcmocka-dev:arm64)
+          libmicrohttpd-dev:arm64 libcurl4-openssl-dev:arm64 libcmocka-dev:arm64 libjpeg62-turbo-dev:arm64 libpng-dev:arm64
+          libwebp-dev:arm64 libheif-dev:arm64 libavformat-dev:arm64 libavcodec-dev:arm64 libavutil-dev:arm64 libswscale-dev:arm64)
 if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
   echo "test-arm64: installing ${packages[*]}"
   sudo=(); [[ $(id -u) == 0 ]] || sudo=(sudo)

@@ -21,6 +21,7 @@ extern const struct qn_cmd qn_cmd_plan;
 extern const struct qn_cmd qn_cmd_quantize;
 extern const struct qn_cmd qn_cmd_synth;
 extern const struct qn_cmd qn_cmd_render;
+extern const struct qn_cmd qn_cmd_see;
 extern const struct qn_cmd qn_cmd_eval;
 extern const struct qn_cmd qn_cmd_bench;
 extern const struct qn_cmd qn_cmd_run;

@@ -4,9 +4,9 @@
 
 /* In the order a user meets them. */
 static const struct qn_cmd *const commands[] = {
-    &qn_cmd_run,    &qn_cmd_chat,     &qn_cmd_serve,  &qn_cmd_tokenize, &qn_cmd_parse, &qn_cmd_inspect,
-    &qn_cmd_plan,   &qn_cmd_quantize, &qn_cmd_synth,  &qn_cmd_render,   &qn_cmd_eval,  &qn_cmd_bench,
-    &qn_cmd_doctor, &qn_cmd_pull,     &qn_cmd_replay, &qn_cmd_version,
+    &qn_cmd_run,   &qn_cmd_chat,     &qn_cmd_serve, &qn_cmd_tokenize, &qn_cmd_parse,   &qn_cmd_inspect,
+    &qn_cmd_plan,  &qn_cmd_quantize, &qn_cmd_synth, &qn_cmd_render,   &qn_cmd_see,     &qn_cmd_eval,
+    &qn_cmd_bench, &qn_cmd_doctor,   &qn_cmd_pull,  &qn_cmd_replay,   &qn_cmd_version,
 };
 
 static void print_help(FILE *out)

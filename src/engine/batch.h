@@ -1,6 +1,6 @@
 /* A batch: sequences -> one flat step, and the buffers its result comes back in.
- * Owned by the engine thread; the rank reads `step` and writes `result` between publish and result. There are
- * two, used in turn, so that the last result is still there while the next step is built.
+ * Owned by the engine thread; the ranks read `step`, the first writes `result`, between publish and result.
+ * There are two, used in turn, so that the last result is still there while the next step is built.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_BATCH_H
 #define QN_BATCH_H
@@ -17,7 +17,7 @@ struct qn_batch_part {
 };
 
 struct qn_batch {
-    struct qn_work work; /* first */
+    struct qn_work work;
     struct qn_step step;
     struct qn_step_result result;
     struct qn_batch_part *part; /* [n_seq] */

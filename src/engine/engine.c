@@ -38,11 +38,12 @@ struct qn_engine {
     struct qn_engine_options options;
     struct qn_size size;
     struct qn_engine_info info;
+    struct qn_device_info device;
     struct qn_request_limits limits;
     pthread_t thread;
     struct qn_mail *mail;
     struct qn_letter cancel_all, quit;
-    struct qn_rank *rank;
+    struct qn_ranks *ranks;
     struct qn_flight *flight;
 
     /* engine thread */
@@ -396,14 +397,13 @@ static void publish(struct qn_engine *g, struct qn_batch *b)
     b->work.chores = g->chores;
     g->chores = spare;
     g->chores.n = 0;
-    b->work.letter.kind = LETTER_WORK;
     g->in_flight = b;
     g->next_batch ^= 1;
     g->watch_us = qn_now_us();
     g->watched_us = 0;
     if (g->tier) qn_tier_published(g->tier);
     qn_flight_begin(g->flight, b, &g->sched);
-    qn_rank_publish(g->rank, &b->work);
+    qn_ranks_publish(g->ranks, &b->work);
 }
 
 /* Copies an unsaved snapshot into the tiers: whenever there is nothing else to do, and once in a while when
@@ -454,7 +454,7 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
 {
     switch (letter->kind) {
     case LETTER_WORK:
-        apply(g, (struct qn_batch *)letter);
+        if (qn_ranks_collect(g->ranks, letter)) apply(g, g->in_flight);
         break;
     case LETTER_REQUEST: {
         note_work(g);
@@ -566,11 +566,11 @@ static int open_tier(struct qn_engine *g, struct qn_err *e)
 {
     const struct qn_engine_options *o = &g->options;
     const struct qn_device_options *d = &g->size.forward.device;
-    const struct qn_runner *runner = g->size.runner;
+    const struct qn_ranks_options *ranks = &g->size.ranks;
     if (o->no_prefix_cache || (o->ram_tier_bytes <= 0 && !o->disk_tier)) return QN_OK;
     struct qn_device_sizes size;
-    runner->sizes(g->size.runner_user, &g->size.forward, &size);
-    const char *backend = o->model && !o->config ? o->backend->name : runner->name;
+    qn_ranks_sizes(ranks, &size);
+    const char *backend = o->model && !o->config ? o->backend->name : ranks->runner->name;
     uint64_t about[] = {o->model ? qn_model_fingerprint(o->model) : 1,
                         size.page_bytes,
                         size.slot_bytes,
@@ -586,7 +586,7 @@ static int open_tier(struct qn_engine *g, struct qn_err *e)
         .folder = o->disk_tier,
         .disk_bytes = o->disk_tier_bytes,
         .write_bytes = o->disk_write_bytes,
-        .fingerprint = qn_hash_bytes(0, about, sizeof about),
+        .fingerprint = qn_hash_bytes((uint64_t)ranks->n - 1, about, sizeof about),
         .home = g->mail,
         .letter_kind = LETTER_TIER,
     };
@@ -616,7 +616,7 @@ static void init_sched(struct qn_engine *g)
 /* Everything but the thread, which has ended or was never there. */
 static void destroy(struct qn_engine *g)
 {
-    qn_rank_close(g->rank);
+    qn_ranks_close(g->ranks);
     if (g->sched.running) qn_sched_fini(&g->sched);
     for (int i = 0; i < 2; i++)
         if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
@@ -651,14 +651,16 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
                                    .fingerprint = o->model ? qn_model_fingerprint(o->model) : 0,
                                    .is_off = o->no_prefix_cache});
     QN_TRY(open_tier(g, e));
-    rc = qn_rank_open(&g->rank, g->size.runner, o->runner_user, o->model, &g->size.forward, g->mail, e);
+    g->size.ranks.home = g->mail;
+    g->size.ranks.letter_kind = LETTER_WORK;
+    rc = qn_ranks_open(&g->ranks, &g->size.ranks, e);
     if (rc == QN_NOMEM && e) qn_size_name_nearest(&g->size, o, e);
     if (rc) goto out;
-    g->info.has_mtp = qn_rank_has_mtp(g->rank) && o->mtp != 0;
-    const struct qn_device_info *device = qn_rank_device(g->rank);
-    g->info.weight_bytes = device->weight_bytes;
-    g->info.n_thread = device->n_thread;
-    g->info.isa = device->isa;
+    g->info.has_mtp = qn_ranks_have_mtp(g->ranks) && o->mtp != 0;
+    qn_ranks_describe(g->ranks, &g->device);
+    g->info.weight_bytes = g->device.weight_bytes;
+    g->info.n_thread = g->device.n_thread;
+    g->info.isa = g->device.isa;
     g->limits = (struct qn_request_limits){
         .vocab = g->size.config.vocab, .max_context = g->info.max_context, .can_constrain = o->mask != NULL};
     init_sched(g);

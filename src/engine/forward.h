@@ -11,6 +11,7 @@ struct qn_forward;
 
 struct qn_forward_options {
     const struct qn_backend *backend;
+    int rank, n_rank;                /* which of how many; 0, 0: the only one */
     const struct qn_meet *meet;      /* of several ranks; NULL: one */
     struct qn_device_options device; /* config is filled in by open */
     bool with_mtp;                   /* load the MTP layer when the checkpoint has one */

@@ -9,95 +9,96 @@
 
 struct qn_rank {
     pthread_t thread;
-    struct qn_mail *in, *home;
-    const struct qn_runner *runner;
-    void *user;
-    const struct qn_model *model;
-    struct qn_forward_options options;
+    struct qn_mail *in, *opened;
+    struct qn_rank_options o;
     void *run;
     /* written by the thread before its first letter, read after */
-    struct qn_work opening;
+    struct qn_letter opening;
+    int rc;
+    struct qn_err error;
     bool has_mtp;
     struct qn_device_info device;
     struct qn_letter quit;
 };
 
-static void execute(struct qn_rank *r, struct qn_work *w)
+static void do_chore(struct qn_rank *r, const struct qn_chore *chore)
 {
-    w->start_us = qn_now_us();
-    w->rc = QN_OK;
-    for (int i = 0; i < w->chores.n; i++) r->runner->chore(r->run, &w->chores.list[i]);
-    w->step_us = qn_now_us();
+    struct qn_chore own = *chore;
+    bool is_page = own.kind == QN_CHORE_KV_READ || own.kind == QN_CHORE_KV_WRITE;
+    if (own.host) own.host = (char *)own.host + (is_page ? r->o.page_offset : r->o.slot_offset);
+    r->o.runner->chore(r->run, &own);
+}
+
+static void execute(struct qn_rank *r, struct qn_share *s)
+{
+    const struct qn_work *w = s->work;
+    s->start_us = qn_now_us();
+    s->rc = QN_OK;
+    for (int i = 0; i < w->chores.n; i++) do_chore(r, &w->chores.list[i]);
+    s->step_us = qn_now_us();
     if (!w->step) {
-        w->rc = r->runner->sync(r->run, &w->error);
-    } else if (w->mtp_logits) {
-        w->rc = r->runner->mtp_logits(r->run, w->step, w->mtp_logits, &w->error);
+        s->rc = r->o.runner->sync(r->run, &s->error);
+    } else if (s->mtp_logits) {
+        s->rc = r->o.runner->mtp_logits(r->run, w->step, s->mtp_logits, &s->error);
     } else {
-        r->runner->run(r->run, w->step, w->result);
-        if (w->result->fault)
-            w->rc = qn_err_set(&w->error, QN_DEVICE, __FILE__, __LINE__, "%s", w->result->fault_text);
+        r->o.runner->run(r->run, w->step, s->result);
+        if (s->result->fault)
+            s->rc = qn_err_set(&s->error, QN_DEVICE, __FILE__, __LINE__, "%s", s->result->fault_text);
     }
-    w->end_us = qn_now_us();
+    s->end_us = qn_now_us();
 }
 
 static void *rank_main(void *arg)
 {
     struct qn_rank *r = arg;
-    r->opening.rc = r->runner->open(r->user, &r->run, r->model, &r->options, &r->opening.error);
-    bool is_open = r->opening.rc == QN_OK;
+    r->rc = r->o.runner->open(r->o.user, &r->run, r->o.model, &r->o.forward, &r->error);
+    bool is_open = r->rc == QN_OK;
     if (is_open) {
-        r->has_mtp = r->runner->has_mtp(r->run);
-        r->runner->describe(r->run, &r->device);
+        r->has_mtp = r->o.runner->has_mtp(r->run);
+        r->o.runner->describe(r->run, &r->device);
     }
-    qn_mail_post(r->home, &r->opening.letter);
-    while (is_open) {
+    qn_mail_post(r->opened, &r->opening);
+    for (bool is_over = false; !is_over;) {
         struct qn_letter *next = qn_mail_take(r->in, QN_FOREVER);
         while (next) {
             struct qn_letter *letter = next;
             next = letter->next;
             if (letter == &r->quit) {
                 QN_CHECK(!next);
-                is_open = false;
+                is_over = true;
                 break;
             }
-            struct qn_work *w = (struct qn_work *)letter;
-            execute(r, w);
-            qn_mail_post(r->home, &w->letter);
+            struct qn_share *s = (struct qn_share *)letter;
+            execute(r, s);
+            s->letter.kind = r->o.letter_kind;
+            qn_mail_post(r->o.home, &s->letter);
         }
     }
-    if (r->run) r->runner->close(r->run);
+    if (r->run) r->o.runner->close(r->run);
     return NULL;
 }
 
-int qn_rank_open(struct qn_rank **out, const struct qn_runner *runner, void *user,
-                 const struct qn_model *model, const struct qn_forward_options *o, struct qn_mail *home,
-                 struct qn_err *e)
+int qn_rank_start(struct qn_rank **out, const struct qn_rank_options *o, struct qn_err *e)
 {
-    int rc = QN_OK;
     struct qn_rank *r = xcalloc(1, sizeof *r);
-    r->runner = runner;
-    r->user = user;
-    r->model = model;
-    r->options = *o;
-    r->home = home;
+    r->o = *o;
     r->in = qn_mail_create();
-    QN_FAIL_IF(pthread_create(&r->thread, NULL, rank_main, r), e, QN_NOMEM, "no thread for the device");
-    struct qn_letter *letter = qn_mail_take(home, QN_FOREVER);
-    QN_CHECK(letter == &r->opening.letter && !letter->next);
-    if (r->opening.rc) {
-        pthread_join(r->thread, NULL);
-        if (e) *e = r->opening.error;
-        rc = r->opening.rc;
-        goto out;
+    r->opened = qn_mail_create();
+    if (pthread_create(&r->thread, NULL, rank_main, r)) {
+        qn_mail_free(r->in);
+        qn_mail_free(r->opened);
+        free(r);
+        return qn_err_set(e, QN_NOMEM, __FILE__, __LINE__, "no thread for the device");
     }
     *out = r;
-    r = NULL;
-out:
-    if (r) {
-        qn_mail_free(r->in);
-        free(r);
-    }
-    return rc;
+    return QN_OK;
+}
+
+int qn_rank_wait_open(struct qn_rank *r, struct qn_err *e)
+{
+    QN_CHECK(qn_mail_take(r->opened, QN_FOREVER) == &r->opening);
+    if (r->rc && e) *e = r->error;
+    return r->rc;
 }
 
 void qn_rank_close(struct qn_rank *r)
@@ -106,12 +107,13 @@ void qn_rank_close(struct qn_rank *r)
     qn_mail_post(r->in, &r->quit);
     pthread_join(r->thread, NULL);
     qn_mail_free(r->in);
+    qn_mail_free(r->opened);
     free(r);
 }
 
-void qn_rank_publish(struct qn_rank *r, struct qn_work *w)
+void qn_rank_publish(struct qn_rank *r, struct qn_share *share)
 {
-    qn_mail_post(r->in, &w->letter);
+    qn_mail_post(r->in, &share->letter);
 }
 
 bool qn_rank_has_mtp(const struct qn_rank *r)

@@ -51,7 +51,7 @@ static void set_rows(struct qn_device_options *d, const struct draft *a)
 
 static void ask_sizes(const struct qn_size *s, struct qn_device_sizes *out)
 {
-    s->runner->sizes(s->runner_user, &s->forward, out);
+    qn_ranks_sizes(&s->ranks, out);
 }
 
 /* Pools from memory: exact sums over what the runner says a page, a slot, a lane take. */
@@ -184,8 +184,16 @@ int qn_size_decide(struct qn_size *out, const struct qn_engine_options *o, struc
 {
     int rc = QN_OK;
     size_t weight_bytes = 0;
-    *out =
-        (struct qn_size){.runner = o->runner ? o->runner : &qn_runner_forward, .runner_user = o->runner_user};
+    *out = (struct qn_size){.ranks = {.n = o->n_rank ? o->n_rank : 1,
+                                      .runner = o->runner ? o->runner : &qn_runner_forward,
+                                      .user = o->runner_user,
+                                      .model = o->model,
+                                      .forward = &out->forward,
+                                      .meet = o->meet}};
+    QN_FAIL_IF(out->ranks.n < 1 || out->ranks.n > QN_MAX_RANK, e, QN_INVAL, "%d ranks: 1 to %d", out->ranks.n,
+               QN_MAX_RANK);
+    QN_FAIL_IF(out->ranks.n > 1 && !o->runner && !o->meet, e, QN_UNSUPPORTED,
+               "%d ranks need a way to bring their parts together", out->ranks.n);
     QN_FAIL_IF(!o->runner && (!o->model || !o->backend), e, QN_INVAL,
                "the engine needs a model and a backend");
     QN_FAIL_IF(!o->model && !o->config, e, QN_INVAL, "the engine needs a model or its configuration");
@@ -209,9 +217,9 @@ void qn_size_name_nearest(const struct qn_size *s, const struct qn_engine_option
 {
     struct qn_engine_options own = *o;
     struct qn_size trial = {.config = s->config,
-                            .runner = s->runner,
-                            .runner_user = s->runner_user,
-                            .forward = {.backend = s->forward.backend, .with_mtp = s->info.has_mtp}};
+                            .forward = {.backend = s->forward.backend, .with_mtp = s->info.has_mtp},
+                            .ranks = s->ranks};
+    trial.ranks.forward = &trial.forward;
     char why[120], memory[24], had[24];
     size_t most = qn_mem_largest(s->info.weight_bytes + s->info.kv_bytes + s->info.state_bytes +
                                  s->info.workspace_bytes);

@@ -1,18 +1,17 @@
 /* Sizes: what an engine decides from its options and the model's configuration before anything is opened:
- * context, sequences, pages, slots, rows of a step, and what ranks are opened with.
+ * context, sequences, pages, slots, rows of a step, and what the ranks are opened with.
  * Any thread; pure but for the machine's free memory, which counts where no size was given.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_SIZE_H
 #define QN_SIZE_H
 
 #include "engine/options.h"
-#include "engine/runner.h"
+#include "engine/ranks.h"
 
 struct qn_size {
     struct qn_config config;
-    const struct qn_runner *runner;
-    void *runner_user;
     struct qn_forward_options forward; /* device.config points at `config` here */
+    struct qn_ranks_options ranks;     /* forward points at `forward`; home is not set */
     struct qn_engine_info info;        /* all but what opening tells: isa, load_s, weights as loaded */
 };
 

@@ -17,11 +17,13 @@ struct page {
     unsigned char is_rejected[QN_PAGE];
     uint64_t sum; /* of kv, when sum_is_right */
     bool sum_is_right;
+    int rank;
 };
 
 struct slot {
     uint64_t state, carry;
     int64_t n_tok;
+    int rank; /* in the host's copies */
 };
 
 struct lane {
@@ -40,6 +42,7 @@ struct slice {
 struct run {
     struct qn_fake *fake;
     struct qn_device_options o;
+    int rank, n_step;
     struct page *page;
     struct slot *slot;
     struct lane *lane;
@@ -101,10 +104,14 @@ static int fake_open(void *user, void **out, const struct qn_model *model, const
                      struct qn_err *e)
 {
     (void)model;
-    (void)e;
     struct run *r = xcalloc(1, sizeof *r);
     r->fake = user;
     r->o = o->device;
+    r->rank = o->rank;
+    if (r->fake->options.open_fails && r->rank >= r->fake->options.open_fails) {
+        free(r);
+        return qn_err_set(e, QN_DEVICE, __FILE__, __LINE__, "scripted: no such device");
+    }
     r->page = xcalloc((size_t)r->o.n_page, sizeof *r->page);
     r->slot = xcalloc((size_t)r->o.n_slot, sizeof *r->slot);
     r->lane = xcalloc((size_t)r->o.n_lane, sizeof *r->lane);
@@ -518,10 +525,11 @@ static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *
 {
     struct run *r = run;
     const struct qn_fake_options *o = &r->fake->options;
-    int n = atomic_fetch_add(&r->fake->n_step, 1) + 1;
-    atomic_fetch_add(&r->fake->n_row, s->n_row);
+    int n = ++r->n_step;
+    if (!r->rank) atomic_fetch_add(&r->fake->n_step, 1);
+    if (!r->rank) atomic_fetch_add(&r->fake->n_row, s->n_row);
     result->fault = QN_OK;
-    if (n == o->fail_at_step) {
+    if (n == o->fail_at_step && r->rank == o->fail_rank && !o->astray_rank) {
         result->fault = QN_DEVICE;
         snprintf(result->fault_text, sizeof result->fault_text, "scripted fault at step %d", n);
         return;
@@ -539,6 +547,8 @@ static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *
         else
             run_seq(r, s, i, result);
     }
+    if (o->astray_rank && r->rank == o->astray_rank && n >= o->fail_at_step && s->n_logit)
+        result->token[0].tok ^= 1;
     if (!o->step_us && !o->row_us) return;
     int n_part = r->fake->config.n_layer + 1, n_sliced = s->slice_to ? s->seq[s->n_seq - 1].n_row : 0;
     int row_parts = s->n_row * n_part - n_sliced * (n_part - (s->slice_to - s->slice_from));
@@ -585,10 +595,13 @@ static void fake_chore(void *run, const struct qn_chore *c)
         r->page[c->to].sum_is_right = false;
         break;
     case QN_CHORE_KV_READ:
+        r->page[c->from].rank = r->rank;
         memcpy(c->host, &r->page[c->from], sizeof *r->page);
         break;
     case QN_CHORE_KV_WRITE:
         memcpy(&r->page[c->to], c->host, sizeof *r->page);
+        if (r->page[c->to].rank != r->rank)
+            violated(r, "a page of another rank", r->page[c->to].rank, r->rank);
         break;
     case QN_CHORE_STATE_COPY:
         r->slot[c->to] = r->slot[c->from];
@@ -601,10 +614,13 @@ static void fake_chore(void *run, const struct qn_chore *c)
         flush(r, c->to, c->from, c->n);
         break;
     case QN_CHORE_STATE_READ:
+        r->slot[c->from].rank = r->rank;
         memcpy(c->host, &r->slot[c->from], sizeof *r->slot);
         break;
     case QN_CHORE_STATE_WRITE:
         memcpy(&r->slot[c->to], c->host, sizeof *r->slot);
+        if (r->slot[c->to].rank != r->rank)
+            violated(r, "state of another rank", r->slot[c->to].rank, r->rank);
         break;
     }
 }

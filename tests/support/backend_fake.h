@@ -8,7 +8,10 @@
  * is that of step.h. The same books are also checked on the way (n_violation).
  *
  * Drafts equal the target's pick accept_percent times of a hundred. `script` overrides the pick: an
- * end-to-end test says what the model answers. SPDX-License-Identifier: Apache-2.0 */
+ * end-to-end test says what the model answers.
+ *
+ * Ranks each do all of it. Their pages and slots bear their number, so that bytes of one that come back to
+ * another are seen. SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_BACKEND_FAKE_H
 #define QN_BACKEND_FAKE_H
 
@@ -40,6 +43,9 @@ struct qn_fake_options {
     int stop_tok; /* a stop token of the configuration; 0: vocab - 1 */
     enum qn_fake_fault fault;
     int fail_at_step;  /* the device faults at this step, counted from 1; 0: never */
+    int fail_rank;     /* ... that of this rank */
+    int open_fails;    /* a rank above this number cannot be opened; 0: all can */
+    int astray_rank;   /* from fail_at_step on this rank picks other tokens, instead of a fault; 0: none */
     int hang_at_step;  /* the step never ends */
     int bad_tok;       /* rows of this token have logits of the one value below; 0: none */
     float bad_logit;   /* NaN or an infinity */
@@ -52,10 +58,10 @@ struct qn_fake_options {
 struct qn_fake {
     struct qn_fake_options options;
     struct qn_config config;
-    atomic_int n_violation; /* steps, chores whose books do not add up */
-    atomic_int n_mtp_hole;  /* MTP entries read that were not made from their token and hidden row */
-    atomic_int n_step, n_row;
-    atomic_bool is_released; /* ends a hanging step */
+    atomic_int n_violation;   /* steps, chores whose books do not add up */
+    atomic_int n_mtp_hole;    /* MTP entries read that were not made from their token and hidden row */
+    atomic_int n_step, n_row; /* of the first rank */
+    atomic_bool is_released;  /* ends a hanging step */
 };
 
 extern const struct qn_runner qn_runner_fake; /* user: struct qn_fake */

@@ -69,9 +69,10 @@ struct qn_device_info {
 
 /* --- arguments of the operations --- */
 struct qn_op_embed {
-    const struct qn_weight *table;
+    const struct qn_weight *table; /* rows of ids [first, first + n) */
+    int first, n;
     float *x, *y;
-}; /* x = table[tok]; y = 0 */
+}; /* x = table[tok - first], 0 for an id outside, or the row's own (step.embed_row); y = 0 */
 struct qn_op_attn_in {
     const struct qn_layer_weights *w;
     float *x, *y;
@@ -122,10 +123,9 @@ struct qn_op_rows {
 };
 struct qn_op_draft_in {
     const struct qn_mtp_weights *w;
-    const struct qn_weight *table;
     const struct qn_pass *pass;
     const float *hidden; /* what pass.hidden_row counts in: the step's rows or those of the pass before */
-    float *x, *y;        /* x = fc([norm(embed(tok)) ; norm(hidden)]); y = 0 */
+    float *x, *y;        /* x: embeddings of the pass's rows in, fc([norm(x) ; norm(hidden)]) out; y = 0 */
 };
 struct qn_op_draft {
     struct qn_pass *pass;

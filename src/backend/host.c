@@ -252,16 +252,6 @@ void qn_host_raw(struct qn_device *d, const struct qn_step *s, const struct qn_o
     memcpy(d->result->logits + (size_t)op->first * v, op->logits, (size_t)op->n * v * sizeof *op->logits);
 }
 
-void qn_host_embed_row(const struct qn_device *d, const struct qn_step *s, const struct qn_weight *table,
-                       int row, float *out)
-{
-    size_t n = (size_t)d->c.hidden;
-    if (s->embed_row && s->embed_row[row] >= 0)
-        memcpy(out, s->embed + (size_t)s->embed_row[row] * n, n * sizeof *out);
-    else
-        d->row(d, table, s->tok[row], out);
-}
-
 void qn_host_kv_copy(struct qn_device *d, const struct qn_copy *copies, int n)
 {
     for (int i = 0; i < n; i++) qn_host_kv_read(d, copies[i].from, qn_host_kv(d, copies[i].to, 0));

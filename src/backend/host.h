@@ -128,10 +128,6 @@ int qn_host_rope_pos(const struct qn_step *s, int row, int axis, bool is_mtp);
 void qn_host_rope(const struct qn_device *d, const struct qn_step *s, int row, bool is_mtp, float *cos_out,
                   float *sin_out);
 
-/* The embedding row of token tok or, where embed_row says so, of the step's own. out: [H] */
-void qn_host_embed_row(const struct qn_device *d, const struct qn_step *s, const struct qn_weight *table,
-                       int row, float *out);
-
 /* Entries both tables use. Pages and slots are copied whole, whatever their inner order. */
 void *qn_host_alloc(struct qn_device *d, size_t n_byte);
 void qn_host_free(struct qn_device *d, void *p);

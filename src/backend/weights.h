@@ -61,8 +61,9 @@ struct qn_mtp_weights {
 };
 
 struct qn_weights {
-    struct qn_weight *embed; /* [V, H], read row by row */
-    struct qn_weight *head;  /* [V, H]; the same handle as embed when tied and the backend can use one */
+    struct qn_weight *embed; /* [n_tok, H], read row by row */
+    struct qn_weight *head;  /* [n_tok, H]; the same handle as embed when tied and the backend can use one */
+    int first_tok, n_tok;    /* ids of those rows: all of them, but for a rank of several */
     const float *final_norm; /* [H], 1 + w */
     struct qn_layer_weights *layers; /* [L] */
     struct qn_mtp_weights *mtp;      /* or NULL */

@@ -24,7 +24,8 @@ static void run_layer(struct qn_draft *m, struct qn_pass *p, const float *hidden
 {
     const struct qn_layer *f = m->layer;
     const struct qn_mtp_weights *w = m->w->mtp;
-    struct qn_op_draft_in in = {w, m->w->embed, p, hidden, f->x, f->y};
+    struct qn_op_draft_in in = {w, p, hidden, f->x, f->y};
+    qn_layer_embed(f, &p->step, m->w);
     f->b->draft_in(f->d, &p->step, &in);
     qn_layer_run(f, &p->step, &w->layer, m->n_full, 0);
     struct qn_op_head head = {w->norm, f->x, f->y, m->hidden};

@@ -146,9 +146,7 @@ static void run_layers(struct qn_forward *f, const struct qn_step *s, const stru
     const struct qn_layer *l = &f->layer;
     bool is_cut = s->slice_to > 0, goes_on = is_cut && s->slice_from > 0;
     const struct qn_step *t = goes_on ? few : s;
-    struct qn_op_embed embed = {f->w->embed, l->x, l->y};
-    if (t->n_row) l->b->embed(l->d, t, &embed);
-    if (t->n_row) qn_layer_meet(l, QN_MEET_EMBED, l->x, t->n_row, f->c.hidden);
+    if (t->n_row) qn_layer_embed(l, t, f->w);
     if (goes_on) move_slice(f, s, true);
     for (int i = 0, n_full = 0, n_gdn = 0; i < f->c.n_layer; i++) {
         const struct qn_layer_weights *w = &f->w->layers[i];

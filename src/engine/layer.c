@@ -7,6 +7,13 @@ void qn_layer_meet(const struct qn_layer *f, enum qn_meeting at, float *p, int n
     if (f->meet) f->meet->sum(f->meet->user, f->d, at, p, n_row, width);
 }
 
+void qn_layer_embed(const struct qn_layer *f, const struct qn_step *s, const struct qn_weights *w)
+{
+    struct qn_op_embed op = {w->embed, w->first_tok, w->n_tok, f->x, f->y};
+    f->b->embed(f->d, s, &op);
+    qn_layer_meet(f, QN_MEET_EMBED, f->x, s->n_row, f->hidden);
+}
+
 static void run_full(const struct qn_layer *f, const struct qn_step *s, const struct qn_layer_weights *w,
                      int kv_layer)
 {

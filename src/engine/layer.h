@@ -34,6 +34,9 @@ struct qn_layer {
 void qn_layer_run(const struct qn_layer *f, const struct qn_step *s, const struct qn_layer_weights *w,
                   int kv_layer, int gdn_layer);
 
+/* x = embeddings of the step's rows, y = 0. */
+void qn_layer_embed(const struct qn_layer *f, const struct qn_step *s, const struct qn_weights *w);
+
 void qn_layer_meet(const struct qn_layer *f, enum qn_meeting at, float *p, int n_row, int width);
 
 #endif

@@ -201,6 +201,7 @@ int qn_load_weights(struct qn_weights **out, const struct qn_load *l, struct qn_
     QN_TRY(walk_model(w, &k));
     QN_TRY(load_items(&k));
     if (k.c->is_tied) w->w.head = w->w.embed;
+    w->w.n_tok = k.c->vocab;
     *out = &w->w;
     w = NULL;
 out:

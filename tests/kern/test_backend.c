@@ -295,7 +295,8 @@ static void op_embed(void)
         w.s.embed_row = run % 2 ? embed_row : NULL;
         begin(&w.s, NULL, 0);
         for (int i = 0; i < 2; i++) {
-            struct qn_op_embed op = {sides[i].w->embed, sides[i].x, sides[i].y};
+            struct qn_op_embed op = {sides[i].w->embed, 0, c->vocab, sides[i].x, sides[i].y};
+            if (run > 3) op.first = c->vocab / 4, op.n = c->vocab / 2; /* a part of the vocabulary */
             sides[i].b->embed(sides[i].d, &w.s, &op);
         }
         end();

@@ -113,6 +113,15 @@ void qn_ref_add_norm(struct qn_device *d, float *x, const float *y, const float 
 void qn_ref_embed(struct qn_device *d, const struct qn_step *s, const struct qn_op_embed *op)
 {
     int n = d->c.hidden;
-    for (int r = 0; r < s->n_row; r++) qn_host_embed_row(d, s, op->table, r, op->x + (size_t)r * n);
+    for (int r = 0; r < s->n_row; r++) {
+        float *x = op->x + (size_t)r * n;
+        int row = s->tok[r] - op->first;
+        if (s->embed_row && s->embed_row[r] >= 0)
+            memcpy(x, s->embed + (size_t)s->embed_row[r] * n, (size_t)n * sizeof *x);
+        else if (row >= 0 && row < op->n)
+            d->row(d, op->table, row, x);
+        else
+            memset(x, 0, (size_t)n * sizeof *x);
+    }
     memset(op->y, 0, (size_t)s->n_row * n * sizeof(float));
 }

@@ -12,8 +12,7 @@ void qn_ref_draft_in(struct qn_device *d, const struct qn_step *s, const struct 
             hidden = seq->n_commit ? qn_host_lane_hidden(d, seq->lane) + (size_t)(seq->n_commit - 1) * n
                                    : qn_host_carry(d, seq->slot);
         float *cat = d->cat + (size_t)r * 2 * n;
-        qn_host_embed_row(d, s, op->table, r, d->h);
-        qn_ref_rms_norm(d->h, op->w->norm_embed, n, d->c.norm_eps, cat);
+        qn_ref_rms_norm(op->x + (size_t)r * n, op->w->norm_embed, n, d->c.norm_eps, cat);
         qn_ref_rms_norm(hidden, op->w->norm_hidden, n, d->c.norm_eps, cat + n);
     }
     struct qn_host_linear job = {op->w->fc, op->x};

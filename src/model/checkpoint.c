@@ -6,9 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "model/checkpoint.h"
 
-#include <dirent.h>
 #include <math.h>
-#include <stdarg.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,13 +14,11 @@
 #include "base/json.h"
 #include "model/detect.h"
 #include "model/hint.h"
+#include "model/rename.h"
 #include "model/roles.h"
-#include "model/safetensors.h"
+#include "model/shards.h"
 
-#define MAX_INDEX_BYTES ((size_t)128 << 20)
 #define MAX_INDEX_ARENA ((size_t)1 << 30)
-#define MAX_SHARDS      4096
-#define MAX_NOTES       64
 #define PAGE_BYTES      4096
 #define SAMPLES         256 /* places where opening looks at data: each may be a disk access */
 
@@ -31,31 +27,21 @@ enum use { UNUSED, USED, SIDE, VISION, IGNORED };
 struct qn_model {
     struct qn_config config;
     char *folder, *name;
-    struct qn_safetensors **files;
-    char **file_names;
-    int n_file;
+    struct qn_shards shards;
     struct qn_tensor *tensors; /* [n], in file order */
     unsigned char *use;        /* [n] enum use */
     int *file_of;              /* [n] */
     int n;
-    struct qn_map by_name; /* hash -> index */
+    struct qn_arena *name_arena; /* of tensors that are called otherwise than in the file */
+    struct qn_map by_name;       /* hash -> index */
     struct qn_names names;
     struct qn_hint *hint;
     bool has_mtp;
     uint64_t fingerprint;
-    char **notes;
-    int n_note, n_note_left_out;
+    struct qn_notes notes;
 };
 
-QN_PRINTF(2, 3) static void note(struct qn_model *m, const char *fmt, ...)
-{
-    if (m->n_note == MAX_NOTES) return;
-    va_list ap;
-    va_start(ap, fmt);
-    char *text;
-    if (vasprintf(&text, fmt, ap) >= 0) m->notes[m->n_note++] = text;
-    va_end(ap);
-}
+#define note(m, ...) qn_note(&(m)->notes, __VA_ARGS__)
 
 /* --- names --- */
 
@@ -103,183 +89,44 @@ static bool starts_with(const char *s, const char *head)
     return !strncmp(s, head, strlen(head));
 }
 
-static bool is_vision(const char *name)
-{
-    static const char *const parts[] = {"visual.", "vision_tower.", "vision_model."};
-    for (size_t i = 0; i < QN_COUNT(parts); i++) {
-        const char *at = strstr(name, parts[i]);
-        if (at && (at == name || at[-1] == '.')) return true;
-    }
-    return false;
-}
-
 /* --- files --- */
 
-static int add_file(struct qn_model *m, const char *name, struct qn_err *e)
+/* The tensors of the folder's files, under the names of a published checkpoint where others wrote them. */
+static int gather(struct qn_model *m, struct qn_err *e)
 {
     int rc = QN_OK;
-    char *path = xasprintf("%s/%s", m->folder, name);
-    struct qn_safetensors *st;
-    rc = qn_safetensors_open(&st, path, e);
-    if (rc == QN_NOTFOUND)
-        rc = qn_err_set(e, QN_NOTFOUND, __FILE__, __LINE__,
-                        "%s: the index names this shard but it is not there; download it into the folder",
-                        path);
-    if (rc) goto out;
-    qn_safetensors_advise(st, MADV_RANDOM); /* while opening: a look here and there */
-    m->files[m->n_file] = st;
-    m->file_names[m->n_file++] = xstrdup(name);
-out:
-    free(path);
-    return rc;
-}
-
-static int compare_strings(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* The shards an index names, each once. */
-static int shards_of_index(struct qn_model *m, const struct qn_json *map, const char *path, char **out,
-                           int *n_out, struct qn_err *e)
-{
-    int rc = QN_OK;
-    (void)m;
-    struct qn_map seen = {0};
-    for (size_t i = 0; i < map->n; i++) {
-        const struct qn_json *v = map->items[i];
-        QN_FAIL_IF(!qn_json_is(v, QN_JSON_STRING), e, QN_FORMAT,
-                   "%s: weight_map entry %.80s is not a file name", path, map->keys[i].text);
-        QN_FAIL_IF(strchr(v->text, '/') || strlen(v->text) != v->n || !ends_with(v->text, ".safetensors"), e,
-                   QN_FORMAT, "%s: '%.80s' is not the name of a safetensors file in this folder", path,
-                   v->text);
-        uint64_t key = qn_hash_str(v->text) | 1;
-        if (qn_map_get(&seen, key, NULL)) continue;
-        QN_FAIL_IF(*n_out == MAX_SHARDS, e, QN_TOOBIG, "%s: more than %d shards", path, MAX_SHARDS);
-        qn_map_put(&seen, key, 1);
-        out[(*n_out)++] = xstrdup(v->text);
+    struct qn_tensors t = {0};
+    m->name_arena = qn_arena_create(MAX_INDEX_ARENA);
+    QN_TRY(qn_shards_open(&m->shards, m->folder, &t, &m->notes, e));
+    QN_TRY(qn_tensors_rename(&t, &m->config, m->name_arena, &m->notes, e));
+    m->tensors = t.list;
+    m->file_of = t.file_of;
+    m->use = xcalloc((size_t)t.n + 1, 1);
+    for (t.list = NULL, t.file_of = NULL; m->n < t.n; m->n++) {
+        QN_FAIL_IF(find_index(m, m->tensors[m->n].name) >= 0, e, QN_FORMAT,
+                   "tensor %s is there under two names: the conversion is broken, use another copy",
+                   m->tensors[m->n].name);
+        put_index(m, m->n);
     }
 out:
-    qn_map_free(&seen);
-    return rc;
-}
-
-static int files_of_folder(struct qn_model *m, char **out, int *n_out, struct qn_err *e)
-{
-    int rc = QN_OK;
-    bool has_gguf = false, has_bin = false;
-    DIR *dir = opendir(m->folder);
-    QN_FAIL_IF(!dir, e, QN_NOTFOUND, "%s: no such folder", m->folder);
-    for (struct dirent *d; (d = readdir(dir)) && *n_out < MAX_SHARDS;) {
-        has_gguf |= ends_with(d->d_name, ".gguf");
-        has_bin |= ends_with(d->d_name, ".bin") || ends_with(d->d_name, ".pth");
-        if (d->d_name[0] != '.' && ends_with(d->d_name, ".safetensors")) out[(*n_out)++] = xstrdup(d->d_name);
-    }
-    QN_FAIL_IF(!*n_out, e, QN_NOTFOUND, "%s: no safetensors file%s", m->folder,
-               has_gguf  ? "; GGUF is not read, take the safetensors release of the model"
-               : has_bin ? "; only safetensors is read, convert the weights first"
-                         : "; is the download complete?");
-out:
-    if (dir) closedir(dir);
-    return rc;
-}
-
-static int open_files(struct qn_model *m, struct qn_json **weight_map, struct qn_arena *arena,
-                      struct qn_err *e)
-{
-    int rc = QN_OK, n = 0;
-    char **list = xcalloc(MAX_SHARDS, sizeof *list);
-    char *index = xasprintf("%s/model.safetensors.index.json", m->folder);
-    char *single = xasprintf("%s/model.safetensors", m->folder);
-    *weight_map = NULL;
-    m->files = xcalloc(MAX_SHARDS, sizeof *m->files);
-    m->file_names = xcalloc(MAX_SHARDS, sizeof *m->file_names);
-    if (!access(index, F_OK)) {
-        struct qn_json *top;
-        QN_TRY(qn_json_read_file(&top, arena, index, MAX_INDEX_BYTES, e));
-        *weight_map = qn_json_get(top, "weight_map");
-        QN_FAIL_IF(!qn_json_is(*weight_map, QN_JSON_OBJECT) || !(*weight_map)->n, e, QN_FORMAT,
-                   "%s: no weight_map", index);
-        QN_TRY(shards_of_index(m, *weight_map, index, list, &n, e));
-    } else if (!access(single, F_OK)) {
-        list[n++] = xstrdup("model.safetensors");
-    } else {
-        QN_TRY(files_of_folder(m, list, &n, e));
-        if (n > 1)
-            note(m, "no model.safetensors.index.json: all %d safetensors files of the folder are read", n);
-    }
-    qsort(list, (size_t)n, sizeof *list, compare_strings);
-    for (int i = 0; i < n; i++) QN_TRY(add_file(m, list[i], e));
-out:
-    for (int i = 0; i < n; i++) free(list[i]);
-    free(list);
-    free(index);
-    free(single);
-    return rc;
-}
-
-/* Gathers the tensors of all files; two files with one tensor are settled by the index. */
-static int gather(struct qn_model *m, const struct qn_json *weight_map, struct qn_err *e)
-{
-    int rc = QN_OK;
-    size_t total = 0;
-    for (int f = 0; f < m->n_file; f++) total += (size_t)qn_safetensors_n_tensor(m->files[f]);
-    QN_FAIL_IF(total > QN_SAFETENSORS_MAX_TENSORS, e, QN_TOOBIG, "%s: more than %d tensors", m->folder,
-               QN_SAFETENSORS_MAX_TENSORS);
-    m->tensors = xcalloc(total, sizeof *m->tensors);
-    m->use = xcalloc(total, 1);
-    m->file_of = xcalloc(total, sizeof *m->file_of);
-    struct qn_map shard_of = {0}; /* of the index: tensor -> file */
-    for (size_t i = 0; weight_map && i < weight_map->n; i++) {
-        uint64_t f;
-        for (f = 0; f < (uint64_t)m->n_file; f++)
-            if (!strcmp(m->file_names[f], weight_map->items[i]->text)) break;
-        qn_map_put(&shard_of, qn_hash_str(weight_map->keys[i].text) | 1, f);
-    }
-    int n_unlisted = 0;
-    for (int f = 0; f < m->n_file; f++) {
-        for (int i = 0; i < qn_safetensors_n_tensor(m->files[f]); i++) {
-            const struct qn_tensor *t = qn_safetensors_tensor(m->files[f], i);
-            uint64_t want;
-            bool listed = qn_map_get(&shard_of, qn_hash_str(t->name) | 1, &want);
-            if (weight_map && !listed) n_unlisted++;
-            int before = find_index(m, t->name);
-            if (before >= 0) {
-                QN_FAIL_IF(!listed, e, QN_FORMAT, "tensor %s is in both %s and %s", t->name,
-                           m->file_names[m->file_of[before]], m->file_names[f]);
-                if ((uint64_t)f == want) {
-                    m->tensors[before] = *t;
-                    m->file_of[before] = f;
-                }
-                note(m, "tensor %s is in two shards; the index names %s", t->name, m->file_names[want]);
-                continue;
-            }
-            m->tensors[m->n] = *t;
-            m->file_of[m->n] = f;
-            put_index(m, m->n++);
-        }
-    }
-    for (size_t i = 0; weight_map && i < weight_map->n; i++)
-        QN_FAIL_IF(
-            find_index(m, weight_map->keys[i].text) < 0, e, QN_FORMAT,
-            "%s: tensor %.120s of the index is not in this shard; index and shards do not belong together",
-            weight_map->items[i]->text, weight_map->keys[i].text);
-    if (n_unlisted) note(m, "%d tensors are in the shards but not in the index; they are read", n_unlisted);
-out:
-    qn_map_free(&shard_of);
+    qn_tensors_free(&t);
     return rc;
 }
 
 /* --- prefix --- */
+
+static const char *const weight_kinds[] = {"weight", "weight_packed", "qweight"};
 
 static int find_names(struct qn_model *m, struct qn_err *e)
 {
     int rc = QN_OK;
     static const char embed[] = "embed_tokens.weight";
     const char *hit = NULL;
+    bool has_mtp = false;
     for (int i = 0; i < m->n; i++) {
         const char *name = m->tensors[i].name;
-        if (!ends_with(name, embed) || is_vision(name) || starts_with(name, "mtp.") || strstr(name, ".mtp."))
+        if (!ends_with(name, embed) || qn_is_vision_name(name) || starts_with(name, "mtp.") ||
+            strstr(name, ".mtp."))
             continue;
         QN_FAIL_IF(hit, e, QN_FORMAT, "both %s and %s are in the files; which is the model?", hit, name);
         hit = name;
@@ -299,24 +146,71 @@ static int find_names(struct qn_model *m, struct qn_err *e)
             if (starts_with(m->tensors[k].name, tries[i]) && strlen(tries[i]) < sizeof m->names.mtp) {
                 memcpy(m->names.mtp, tries[i], strlen(tries[i]) + 1);
                 i = QN_COUNT(tries) - 1;
+                has_mtp = true;
                 break;
             }
 
+    for (int k = 0; k < m->n && !has_mtp; k++) { /* under any prefix */
+        const char *name = m->tensors[k].name, *at = strstr(name, ".mtp.");
+        size_t length = at ? (size_t)(at - name) + strlen(".mtp.") : sizeof m->names.mtp;
+        if (length >= sizeof m->names.mtp || qn_is_vision_name(name)) continue;
+        snprintf(m->names.mtp, sizeof m->names.mtp, "%.*s", (int)length, name);
+        has_mtp = true;
+    }
+
     static const char *const heads[] = {"lm_head", "language_model.lm_head", "model.lm_head",
                                         "model.language_model.lm_head"};
-    static const char *const kinds[] = {"weight", "weight_packed", "qweight"};
     snprintf(m->names.head, sizeof m->names.head, "lm_head");
     for (size_t i = 0; i < QN_COUNT(heads); i++)
-        for (size_t k = 0; k < QN_COUNT(kinds); k++) {
+        for (size_t k = 0; k < QN_COUNT(weight_kinds); k++) {
             char name[96];
-            snprintf(name, sizeof name, "%s.%s", heads[i], kinds[k]);
+            snprintf(name, sizeof name, "%s.%s", heads[i], weight_kinds[k]);
             if (find_index(m, name) >= 0) {
                 snprintf(m->names.head, sizeof m->names.head, "%s", heads[i]);
                 goto out;
             }
         }
+    for (int i = 0; i < m->n; i++) { /* under any prefix */
+        const char *name = m->tensors[i].name, *at = strstr(name, ".lm_head.weight");
+        if (!at || at[strlen(".lm_head.weight")] || qn_is_mtp_name(name)) continue;
+        size_t length = (size_t)(at - name) + strlen(".lm_head");
+        if (length >= sizeof m->names.head) continue;
+        snprintf(m->names.head, sizeof m->names.head, "%.*s", (int)length, name);
+        break;
+    }
 out:
     return rc;
+}
+
+/* Are two tensors the same numbers? The first difference ends the look. */
+static bool is_same(const struct qn_tensor *a, const struct qn_tensor *b)
+{
+    if (a->n_dim != b->n_dim || memcmp(a->shape, b->shape, sizeof *a->shape * (size_t)a->n_dim)) return false;
+    if (a->dtype == b->dtype) return !memcmp(a->data, b->data, a->n_byte);
+    size_t n = a->n_byte / qn_dtype_bytes(a->dtype);
+    for (size_t i = 0; i < n; i++)
+        if (!(qn_tensor_value(a, i) == qn_tensor_value(b, i))) return false;
+    return true;
+}
+
+/* A tied model whose files have a head of its own: as in transformers, the head counts unless it is the same.
+ */
+static void settle_head(struct qn_model *m)
+{
+    char name[QN_NAME_BYTES];
+    if (!m->config.is_tied) return;
+    snprintf(name, sizeof name, "%sembed_tokens.weight", m->names.text);
+    const struct qn_tensor *embed = qn_model_find(m, name), *head = NULL;
+    for (size_t i = 0; i < QN_COUNT(weight_kinds) && !head; i++) {
+        snprintf(name, sizeof name, "%s.%s", m->names.head, weight_kinds[i]);
+        head = qn_model_find(m, name);
+    }
+    if (!head || !embed || is_same(embed, head)) return;
+    m->config.is_tied = false;
+    note(m,
+         "config.json ties the head to embed_tokens, the files hold another %s: it is used, as in "
+         "transformers",
+         head->name);
 }
 
 /* --- roles --- */
@@ -386,8 +280,9 @@ static int make_linear(const struct qn_model *m, const struct qn_detect *d, enum
     if (rc == QN_NOTFOUND && role == QN_ROLE_HEAD)
         return qn_err_set(
             e, QN_NOTFOUND, __FILE__, __LINE__,
-            "lm_head.weight [%d, %d] is missing and config.json does not tie it to embed_tokens; set "
-            "\"tie_word_embeddings\": true if the model is tied",
+            "lm_head.weight [%d, %d] is missing and config.json does not tie it: this copy was saved without "
+            "its head, "
+            "take another. Only if the model shares both: --hf-overrides '{\"tie_word_embeddings\":true}'",
             n_out, n_in);
     return rc;
 }
@@ -521,14 +416,14 @@ static int check_leftovers(struct qn_model *m, struct qn_err *e)
     int rc = QN_OK, n_left = 0, n_vision = 0, first = -1;
     for (int i = 0; i < m->n; i++) {
         const char *name = m->tensors[i].name;
-        if (is_vision(name)) {
+        if (qn_is_vision_name(name)) {
             m->use[i] = VISION;
             n_vision++;
         } else if (m->use[i] == UNUSED && is_side(name)) {
             m->use[i] = SIDE;
         } else if (m->use[i] == UNUSED && m->config.is_tied && strstr(name, "lm_head.")) {
             m->use[i] = IGNORED;
-            note(m, "%s is ignored: the head is tied to embed_tokens", name);
+            note(m, "%s is ignored: it is the same as embed_tokens, to which the head is tied", name);
         } else if (m->use[i] == UNUSED) {
             if (!n_left++) first = i;
         }
@@ -661,9 +556,9 @@ static uint64_t fingerprint(const struct qn_model *m)
         h = qn_hash_bytes(h, frequency, (size_t)c->rotary_dim / 2 * sizeof *frequency);
         h = qn_hash_bytes(h, &gain, sizeof gain);
     }
-    for (int f = 0; f < m->n_file; f++) {
+    for (int f = 0; f < m->shards.n; f++) {
         size_t n;
-        const void *header = qn_safetensors_header(m->files[f], &n);
+        const void *header = qn_safetensors_header(m->shards.files[f], &n);
         h = qn_hash_bytes(h, header, n);
     }
     /* 64 bytes from the middle of some tensors */
@@ -702,19 +597,16 @@ int qn_model_open_with(struct qn_model **out, const char *folder, const struct q
                        struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_arena *arena = qn_arena_create(MAX_INDEX_ARENA);
     struct qn_model *m = xcalloc(1, sizeof *m);
-    struct qn_json *weight_map;
     m->folder = xstrdup(folder);
     m->name = last_part(folder);
-    m->notes = xcalloc(MAX_NOTES, sizeof *m->notes);
     QN_FAIL_IF(access(folder, F_OK), e, QN_NOTFOUND, "%s: no such folder", folder);
     QN_TRY(qn_config_read(&m->config, folder, o ? o->overrides : NULL, e));
     for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);
     QN_TRY(qn_hint_read(&m->hint, folder, e));
-    QN_TRY(open_files(m, &weight_map, arena, e));
-    QN_TRY(gather(m, weight_map, e));
+    QN_TRY(gather(m, e));
     QN_TRY(find_names(m, e));
+    settle_head(m);
     QN_TRY(check_text(m, e));
     check_mtp(m);
     QN_TRY(check_leftovers(m, e));
@@ -724,11 +616,10 @@ int qn_model_open_with(struct qn_model **out, const char *folder, const struct q
     qn_hint_compare(m->hint, m);
     for (int i = 0; i < qn_hint_n_note(m->hint); i++) note(m, "%s", qn_hint_note(m->hint, i));
     m->fingerprint = fingerprint(m);
-    for (int i = 0; i < m->n_file; i++) qn_safetensors_advise(m->files[i], MADV_NORMAL);
+    for (int i = 0; i < m->shards.n; i++) qn_safetensors_advise(m->shards.files[i], MADV_NORMAL);
     *out = m;
     m = NULL;
 out:
-    qn_arena_free(arena);
     qn_model_close(m);
     return rc;
 }
@@ -736,19 +627,14 @@ out:
 void qn_model_close(struct qn_model *m)
 {
     if (!m) return;
-    for (int i = 0; i < m->n_file; i++) {
-        qn_safetensors_close(m->files[i]);
-        free(m->file_names[i]);
-    }
-    for (int i = 0; i < m->n_note; i++) free(m->notes[i]);
+    qn_shards_close(&m->shards);
+    qn_notes_free(&m->notes);
+    qn_arena_free(m->name_arena);
     qn_map_free(&m->by_name);
     qn_hint_free(m->hint);
-    free(m->files);
-    free(m->file_names);
     free(m->tensors);
     free(m->use);
     free(m->file_of);
-    free(m->notes);
     free(m->folder);
     free(m->name);
     free(m);
@@ -781,12 +667,12 @@ uint64_t qn_model_fingerprint(const struct qn_model *m)
 
 int qn_model_n_notes(const struct qn_model *m)
 {
-    return m->n_note;
+    return m->notes.n;
 }
 
 const char *qn_model_note(const struct qn_model *m, int i)
 {
-    return m->notes[i];
+    return m->notes.text[i];
 }
 
 int qn_model_n_tensors(const struct qn_model *m)
@@ -822,7 +708,7 @@ const struct qn_names *qn_model_names(const struct qn_model *m)
 
 int qn_model_n_files(const struct qn_model *m)
 {
-    return m->n_file;
+    return m->shards.n;
 }
 
 static int view(const struct qn_model *m, enum qn_role role, int layer, int expert, bool is_deep,

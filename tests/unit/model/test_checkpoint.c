@@ -233,18 +233,29 @@ static void test_extras(void **state)
     (void)state;
     struct qn_model *a = must_open("dense"), *m;
     struct qn_err e;
-    /* a stale head, vision tensors, side tensors */
-    const struct qn_tensor extra[] = {
-        {"lm_head.weight", QN_BF16, 2, {320, 64}, zeros, 320 * 64 * 2},
+    /* a head that is the tied one, vision tensors, side tensors */
+    struct qn_tensor extra[] = {
+        *qn_model_find(a, "model.language_model.embed_tokens.weight"),
         {"model.visual.patch_embed.proj.weight", QN_BF16, 5, {4, 3, 2, 2, 2}, zeros, 192},
         {"model.language_model.layers.0.mlp.up_proj.input_scale", QN_F32, 0, {0}, zeros, 4},
     };
+    extra[0].name = "lm_head.weight";
     rewrite("dense", "extras", NULL, extra, 3, NULL, NULL);
     m = must_open("extras");
     assert_true(has_note(m, "lm_head.weight is ignored") && has_note(m, "1 vision tensors"));
     same_model(a, m);
+    assert_true(qn_model_config(m)->is_tied);
     qn_model_close(m);
     qn_model_close(a);
+    /* one of its own: it counts, as in transformers */
+    const struct qn_tensor own = {"lm_head.weight", QN_BF16, 2, {320, 64}, zeros, 320 * 64 * 2};
+    struct qn_linear head;
+    rewrite("dense", "own-head", NULL, &own, 1, NULL, NULL);
+    m = must_open("own-head");
+    assert_true(has_note(m, "the files hold another lm_head.weight") && !qn_model_config(m)->is_tied);
+    assert_int_equal(qn_model_linear(m, QN_ROLE_HEAD, 0, 0, &head, NULL), 0);
+    assert_string_equal(head.weight.name, "lm_head.weight");
+    qn_model_close(m);
     const struct qn_tensor bias = {
         "model.language_model.layers.0.mlp.up_proj.bias", QN_BF16, 1, {128}, zeros, 256};
     rewrite("dense", "leftover", NULL, &bias, 1, NULL, NULL);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdarg.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 
 void qn_buf_init(struct qn_buf *b, size_t max_bytes)
@@ -117,8 +118,9 @@ out:
 int qn_buf_read_file(struct qn_buf *b, const char *path, struct qn_err *e)
 {
     int rc = QN_OK;
-    FILE *in = fopen(path, "rb");
-    QN_FAIL_IF(!in, e, errno == ENOENT ? QN_NOTFOUND : QN_IO, "%s: %s", path, strerror(errno));
+    struct qn_err why = {0};
+    FILE *in = qn_file_read(path, &why);
+    QN_FAIL_IF(!in, e, why.code, "%s", why.text);
     QN_TRY(qn_buf_read_stream(b, in, path, e));
 out:
     if (in) fclose(in);

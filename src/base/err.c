@@ -4,6 +4,8 @@
 
 #include <stdarg.h>
 
+#include "base/shown.h"
+
 int(qn_err_set)(struct qn_err *e, int code, const char *file, int line, const char *fmt, ...)
 {
     if (!e) return code;
@@ -15,6 +17,7 @@ int(qn_err_set)(struct qn_err *e, int code, const char *file, int line, const ch
     int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
     va_end(ap);
     if (n >= (int)sizeof e->text) memcpy(e->text + sizeof e->text - 4, "...", 4);
+    qn_show(e->text, sizeof e->text);
     return code;
 }
 
@@ -29,6 +32,7 @@ void qn_err_prefix(struct qn_err *e, const char *fmt, ...)
     va_end(ap);
     if (n < 0) n = 0;
     if (n < (int)sizeof e->text - 1) snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", old);
+    qn_show(e->text, sizeof e->text);
 }
 
 const char *qn_code_name(int code)

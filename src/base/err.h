@@ -41,7 +41,8 @@ struct qn_err {
     char text[240];
 };
 
-/* Fills e (when not NULL) and returns code. Text that does not fit ends in "...". */
+/* Fills e (when not NULL) and returns code. Text that does not fit ends in "..."; control characters, which
+ * names from outside may hold, are escaped (base/shown.h). */
 int qn_err_set(struct qn_err *e, int code, const char *file, int line, const char *fmt, ...) QN_PRINTF(5, 6);
 
 /* The code also goes around the call, so that static analysis sees that a failure is not QN_OK; it is

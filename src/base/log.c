@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/shown.h"
 
 static atomic_int level_now = QN_LOG_INFO;
 
@@ -36,7 +37,7 @@ void qn_log(enum qn_level level, const char *area, const char *fmt, ...)
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof line - n - 1, fmt, ap);
     va_end(ap);
-    if (m > 0) n = QN_MIN(n + (size_t)m, sizeof line - 2);
+    if (m > 0) n += qn_show(line + n, sizeof line - n - 1);
     line[n++] = '\n';
     if (write(STDERR_FILENO, line, n) < 0) return; /* nowhere to report it */
 }

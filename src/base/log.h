@@ -1,4 +1,5 @@
-/* Log lines: `LEVEL area message key=value ...` on stderr. Any thread; one write a line.
+/* Log lines: `LEVEL area message key=value ...` on stderr. Any thread; one write a line, control
+ * characters escaped.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_LOG_H
 #define QN_LOG_H

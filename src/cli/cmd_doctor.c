@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <unistd.h>
 
+#include "base/shown.h"
 #include "base/cpu.h"
 #include "base/json.h"
 #include "cli/bandwidth.h"
@@ -189,7 +190,7 @@ static void print_text(const struct report *r)
     if (m->driver_version[0]) printf("driver      NVIDIA %s\n", m->driver_version);
     for (int i = 0; i < m->n_gpu; i++) {
         const struct qn_gpu *g = &m->gpu[i];
-        printf("gpu         %s  %s", g->address, g->name);
+        printf("gpu         %s  %s", qn_shown(g->address), qn_shown(g->name));
         if (g->memory_bytes) printf(", %s", qn_bytes_text((uint64_t)g->memory_bytes, a));
         if (g->capability) printf(", compute %d.%d", g->capability / 10, g->capability % 10);
         if (g->link_width)
@@ -206,7 +207,7 @@ static void print_text(const struct report *r)
             const struct finding *f = &r->finding[i];
             if ((int)f->level != level) continue;
             n_bad += f->level != NOTE;
-            printf("%s: %s\n", level_names[f->level], f->text);
+            printf("%s: %s\n", level_names[f->level], qn_shown(f->text));
             if (f->fix[0]) printf("    %s\n", f->fix);
         }
     if (!n_bad) printf("nothing is wrong with this machine\n");

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <sys/stat.h>
 
+#include "base/shown.h"
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/model_opts.h"
@@ -101,7 +102,8 @@ static void print_text(const struct qn_model *m, const struct qn_tally *t, const
     if (t->n_vision) printf(" (%d tensors, %s; skipped)", t->n_vision, qn_bytes_text(t->vision_bytes, a));
     printf("\ntokenizer      %s\n",
            x->has_tokenizer ? "tokenizer.json" : "missing: tokenizer.json is needed to serve");
-    printf("template       %s\n", x->template ? x->template : "missing: chat needs a chat_template.jinja");
+    printf("template       %s\n",
+           x->template ? qn_shown(x->template) : "missing: chat needs a chat_template.jinja");
     printf("kv scales      %d of %d attention layers\n", qn_model_n_kv_scale(m), c->n_full);
     printf("files          %d, %d tensors\n\n", qn_model_n_files(m), qn_model_n_tensors(m));
     printf("%-15s %9s %16s %16s  %s\n", "part", "modules", "parameters", "bytes", "stored as");

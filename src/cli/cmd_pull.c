@@ -6,6 +6,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/shown.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "cli/cli.h"
@@ -65,7 +66,7 @@ static void show(struct job *j)
     time_text(left, j->rate > 1 ? (double)(j->total - j->done) / j->rate : 1e9);
     fprintf(stderr, "%s%3d %%  %s of %s  %s/s  %s left  %.60s%s", j->is_tty ? "\r\033[K" : "",
             j->total ? (int)((double)j->done * 100 / (double)j->total) : 100, done, total, rate, left,
-            j->path, j->is_tty ? "" : "\n");
+            qn_shown(j->path), j->is_tty ? "" : "\n");
     j->has_line = j->is_tty;
 }
 
@@ -95,7 +96,7 @@ static void on_retry(void *ctx, const char *why, int wait_s)
 {
     struct job *j = ctx;
     end_line(j);
-    if (!j->is_quiet) fprintf(stderr, "%s: %s; again in %d s\n", j->path, why, wait_s);
+    if (!j->is_quiet) fprintf(stderr, "%s: %s; again in %d s\n", qn_shown(j->path), qn_shown(why), wait_s);
 }
 
 /* ------------------------------------------------------------------ the work */
@@ -133,7 +134,7 @@ static void print_list(const struct job *j)
 {
     for (int i = 0; i < j->list.n; i++) {
         const struct qn_hub_file *f = &j->list.files[i];
-        printf("%14" PRId64 "  %s\n", f->size, f->path);
+        printf("%14" PRId64 "  %s\n", f->size, qn_shown(f->path));
     }
 }
 
@@ -166,8 +167,9 @@ static int fetch_all(struct job *j, struct qn_err *e)
     j->last_done = j->done;
     if (!j->is_quiet)
         fprintf(stderr, "%s at %.12s: %d files, %s; %s are in %s\n", j->repo,
-                j->list.commit[0] ? j->list.commit : j->revision, j->list.n,
-                qn_bytes_text((uint64_t)j->total, a), qn_bytes_text((uint64_t)j->done, b), j->folder);
+                j->list.commit[0] ? j->list.commit : qn_shown(j->revision), j->list.n,
+                qn_bytes_text((uint64_t)j->total, a), qn_bytes_text((uint64_t)j->done, b),
+                qn_shown(j->folder));
     for (int i = 0; i < j->list.n; i++) {
         bool was_kept;
         j->path = j->list.files[i].path;
@@ -182,7 +184,7 @@ static int fetch_all(struct job *j, struct qn_err *e)
         time_text(t, s);
         fprintf(stderr, "done: %d files verified, %d of them were there, %s fetched in %s\n", j->list.n,
                 n_kept, qn_bytes_text((uint64_t)QN_MAX(j->done - before, 0), a), t);
-        fprintf(stderr, "next: quern serve %s\n", j->folder);
+        fprintf(stderr, "next: quern serve %s\n", qn_shown(j->folder));
     }
 out:
     end_line(j);

@@ -137,6 +137,9 @@ static int replay(const char *file, const char *model, const char *const *more, 
     const struct qn_json *raw = qn_json_get(old, "body"), *path = qn_json_get(old, "path"),
                          *folder = qn_json_get(old, "model_path"),
                          *seed = qn_json_get(qn_json_get(old, "sampling"), "seed");
+    const struct qn_json *refusal = qn_json_get(old, "status"), *text_of = qn_json_get(old, "error");
+    QN_FAIL_IF(refusal && qn_json_is(text_of, QN_JSON_STRING), e, QN_INVAL,
+               "%s: the request was refused, there is nothing to compare: %.120s", file, text_of->text);
     QN_FAIL_IF(!qn_json_is(raw, QN_JSON_STRING) || !qn_json_is(path, QN_JSON_STRING) ||
                    !qn_json_is(seed, QN_JSON_STRING) || !has_choices(old),
                e, QN_FORMAT, "%s is no trace of quern serve --trace", file);

@@ -10,8 +10,10 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/shown.h"
 #include "cli/access.h"
 #include "cli/cli.h"
+#include "cli/loading.h"
 #include "cli/model_opts.h"
 #include "cli/serve.h"
 #include "cli/startup.h"
@@ -19,21 +21,16 @@
 #include "model/checkpoint.h"
 #include "model/plan.h"
 #include "server/server.h"
+#include "server/trace.h"
 #include "text/chat.h"
 #include "text/mask.h"
 #include "text/tokenizer.h"
 
 #define MAX_NAMES 16
 
-/* Loading takes a while and signals are blocked: look for them here. */
 static void on_progress(void *user, size_t done_bytes, size_t total_bytes)
 {
     int64_t *next_us = user;
-    sigset_t pending;
-    if (!sigpending(&pending) && (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT))) {
-        fprintf(stderr, "\nquern serve: interrupted while loading\n");
-        _exit(130);
-    }
     if (!isatty(2) || qn_now_us() < *next_us) return;
     *next_us = qn_now_us() + 100000;
     fprintf(stderr, "\rloading %3.0f %%", total_bytes ? 100.0 * (double)done_bytes / (double)total_bytes : 0);
@@ -48,6 +45,8 @@ static char *base_name(const char *path, struct qn_arena *arena)
     size_t from = n;
     while (from && path[from - 1] != '/') from--;
     char *name = qn_arena_strndup(arena, path + from, n - from);
+    QN_CHECK(name);
+    name = qn_arena_strndup(arena, qn_shown(name), strlen(qn_shown(name)));
     QN_CHECK(name);
     return name;
 }
@@ -98,6 +97,7 @@ struct job {
     struct qn_engine *engine;
     struct qn_server_options options;
     int64_t next_us; /* of the progress line */
+    struct qn_loading *loading;
 };
 
 /* What of the options can be wrong before a file is read. */
@@ -105,7 +105,6 @@ static int check_wish(struct job *j, struct qn_err *e)
 {
     int rc = QN_OK, kv, level = -1;
     struct qn_wish *w = &j->wish;
-    struct stat st;
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     for (size_t i = 0; i < QN_COUNT(levels); i++)
         if (!strncmp(w->level, levels[i], 4)) level = (int)i;
@@ -135,8 +134,7 @@ static int check_wish(struct job *j, struct qn_err *e)
                           j->arena, e));
     j->n_name = qn_wish_split(w->names, j->names, MAX_NAMES, "served-model-name", j->arena, e);
     if (j->n_name < 0) QN_TRY(j->n_name);
-    QN_FAIL_IF(w->trace && (stat(w->trace, &st) || !S_ISDIR(st.st_mode)), e, QN_INVAL,
-               "--trace %s is no folder", w->trace);
+    if (w->trace) QN_TRY(qn_trace_open(w->trace, e));
 out:
     return rc;
 }
@@ -145,6 +143,7 @@ static int open_model(struct job *j, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_wish *w = &j->wish;
+    j->loading = qn_loading_begin("serve");
     if (!j->fake) {
         QN_TRY(choose_backend(&w->device, &j->backend, e));
         QN_TRY(qn_model_opts_open(&j->model, w->model, &w->over, e));
@@ -245,6 +244,8 @@ static int serve(struct job *j, int *status, struct qn_err *e)
                                           .model = j->model,
                                           .info = qn_engine_info(j->engine),
                                           .device = j->fake ? "scripted" : w->device});
+    qn_loading_end(j->loading);
+    j->loading = NULL;
     qn_server_set_engine(j->server, j->engine);
     bool is_v6 = strchr(w->host, ':') != NULL;
     printf("ready http://%s%s%s:%d\n", is_v6 ? "[" : "", w->host, is_v6 ? "]" : "",
@@ -257,6 +258,7 @@ out:
 
 static void close_job(struct job *j)
 {
+    qn_loading_end(j->loading);
     qn_server_close(j->server);
     qn_engine_close(j->engine);
     qn_mask_free(j->mask);

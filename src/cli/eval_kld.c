@@ -6,6 +6,7 @@
 #include <math.h>
 #include <strings.h>
 
+#include "base/shown.h"
 #include "backend/backend.h"
 #include "base/hash.h"
 #include "base/json.h"
@@ -319,7 +320,7 @@ static void print_receipt(const struct receipt *r)
         b.data[b.n_byte] = 0;
         qn_buf_putc(&b, '}');
     } else {
-        qn_buf_printf(&b, "model        %s (%s)\n", r->model, r->format);
+        qn_buf_printf(&b, "model        %s (%s)\n", qn_shown(r->model), qn_shown(r->format));
         if (r->reference) qn_buf_printf(&b, "reference    %s (%s)\n", r->reference, r->reference_format);
         qn_buf_printf(&b, "text         %s, %zu positions in chunks of %" PRId64 "\n", r->text, s->n,
                       r->o->context);

@@ -6,17 +6,21 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "net/fetch.h"
 
-#define MAX_LIST_BYTES ((size_t)64 << 20)
-#define MAX_LIST_ARENA ((size_t)512 << 20)
-#define MAX_REDIRECTS  8
-#define DEFAULT_TRIES  6
-#define MAX_WAIT_S     60
-#define HASH_BLOCK     ((size_t)1 << 20)
+#define MAX_LIST_BYTES      ((size_t)64 << 20)
+#define MAX_LIST_ARENA      ((size_t)512 << 20)
+#define MAX_REDIRECTS       8
+#define DEFAULT_TRIES       6
+#define MAX_WAIT_S          60
+#define MAX_UNSIZED         ((int64_t)256 << 20) /* of a file whose size is not listed */
+#define MAX_UNSIZED_WEIGHTS ((int64_t)64 << 30)
+#define SPARE_BYTES         ((uint64_t)32 << 20) /* left on the disk */
+#define HASH_BLOCK          ((size_t)1 << 20)
 
 /* ------------------------------------------------------------------ names */
 
@@ -281,6 +285,20 @@ static bool start_over(struct part *p)
     return !ftruncate(p->fd, 0);
 }
 
+/* A file whose size the hub does not list may not fill the disk. */
+static int64_t most_bytes(const struct qn_hub_file *f)
+{
+    size_t n = strlen(f->path);
+    bool is_weights = n > 12 && !strcmp(f->path + n - 12, ".safetensors");
+    return f->size >= 0 ? f->size : is_weights ? MAX_UNSIZED_WEIGHTS : MAX_UNSIZED;
+}
+
+static bool has_room(int fd, size_t n)
+{
+    struct statvfs s;
+    return fstatvfs(fd, &s) || (uint64_t)s.f_bavail * s.f_frsize > n + SPARE_BYTES;
+}
+
 static bool keep_bytes(void *user, const struct qn_fetch_head *head, const char *data, size_t n)
 {
     struct part *p = user;
@@ -292,7 +310,7 @@ static bool keep_bytes(void *user, const struct qn_fetch_head *head, const char 
             return false;
         }
     }
-    if (p->f->size >= 0 && (int64_t)n > p->f->size - p->n_byte) {
+    if ((int64_t)n > most_bytes(p->f) - p->n_byte || !has_room(p->fd, n)) {
         p->is_too_long = true;
         return false;
     }
@@ -315,9 +333,13 @@ static bool keep_bytes(void *user, const struct qn_fetch_head *head, const char 
 static int explain(const struct part *p, const struct qn_fetch_end *end, const char *path, struct qn_err *e)
 {
     if (p->why) return qn_err_set(e, QN_IO, __FILE__, __LINE__, "%s.part: %s", path, strerror(p->why));
+    if (p->is_too_long && !has_room(p->fd, 0))
+        return qn_err_set(e, QN_IO, __FILE__, __LINE__, "%s.part: the disk is nearly full; make room", path);
     if (p->is_too_long)
-        return qn_err_set(e, QN_FORMAT, __FILE__, __LINE__, "%s: more bytes come than the %" PRId64 " listed",
-                          path, p->f->size);
+        return qn_err_set(e, QN_FORMAT, __FILE__, __LINE__,
+                          p->f->size >= 0 ? "%s: more bytes come than the %" PRId64 " listed"
+                                          : "%s: the hub lists no size, and more than %" PRId64 " bytes come",
+                          path, most_bytes(p->f));
     if (end->head.status >= 400) return refused(p->h, end->head.status, p->f->path, e);
     return qn_err_set(e, QN_IO, __FILE__, __LINE__,
                       "%s: %s; what has arrived stays, the same command goes on", p->f->path, end->why);
@@ -389,8 +411,13 @@ int64_t qn_hub_have(const char *folder, const struct qn_hub_file *f)
 static bool is_complete(const char *path, const struct qn_hub_file *f)
 {
     struct qn_digest d;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat s;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) return false;
+    if (fstat(fd, &s) || !S_ISREG(s.st_mode)) {
+        close(fd);
+        return false;
+    }
     digest_start(&d, f);
     int64_t n = f->size >= 0 || f->digest[0] ? digest_file(&d, fd) : -1;
     close(fd);
@@ -405,6 +432,7 @@ int qn_hub_fetch(const struct qn_hub *h, const char *revision, const struct qn_h
     struct qn_buf url = QN_BUF_INIT(16384);
     struct part p = {.h = h, .f = f, .fd = -1};
     int64_t had = qn_hub_have(folder, f);
+    struct stat s;
     *was_kept = false;
     qn_buf_printf(&url, "%s/", h->endpoint);
     add_escaped(&url, h->repo, true);
@@ -418,8 +446,12 @@ int qn_hub_fetch(const struct qn_hub *h, const char *revision, const struct qn_h
         *was_kept = true;
         goto out;
     }
-    p.fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    /* what the file would replace has to be a file, or nothing */
+    QN_FAIL_IF(!lstat(path, &s) && !S_ISREG(s.st_mode) && !S_ISLNK(s.st_mode), e, QN_IO,
+               "%s is there and no file; remove it or choose another folder", path);
+    p.fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     QN_FAIL_IF(p.fd < 0, e, QN_IO, "%s: %s", part, strerror(errno));
+    QN_FAIL_IF(fstat(p.fd, &s) || !S_ISREG(s.st_mode), e, QN_IO, "%s is there and no file; remove it", part);
     QN_FAIL_IF(flock(p.fd, LOCK_EX | LOCK_NB), e, QN_BUSY, "%s: another process is writing it", part);
     for (int attempt = 0;; attempt++) {
         digest_start(&p.digest, f);

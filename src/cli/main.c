@@ -1,6 +1,9 @@
 /* quern: finds the command and runs it.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/shown.h"
 #include "cli/cli.h"
+
+#include <signal.h>
 
 /* In the order a user meets them. */
 static const struct qn_cmd *const commands[] = {
@@ -29,6 +32,7 @@ static int finish(int code)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a file over the limit is a write error with a name, no silent death */
     if (argc < 2) {
         print_help(stderr);
         return 2;
@@ -40,6 +44,6 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "--version")) return finish(qn_cmd_version.run(argc - 1, argv + 1));
     for (size_t i = 0; i < QN_COUNT(commands); i++)
         if (!strcmp(argv[1], commands[i]->name)) return finish(commands[i]->run(argc - 1, argv + 1));
-    fprintf(stderr, "quern: unknown command '%s'; quern --help lists all\n", argv[1]);
+    fprintf(stderr, "quern: unknown command '%s'; quern --help lists all\n", qn_shown(argv[1]));
     return 2;
 }

@@ -1,5 +1,6 @@
 /* Stored references.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/file.h"
 #include "cli/reference.h"
 
 #include <errno.h>
@@ -35,7 +36,7 @@ bool qn_is_reference(const char *path)
     struct stat st;
     char magic[8] = {0};
     if (stat(path, &st) || !S_ISREG(st.st_mode)) return false;
-    FILE *in = fopen(path, "rb");
+    FILE *in = qn_file_read(path, NULL);
     bool is = in && fread(magic, 1, 8, in) == 8 && !memcmp(magic, QN_REFERENCE_MAGIC, 8);
     if (in) fclose(in);
     return is;
@@ -46,8 +47,9 @@ int qn_reference_open(struct qn_reference **out, const char *path, struct qn_err
     int rc = QN_OK;
     struct qn_reference *r = xcalloc(1, sizeof *r);
     r->path = xstrdup(path);
-    r->in = fopen(path, "rb");
-    QN_FAIL_IF(!r->in, e, errno == ENOENT ? QN_NOTFOUND : QN_IO, "%s: %s", path, strerror(errno));
+    struct qn_err why = {0};
+    r->in = qn_file_read(path, &why);
+    QN_FAIL_IF(!r->in, e, why.code, "%s", why.text);
     struct qn_reference_header *h = &r->header;
     QN_FAIL_IF(fread(h, sizeof *h, 1, r->in) != 1 || memcmp(h->magic, QN_REFERENCE_MAGIC, 8), e, QN_FORMAT,
                "%s: not a stored reference of this version (make one with quern eval reference)", path);

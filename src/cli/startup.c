@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 
+#include "base/shown.h"
 #include "backend/backend.h"
 #include "model/plan.h"
 #include "server/defaults.h"
@@ -50,7 +51,7 @@ void qn_startup_print(const struct qn_startup *u)
     const struct qn_config *cfg = o->config;
     const struct qn_text *t = o->text;
     fprintf(stderr, "quern %s\n", QN_VERSION);
-    row("model", "%s: %s, %d layers (%d attention, %d delta net), hidden %d%s", o->names[0],
+    row("model", "%s: %s, %d layers (%d attention, %d delta net), hidden %d%s", qn_shown(o->names[0]),
         cfg->architecture, cfg->n_layer, cfg->n_full, cfg->n_gdn, cfg->hidden,
         cfg->is_moe ? ", mixture of experts" : "");
     if (model) print_formats(model);
@@ -71,8 +72,9 @@ void qn_startup_print(const struct qn_startup *u)
     else
         row("speculation", i->mtp ? "MTP, depth %d" : "off (--mtp %d)", i->mtp);
     row("template", "%s",
-        t->template_source_name ? t->template_source_name : "none: only /v1/completions can answer");
-    if (t->template && !qn_chat_self_test(t, line, sizeof line)) row("", "note: %s", line);
+        t->template_source_name ? qn_shown(t->template_source_name)
+                                : "none: only /v1/completions can answer");
+    if (t->template && !qn_chat_self_test(t, line, sizeof line)) row("", "note: %s", qn_shown(line));
     row("parsers", "calls <function=...>, reasoning <think>: %s",
         t->think_close_id >= 0 ? "markers are single tokens" : "markers are plain text");
     struct qn_sampling_defaults v;
@@ -82,7 +84,7 @@ void qn_startup_print(const struct qn_startup *u)
         v.temperature, v.top_p, v.top_k, v.min_p, v.presence, v.repetition);
     const struct qn_gate *gate = &o->gate;
     row("access", "%s; pages of other origins: %s%s", gate->n_key ? "API key needed" : "no API key",
-        gate->n_origin ? gate->origins[0] : "none", gate->n_origin > 1 ? ", ..." : "");
+        gate->n_origin ? qn_shown(gate->origins[0]) : "none", gate->n_origin > 1 ? ", ..." : "");
     for (int k = 0; model && k < qn_model_n_notes(model); k++) row("note", "%s", qn_model_note(model, k));
     row("loaded in", "%.2f s", i->load_s);
 }

@@ -100,7 +100,7 @@ int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_err *e)
         STR("disk-tier", disk_tier, "DIR", "folder for prefixes that left memory"),
         BYTES("disk-tier-size", disk_bytes, "its limit (8G)"),
         BYTES("disk-tier-writes", disk_writes, "bytes that may be written there a day (16 times the limit)"),
-        FLAG("isolate-keys", isolate_keys, "API keys share no cached prefixes"),
+        FLAG("isolate-keys", isolate_keys, "API keys share no cached prefixes, stored responses or calls"),
         NUM("request-timeout", request_timeout, "S", "time a request may take; it may ask for less (off)"),
         NUM("itl-target", itl_ms, "MS", "inter-token latency that prefill may not exceed"),
         INT("stuck", stuck, "S", "a step longer than this ends the process", .min = 0, .max = 86400),

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "engine/forward.h"
 #include "engine/load.h"
@@ -227,7 +228,8 @@ static int save(void *ctx, const char *path, int layer, struct qn_err *e)
     struct rows_header h = {ROWS_MAGIC, layer, c->o.n_id, qn_model_config(c->o.model)->hidden, 0};
     size_t n = (size_t)h.n_row * (size_t)h.hidden;
     char *part = xasprintf("%s.new", path);
-    FILE *f = fopen(part, "wb");
+    int fd = qn_file_create(part, 0666);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
     bool ok = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(c->rows, sizeof *c->rows, n, f) == n &&
               !fflush(f) && !fdatasync(fileno(f));
     if (f) ok &= !fclose(f);
@@ -243,8 +245,8 @@ static int load(void *ctx, const char *path, int *layer, struct qn_err *e)
     struct qn_calib *c = ctx;
     struct rows_header h;
     size_t n = (size_t)c->o.n_id * (size_t)qn_model_config(c->o.model)->hidden;
-    FILE *f = fopen(path, "rb");
-    QN_FAIL_IF(!f, e, QN_NOTFOUND, "%s: %s", path, strerror(errno));
+    FILE *f = qn_file_read(path, e);
+    QN_FAIL_IF(!f, NULL, QN_NOTFOUND, "%s", path);
     QN_FAIL_IF(fread(&h, sizeof h, 1, f) != 1 || memcmp(h.magic, ROWS_MAGIC, sizeof h.magic) ||
                    h.n_row != c->o.n_id || h.hidden != qn_model_config(c->o.model)->hidden ||
                    fread(c->rows, sizeof *c->rows, n, f) != n,

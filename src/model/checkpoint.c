@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/shown.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "model/detect.h"
@@ -599,7 +600,9 @@ int qn_model_open_with(struct qn_model **out, const char *folder, const struct q
     int rc = QN_OK;
     struct qn_model *m = xcalloc(1, sizeof *m);
     m->folder = xstrdup(folder);
-    m->name = last_part(folder);
+    char *last = last_part(folder);
+    m->name = xstrdup(qn_shown(last));
+    free(last);
     QN_FAIL_IF(access(folder, F_OK), e, QN_NOTFOUND, "%s: no such folder", folder);
     QN_TRY(qn_config_read(&m->config, folder, o ? o->overrides : NULL, e));
     for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdarg.h>
 
+#include "base/shown.h"
 #include "model/config_impl.h"
 
 #define MAX_CONFIG_BYTES ((size_t)16 << 20) /* quantised releases list their modules in config.json */
@@ -26,7 +27,8 @@ void qn_config_note(struct qn_config *c, const char *fmt, ...)
     if (c->n_note == QN_MAX_CONFIG_NOTE) return;
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(c->note[c->n_note++], sizeof c->note[0], fmt, ap);
+    vsnprintf(c->note[c->n_note], sizeof c->note[0], fmt, ap);
+    qn_show(c->note[c->n_note++], sizeof c->note[0]);
     va_end(ap);
 }
 
@@ -131,7 +133,10 @@ static int read_identity(struct qn_config_reader *r)
             "config.json contradicts itself about experts (architecture '%.60s', model_type '%.40s'); read "
             "as %s",
             arch, text_known ? text_type : type, c->is_moe ? "MoE" : "dense");
-    snprintf(c->architecture, sizeof c->architecture, "%s", arch[0] ? arch : type[0] ? type : text_type);
+    snprintf(c->architecture, sizeof c->architecture, "%s",
+             qn_shown(arch[0]   ? arch
+                      : type[0] ? type
+                                : text_type));
     c->has_vision = qn_json_is(qn_json_get(r->top, "vision_config"), QN_JSON_OBJECT);
 out:
     return rc;

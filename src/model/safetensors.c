@@ -3,6 +3,7 @@
  * The header of a large quantised model has 150,000 entries, so it is scanned in place instead of being
  * built as a tree; the scan also sees duplicate names, which a tree would merge.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/file.h"
 #include "model/safetensors.h"
 
 #include <errno.h>
@@ -389,11 +390,9 @@ int qn_safetensors_open(struct qn_safetensors **out, const char *path, struct qn
     int rc = QN_OK, fd = -1;
     struct qn_safetensors *st = xcalloc(1, sizeof *st);
     st->path = xstrdup(path);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    QN_FAIL_IF(fd < 0, e, errno == ENOENT ? QN_NOTFOUND : QN_IO, "%s: %s", path, strerror(errno));
+    QN_TRY(qn_file_open(&fd, path, e));
     struct stat info;
     QN_FAIL_IF(fstat(fd, &info), e, QN_IO, "%s: %s", path, strerror(errno));
-    QN_FAIL_IF(!S_ISREG(info.st_mode), e, QN_FORMAT, "%s is not a file", path);
     QN_FAIL_IF(info.st_size < 8, e, QN_FORMAT, "%s: %lld bytes are too few for a safetensors file", path,
                (long long)info.st_size);
     st->n_byte = (size_t)info.st_size;

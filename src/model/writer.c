@@ -117,10 +117,17 @@ int qn_writer_open(struct qn_writer **out, const char *folder, const char *key, 
     w->lock = w->dir = -1;
     qn_buf_init(&w->notes, (size_t)256 << 20);
     w->done = true; /* nothing of ours to remove yet */
+    QN_FAIL_IF(!n, e, QN_INVAL, "the output folder has no name");
     w->folder = xstrndup(folder, n);
+    if (!lstat(w->folder, &info) && S_ISLNK(info.st_mode)) { /* what it names is written; the link stays */
+        char *real = realpath(w->folder, NULL);
+        QN_FAIL_IF(!real, e, QN_INVAL, "%s is a link to nothing; remove it or make the folder it names",
+                   w->folder);
+        free(w->folder);
+        w->folder = real;
+    }
     w->partial = xasprintf("%s.partial", w->folder);
     mark = xasprintf("%s/" MARK, w->partial);
-    QN_FAIL_IF(!n, e, QN_INVAL, "the output folder has no name");
     QN_FAIL_IF(!stat(w->folder, &info) && !(S_ISDIR(info.st_mode) && is_empty_folder(w->folder)), e, QN_INVAL,
                "%s exists; remove it or choose another name", w->folder);
     if (mkdir(w->partial, 0777)) {
@@ -128,8 +135,9 @@ int qn_writer_open(struct qn_writer **out, const char *folder, const char *key, 
         QN_FAIL_IF(access(mark, F_OK) && !is_empty_folder(w->partial), e, QN_INVAL,
                    "%s exists and is not a leftover of quern; remove it", w->partial);
     }
-    w->lock = open(mark, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+    w->lock = open(mark, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     QN_FAIL_IF(w->lock < 0, e, QN_IO, "%s: %s", mark, strerror(errno));
+    QN_FAIL_IF(fstat(w->lock, &info) || !S_ISREG(info.st_mode), e, QN_IO, "%s is no file; remove it", mark);
     QN_FAIL_IF(flock(w->lock, LOCK_EX | LOCK_NB), e, QN_BUSY, "%s is being written by another process",
                w->partial);
     w->done = false;

@@ -34,7 +34,7 @@ out:
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_calls_view view = {x->server->calls, a->arena};
+    struct qn_calls_view view = {x->server->calls, a->arena, qn_server_owner(x->server, x)};
     struct qn_chat_opt o = {
         .lookup = qn_calls_lookup,
         .user = &view,

@@ -255,7 +255,8 @@ static int read_previous(struct qn_responses_state *t, struct qn_exchange *x, st
     if (!t->previous) return QN_OK;
     x->param = "previous_response_id";
     QN_FAIL_IF(
-        !qn_stored_get(x->server->stored, t->previous, NULL, &text), e, QN_NOTFOUND,
+        !qn_stored_get(x->server->stored, t->previous, qn_server_owner(x->server, x), NULL, &text), e,
+        QN_NOTFOUND,
         "previous_response_id '%.80s' is not known: it was not stored, or has been forgotten; send the whole "
         "conversation",
         t->previous);
@@ -509,7 +510,9 @@ static void store(struct qn_stream *s, const char *response, size_t n)
         write_item(s, &items, &t->list[i]);
     }
     qn_buf_putc(&items, ']');
-    if (!items.failed) qn_stored_put(s->server->stored, s->id, response, n, items.data, items.n_byte);
+    if (!items.failed)
+        qn_stored_put(s->server->stored, s->id, qn_server_owner(s->server, s->x), response, n, items.data,
+                      items.n_byte);
     qn_buf_free(&items);
 }
 
@@ -815,8 +818,9 @@ void qn_api_responses_get(struct qn_exchange *x)
 {
     bool is_delete = !strcmp(x->method, "DELETE");
     struct qn_buf out = QN_BUF_INIT(QN_STORED_MAX_BYTES);
-    bool found = is_delete ? qn_stored_remove(x->server->stored, x->tail)
-                           : qn_stored_get(x->server->stored, x->tail, &out, NULL);
+    uint64_t owner = qn_server_owner(x->server, x);
+    bool found = is_delete ? qn_stored_remove(x->server->stored, x->tail, owner)
+                           : qn_stored_get(x->server->stored, x->tail, owner, &out, NULL);
     if (!found) {
         x->param = "response_id";
         qn_buf_free(&out);

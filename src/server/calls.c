@@ -18,6 +18,7 @@ struct message {
 
 struct call {
     char id[40];
+    uint64_t owner;
     char *name, *arguments;
     size_t n_arguments;
     struct message *message;
@@ -184,6 +185,7 @@ void qn_calls_add(struct qn_calls *c, const struct qn_text *text, const struct q
     c->n_byte += message_bytes(m);
     for (int k = 0; k < n; k++) {
         const struct qn_parsed_call *call = &o->parsed->calls[k];
+        places[k].owner = o->owner;
         if (call->is_complete && call->arguments.n_byte <= QN_CALLS_MAX_BYTES / 16)
             add(c, m, &places[k], o->ids[k], call);
     }
@@ -214,7 +216,7 @@ bool qn_calls_lookup(void *view, const char *id, struct qn_chat_sampled *out)
     size_t n_arguments = 0;
     pthread_mutex_lock(&c->lock);
     const struct call *k = qn_map_get(&c->map, qn_hash_str(id) | 1, &at) ? &c->ring[at - 1] : NULL;
-    if (k && !strcmp(k->id, id)) {
+    if (k && k->owner == v->owner && !strcmp(k->id, id)) {
         const struct message *m = k->message;
         s.name = qn_arena_strndup(v->arena, k->name, strlen(k->name));
         arguments = qn_arena_strndup(v->arena, k->arguments, n_arguments = k->n_arguments);

@@ -23,6 +23,7 @@ struct qn_calls_output {
     const struct qn_parsed *parsed;
     char (*ids)[40]; /* [n_id] of its calls */
     int n_id;
+    uint64_t owner; /* who may look them up */
 };
 /* Remembers the complete calls of a message. Does nothing when they cannot be told apart in the text without
  * doubt; leaves out the ids when they are not the text's, or its markers are no single tokens of text. */
@@ -31,6 +32,7 @@ void qn_calls_add(struct qn_calls *c, const struct qn_text *text, const struct q
 struct qn_calls_view {
     struct qn_calls *calls;
     struct qn_arena *arena; /* copies live here */
+    uint64_t owner;
 };
 bool qn_calls_lookup(void *view, const char *id, struct qn_chat_sampled *out);
 

@@ -230,6 +230,7 @@ int qn_http_error_json(struct qn_buf *out, const struct qn_exchange *x, int stat
 static void fail_text(struct qn_exchange *x, int status, const char *text)
 {
     struct qn_buf out = QN_BUF_INIT(1 << 16);
+    if (x->http->o.done && !x->told) x->told = strdup(text);
     qn_http_error_json(&out, x, status, text);
     qn_http_reply(x, status, "application/json", &out);
 }
@@ -365,6 +366,7 @@ static void admit(struct qn_http *h, struct qn_exchange *x, const char *version)
     if (n_running >= h->o.max_requests)
         refuse(x, 429, "too_many_requests", "%d requests are running; try again shortly", n_running);
     x->must_close = no.must_close;
+    x->is_keyed = !is_stranger;
     x->is_let_in = !x->refuse_status && !is_open && !is_options;
     if (x->conn)
         qn_conns_move(h->conns, x->conn,
@@ -486,10 +488,12 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
     *state = NULL;
     if (x->owned_free) x->owned_free(x->owned);
     write_log(x);
+    if (h->o.done) h->o.done(x);
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)QN_HTTP_IDLE_S);
     if (x->conn) qn_conns_move(h->conns, x->conn, x->conn->was_let_in ? QN_CONN_IDLE : QN_CONN_NEW);
     qn_buf_free(&x->body);
     qn_arena_free(x->arena);
+    free(x->told);
     free(x);
 }
 

@@ -58,8 +58,11 @@ struct qn_exchange {
     uint64_t client;   /* hash of the key; 0 without keys */
     int fd;
     bool is_http11, was_probed;
-    bool is_let_in;             /* counts as a request: its headers passed the gate and it needs a place */
-    bool is_early;              /* answered before the body is read */
+    bool is_let_in; /* counts as a request: its headers passed the gate and it needs a place */
+    bool is_early;  /* answered before the body is read */
+    bool is_keyed;  /* the gate let it in, whatever was said later */
+    bool is_traced;
+    char *told;                 /* the text of its error object, or NULL; kept where done is set */
     bool must_close;            /* the connection ends with the answer */
     int64_t start_us, ready_us; /* first byte seen; body complete */
     bool is_answered;
@@ -79,10 +82,11 @@ struct qn_http_options {
     int port; /* 0: a free one */
     const struct qn_route *routes;
     size_t n_route;
-    struct qn_gate gate;   /* its is_loopback is found out */
-    size_t max_body_bytes; /* 0: default */
-    int max_requests;      /* 0: default; 429 beyond, counted when their bodies are complete */
-    int body_timeout_s;    /* 0: default; for the whole body */
+    struct qn_gate gate;                       /* its is_loopback is found out */
+    void (*done)(const struct qn_exchange *x); /* at the end of each exchange; or NULL */
+    size_t max_body_bytes;                     /* 0: default */
+    int max_requests;   /* 0: default; 429 beyond, counted when their bodies are complete */
+    int body_timeout_s; /* 0: default; for the whole body */
     /* why routes with QN_ROUTE_ENGINE cannot run now, or NULL */
     const char *(*unready)(struct qn_server *server);
 };

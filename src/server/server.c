@@ -13,6 +13,7 @@
 #include "server/api.h"
 #include "server/calls.h"
 #include "server/stored.h"
+#include "server/trace.h"
 
 static const struct qn_route routes[] = {
     {"/v1/chat/completions", QN_POST, QN_ROUTE_ENGINE, qn_api_chat_completions},
@@ -63,8 +64,10 @@ int qn_server_open(struct qn_server **out, const struct qn_server_options *o, st
         .max_requests = o->max_requests,
         .body_timeout_s = o->body_timeout_s,
         .unready = qn_server_unready,
+        .done = o->trace_dir ? qn_trace_refused : NULL,
     };
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a trace over the file size limit is a write error */
     QN_TRY(qn_http_open(&s->http, s, &h, e));
     *out = s;
     s = NULL;

@@ -2,11 +2,17 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "server/state.h"
 
+#include "base/hash.h"
 #include "engine/engine.h"
 
 struct qn_engine *qn_server_engine(struct qn_server *s)
 {
     return atomic_load(&s->engine);
+}
+
+uint64_t qn_server_owner(const struct qn_server *s, const struct qn_exchange *x)
+{
+    return s->o.isolate_keys ? qn_mix64(x->client) | 1 : 0;
 }
 
 int qn_server_max_context(struct qn_server *s)

@@ -52,6 +52,8 @@ struct qn_server {
 /* The engine, never NULL in a handler with QN_ROUTE_ENGINE. */
 struct qn_engine *qn_server_engine(struct qn_server *s);
 int qn_server_max_context(struct qn_server *s);
+/* Whose things a request may see: stored responses, remembered calls. 0: everybody's (--isolate-keys off). */
+uint64_t qn_server_owner(const struct qn_server *s, const struct qn_exchange *x);
 const char *qn_server_unready(struct qn_server *s); /* why requests cannot run now, or NULL */
 
 void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o);

@@ -8,6 +8,7 @@
 
 struct item {
     char id[48]; /* "" when removed */
+    uint64_t owner;
     char *response, *input;
     size_t n_response, n_input;
 };
@@ -48,8 +49,8 @@ void qn_stored_free(struct qn_stored *t)
     free(t);
 }
 
-void qn_stored_put(struct qn_stored *t, const char *id, const char *response, size_t n_response,
-                   const char *input, size_t n_input)
+void qn_stored_put(struct qn_stored *t, const char *id, uint64_t owner, const char *response,
+                   size_t n_response, const char *input, size_t n_input)
 {
     size_t need = n_response + n_input;
     if (need > QN_STORED_MAX_BYTES) return;
@@ -57,6 +58,7 @@ void qn_stored_put(struct qn_stored *t, const char *id, const char *response, si
     while (t->n && (t->n == QN_STORED_MAX || t->n_byte + need > QN_STORED_MAX_BYTES)) drop_oldest(t);
     struct item *k = &t->ring[(t->first + t->n++) % QN_STORED_MAX];
     snprintf(k->id, sizeof k->id, "%s", id);
+    k->owner = owner;
     k->response = xstrndup(response, n_response);
     k->input = xstrndup(input, n_input);
     k->n_response = n_response;
@@ -65,29 +67,30 @@ void qn_stored_put(struct qn_stored *t, const char *id, const char *response, si
     pthread_mutex_unlock(&t->lock);
 }
 
-static struct item *find(struct qn_stored *t, const char *id)
+static struct item *find(struct qn_stored *t, const char *id, uint64_t owner)
 {
     for (size_t i = 0; *id && i < t->n; i++) {
         struct item *k = &t->ring[(t->first + i) % QN_STORED_MAX];
-        if (!strcmp(k->id, id)) return k;
+        if (k->owner == owner && !strcmp(k->id, id)) return k;
     }
     return NULL;
 }
 
-bool qn_stored_get(struct qn_stored *t, const char *id, struct qn_buf *response, struct qn_buf *input)
+bool qn_stored_get(struct qn_stored *t, const char *id, uint64_t owner, struct qn_buf *response,
+                   struct qn_buf *input)
 {
     pthread_mutex_lock(&t->lock);
-    const struct item *k = find(t, id);
+    const struct item *k = find(t, id, owner);
     if (k && response) qn_buf_append(response, k->response, k->n_response);
     if (k && input) qn_buf_append(input, k->input, k->n_input);
     pthread_mutex_unlock(&t->lock);
     return k;
 }
 
-bool qn_stored_remove(struct qn_stored *t, const char *id)
+bool qn_stored_remove(struct qn_stored *t, const char *id, uint64_t owner)
 {
     pthread_mutex_lock(&t->lock);
-    struct item *k = find(t, id);
+    struct item *k = find(t, id, owner);
     if (k) clear(t, k);
     pthread_mutex_unlock(&t->lock);
     return k;

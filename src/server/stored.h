@@ -1,5 +1,5 @@
 /* Stored responses, for previous_response_id and GET /v1/responses/{id}: a bounded table, the oldest are
- * forgotten. Locks for itself; any thread.
+ * forgotten. What one owner stored is unknown to others. Locks for itself; any thread.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_STORED_H
 #define QN_STORED_H
@@ -15,10 +15,11 @@ struct qn_stored *qn_stored_create(void);
 void qn_stored_free(struct qn_stored *t); /* NULL is allowed */
 /* response: the whole object as sent; input: a JSON array, the items of the conversation up to and including
  * the output. Texts are copied. */
-void qn_stored_put(struct qn_stored *t, const char *id, const char *response, size_t n_response,
-                   const char *input, size_t n_input);
+void qn_stored_put(struct qn_stored *t, const char *id, uint64_t owner, const char *response,
+                   size_t n_response, const char *input, size_t n_input);
 /* Copies into buf what is asked for; false when the id is unknown. Either buffer may be NULL. */
-bool qn_stored_get(struct qn_stored *t, const char *id, struct qn_buf *response, struct qn_buf *input);
-bool qn_stored_remove(struct qn_stored *t, const char *id);
+bool qn_stored_get(struct qn_stored *t, const char *id, uint64_t owner, struct qn_buf *response,
+                   struct qn_buf *input);
+bool qn_stored_remove(struct qn_stored *t, const char *id, uint64_t owner);
 
 #endif

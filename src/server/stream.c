@@ -170,6 +170,7 @@ static void close_choice(struct qn_output *c, enum qn_reason reason)
             .parsed = &c->parsed,
             .ids = c->call_ids,
             .n_id = c->n_call,
+            .owner = qn_server_owner(s->server, s->x),
         };
         qn_calls_add(s->server->calls, s->server->text, &o);
     }

@@ -4,10 +4,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "server/stream.h"
 
 static void write_ids(struct qn_buf *out, const char *key, const int32_t *tok, int n)
@@ -73,18 +76,84 @@ static void write_choice(struct qn_buf *out, const struct qn_output *c)
     qn_buf_putc(out, '}');
 }
 
+/* One file, made new: a request with the same id in the same second gets a number. */
+static void write_file(const struct qn_buf *out, const char *dir, int64_t created, const char *id)
+{
+    char path[PATH_MAX];
+    int fd = -1;
+    for (int i = 1; i < 10000 && fd < 0; i++) {
+        char number[16] = "";
+        if (i > 1) snprintf(number, sizeof number, "-%d", i);
+        snprintf(path, sizeof path, "%.3900s/%" PRId64 "-%s%s.json", dir, created, id, number);
+        fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    int why = fd < 0 ? errno : 0;
+    for (size_t at = 0; fd >= 0 && !why && at < out->n_byte;) {
+        ssize_t n = write(fd, out->data + at, out->n_byte - at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) why = n < 0 ? errno : ENOSPC;
+        at += n > 0 ? (size_t)n : 0;
+    }
+    if (fd >= 0 && (close(fd) || why || out->failed)) unlink(path); /* half a trace is none */
+    if (why || out->failed)
+        qn_log(QN_LOG_WARN, "trace", "%s is not written: %s", path,
+               out->failed ? "the request is too large" : strerror(why));
+}
+
+static void write_head(struct qn_buf *out, const struct qn_exchange *x, int64_t created, const char *model,
+                       const char *error)
+{
+    const struct qn_server *s = x->server;
+    const char *folder = s->o.model_path ? s->o.model_path : "";
+    qn_buf_printf(out, "{\"id\":\"%s\"", x->id);
+    write_text(out, "path", x->path, strlen(x->path));
+    qn_buf_printf(out, ",\"created\":%" PRId64, created);
+    write_text(out, "model", model, strlen(model));
+    write_text(out, "model_path", folder, strlen(folder));
+    write_text(out, "error", error, strlen(error));
+    write_text(out, "body", qn_buf_str(&x->body), x->body.n_byte);
+}
+
+int qn_trace_open(const char *dir, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct stat info;
+    char *path = xstrdup(dir);
+    for (char *at = path; *at; at++)
+        if (*at == '/' && at > path) {
+            *at = 0;
+            QN_FAIL_IF(mkdir(path, 0700) && errno != EEXIST, e, QN_IO, "--trace %s: %s: %s", dir, path,
+                       strerror(errno));
+            *at = '/';
+        }
+    QN_FAIL_IF(mkdir(path, 0700) && errno != EEXIST, e, QN_IO, "--trace %s: %s", dir, strerror(errno));
+    QN_FAIL_IF(stat(path, &info) || !S_ISDIR(info.st_mode), e, QN_INVAL, "--trace %s is no folder", dir);
+    QN_FAIL_IF(access(path, W_OK | X_OK), e, QN_IO, "--trace %s: %s", dir, strerror(errno));
+out:
+    free(path);
+    return rc;
+}
+
+void qn_trace_refused(const struct qn_exchange *x)
+{
+    const char *dir = x->server->o.trace_dir;
+    if (!dir || x->is_traced || !x->told || !x->is_keyed || !(x->route && x->route->flags & QN_ROUTE_ENGINE))
+        return;
+    int64_t created = qn_unix_s();
+    struct qn_buf out = QN_BUF_INIT((size_t)1 << 30);
+    write_head(&out, x, created, x->facts.model ? x->facts.model : "", x->told);
+    qn_buf_printf(&out, ",\"status\":%d,\"choices\":[]}\n", x->status);
+    write_file(&out, dir, created, x->id);
+    qn_buf_free(&out);
+}
+
 void qn_trace_write(const struct qn_stream *s)
 {
     const char *dir = s->server->o.trace_dir;
     if (!dir) return;
     struct qn_buf out = QN_BUF_INIT((size_t)1 << 30);
-    qn_buf_printf(&out, "{\"id\":\"%s\",\"path\":\"%s\",\"created\":%" PRId64, s->x->id, s->x->path,
-                  s->created);
-    write_text(&out, "model", s->ask.model, strlen(s->ask.model));
-    const char *folder = s->server->o.model_path ? s->server->o.model_path : "";
-    write_text(&out, "model_path", folder, strlen(folder));
-    write_text(&out, "error", s->is_failed ? s->error.text : "", s->is_failed ? strlen(s->error.text) : 0);
-    write_text(&out, "body", qn_buf_str(&s->x->body), s->x->body.n_byte);
+    write_head(&out, s->x, s->created, s->ask.model, s->is_failed ? s->error.text : "");
     write_text(&out, "prompt", s->rendered.text ? s->rendered.text : "", s->rendered.n_byte);
     write_sampling(&out, &s->ask);
     qn_buf_puts(&out, ",\"choices\":[");
@@ -93,13 +162,7 @@ void qn_trace_write(const struct qn_stream *s)
         write_choice(&out, &s->choices[i]);
     }
     qn_buf_puts(&out, "]}\n");
-    char *path = xasprintf("%s/%" PRId64 "-%s.json", dir, s->created, s->x->id);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool is_written = fd >= 0 && !out.failed && write(fd, out.data, out.n_byte) == (ssize_t)out.n_byte;
-    if (!is_written)
-        qn_log(QN_LOG_WARN, "trace", "%s is not written: %s", path,
-               out.failed ? "the request is too large" : strerror(errno));
-    if (fd >= 0) close(fd);
-    free(path);
+    write_file(&out, dir, s->created, s->x->id);
     qn_buf_free(&out);
+    s->x->is_traced = true;
 }

@@ -277,6 +277,30 @@ def test_link_is_not_written_through(hub, tmp_path):
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["config.json", "config.json.part"])
+def test_fifo_in_the_way(hub, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    done = pull(hub, tmp_path / "out")
+    assert done.returncode == 1 and "no file" in done.stderr and name in done.stderr
+
+
+def test_endless_file_without_a_size(hub, tmp_path):
+    """A file whose size is not listed may not fill the disk."""
+    listing = {"sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}
+    hub.listing = json.dumps(listing).encode()
+    hub.files["config.json"] = b" " * (300 << 20)
+    done = pull(hub, tmp_path / "out")
+    assert done.returncode == 1 and "lists no size" in done.stderr
+    assert (tmp_path / "out" / "config.json.part").stat().st_size <= 256 << 20
+
+
+def test_hub_answers_are_escaped(hub, tmp_path):
+    hub.listing = json.dumps({"sha": COMMIT, "siblings": [{"rfilename": "a\x1b[31m.json", "size": 3}]}).encode()
+    done = pull(hub, tmp_path / "out")
+    assert done.returncode == 1 and "\x1b" not in done.stderr and "\\x1b" in done.stderr
+
+
 def test_include_exclude_list(hub, tmp_path):
     r = pull(hub, tmp_path / "a", "--list", "--include", "*")
     assert r.returncode == 0 and len(r.stdout.splitlines()) == len(FILES) and not (tmp_path / "a").exists()

@@ -146,15 +146,17 @@ static void test_stored_responses_are_bounded(void **state)
     char id[48];
     for (int i = 0; i < QN_STORED_MAX + 5; i++) {
         snprintf(id, sizeof id, "resp_%d", i);
-        qn_stored_put(t, id, "{}", 2, "[]", 2);
+        qn_stored_put(t, id, 7, "{}", 2, "[]", 2);
     }
     struct qn_buf out = QN_BUF_INIT(100);
-    assert_false(qn_stored_get(t, "resp_4", &out, NULL));
-    assert_true(qn_stored_get(t, "resp_5", &out, NULL));
+    assert_false(qn_stored_get(t, "resp_4", 7, &out, NULL));
+    assert_true(qn_stored_get(t, "resp_5", 7, &out, NULL));
+    assert_false(qn_stored_get(t, "resp_5", 8, &out, NULL)); /* another owner's */
+    assert_false(qn_stored_remove(t, "resp_5", 8));
     assert_string_equal(out.data, "{}");
-    assert_true(qn_stored_remove(t, "resp_5"));
-    assert_false(qn_stored_remove(t, "resp_5"));
-    assert_false(qn_stored_get(t, "", &out, NULL));
+    assert_true(qn_stored_remove(t, "resp_5", 7));
+    assert_false(qn_stored_remove(t, "resp_5", 7));
+    assert_false(qn_stored_get(t, "", 7, &out, NULL));
     qn_buf_free(&out);
     qn_stored_free(t);
 }

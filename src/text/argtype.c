@@ -5,30 +5,11 @@
 #include <strings.h>
 
 #include "text/jsonscan.h"
+#include "text/typename.h"
 
 #define ARENA_FACTOR 64 /* arena bytes a byte of raw text when it is read as JSON */
 
 /* --- which types a schema allows --- */
-
-static const struct {
-    const char *name;
-    unsigned bit;
-} type_names[] = {
-    {"null", QN_ARG_NULL},     {"none", QN_ARG_NULL},       {"integer", QN_ARG_INTEGER},
-    {"int", QN_ARG_INTEGER},   {"number", QN_ARG_NUMBER},   {"float", QN_ARG_NUMBER},
-    {"double", QN_ARG_NUMBER}, {"boolean", QN_ARG_BOOLEAN}, {"bool", QN_ARG_BOOLEAN},
-    {"object", QN_ARG_OBJECT}, {"dict", QN_ARG_OBJECT},     {"map", QN_ARG_OBJECT},
-    {"array", QN_ARG_ARRAY},   {"list", QN_ARG_ARRAY},      {"string", QN_ARG_STRING},
-    {"str", QN_ARG_STRING},
-};
-
-static unsigned bit_of_name(const struct qn_json *name)
-{
-    if (!qn_json_is(name, QN_JSON_STRING)) return 0;
-    for (size_t i = 0; i < QN_COUNT(type_names); i++)
-        if (!strcasecmp(name->text, type_names[i].name)) return type_names[i].bit;
-    return 0;
-}
 
 static unsigned bit_of_value(const struct qn_json *v)
 {
@@ -123,22 +104,43 @@ static unsigned types_of_union(struct walk *w, const struct qn_json *schema, int
         const struct qn_json *members = qn_json_get(schema, unions[u]);
         for (size_t i = 0; qn_json_is(members, QN_JSON_ARRAY) && i < members->n; i++) {
             unsigned member = types_of(w, members->items[i], depth + 1);
-            set |= member ? member : QN_ARG_STRING; /* a member without any type counts as string */
+            set |= member ? member : QN_ARG_ANY;
         }
     }
     return set;
 }
 
+/* Keywords of one kind of value mean that kind where no type is given. */
+static const struct {
+    const char *key;
+    unsigned bit;
+} kind_words[] = {
+    {"properties", QN_ARG_OBJECT},
+    {"required", QN_ARG_OBJECT},
+    {"additionalProperties", QN_ARG_OBJECT},
+    {"patternProperties", QN_ARG_OBJECT},
+    {"propertyNames", QN_ARG_OBJECT},
+    {"items", QN_ARG_ARRAY},
+    {"prefixItems", QN_ARG_ARRAY},
+    {"minItems", QN_ARG_ARRAY},
+    {"maxItems", QN_ARG_ARRAY},
+    {"pattern", QN_ARG_STRING},
+    {"minLength", QN_ARG_STRING},
+    {"maxLength", QN_ARG_STRING},
+    {"format", QN_ARG_STRING},
+    {"minimum", QN_ARG_NUMBER},
+    {"maximum", QN_ARG_NUMBER},
+    {"exclusiveMinimum", QN_ARG_NUMBER},
+    {"exclusiveMaximum", QN_ARG_NUMBER},
+    {"multipleOf", QN_ARG_NUMBER},
+};
+
 static unsigned types_of(struct walk *w, const struct qn_json *schema, int depth)
 {
     if (!qn_json_is(schema, QN_JSON_OBJECT) || depth > QN_ARG_MAX_DEPTH || w->n_node++ > QN_ARG_MAX_NODES)
         return 0;
-    unsigned set = 0, values = 0;
-    const struct qn_json *type = qn_json_get(schema, "type"), *list = qn_json_get(schema, "enum");
-    if (qn_json_is(type, QN_JSON_ARRAY))
-        for (size_t i = 0; i < type->n; i++) set |= bit_of_name(type->items[i]);
-    else
-        set = bit_of_name(type);
+    const struct qn_json *list = qn_json_get(schema, "enum");
+    unsigned set = qn_typename_of(qn_json_get(schema, "type")), values = 0;
     for (size_t i = 0; qn_json_is(list, QN_JSON_ARRAY) && i < list->n; i++)
         values |= note_value(w, list->items[i]);
     const struct qn_json *constant = qn_json_get(schema, "const");
@@ -152,11 +154,10 @@ static unsigned types_of(struct walk *w, const struct qn_json *schema, int depth
     if (!set) set = values;
     if (!set) set = members;
     if (!set) set = target;
-    if (!set && qn_json_get(schema, "properties")) set = QN_ARG_OBJECT;
-    if (!set && qn_json_get(schema, "items")) set = QN_ARG_ARRAY;
+    for (size_t i = 0; !set && i < QN_COUNT(kind_words); i++)
+        if (qn_json_get(schema, kind_words[i].key)) set = kind_words[i].bit;
     const struct qn_json *nullable = qn_json_get(schema, "nullable");
-    if (qn_json_is(nullable, QN_JSON_BOOL) && nullable->truth)
-        set = (set ? set : QN_ARG_STRING) | QN_ARG_NULL;
+    if (qn_json_is(nullable, QN_JSON_BOOL) && nullable->truth) set = (set ? set : QN_ARG_ANY) | QN_ARG_NULL;
     return set;
 }
 
@@ -169,22 +170,55 @@ static const struct qn_json *member(const struct qn_json *object, const char *ke
     return NULL;
 }
 
+/* Schemas of one property, in an object schema and in what it is combined of. */
+struct gather {
+    const struct qn_json *root;
+    const char *key;
+    size_t n_key;
+    struct qn_argtype *type;
+    const struct qn_json *more; /* additionalProperties, the first that is a schema */
+    int n_node;
+};
+
+static void gather(struct gather *g, const struct qn_json *object, int depth)
+{
+    static const char *const branches[] = {"then", "else"};
+    if (!qn_json_is(object, QN_JSON_OBJECT) || depth > QN_ARG_MAX_DEPTH || g->n_node++ > QN_ARG_MAX_NODES)
+        return;
+    const struct qn_json *own = member(qn_json_get(object, "properties"), g->key, g->n_key),
+                         *more = qn_json_get(object, "additionalProperties"),
+                         *ref = qn_json_get(object, "$ref");
+    if (own && g->type->n_schema < QN_ARG_MAX_SCHEMAS) g->type->schemas[g->type->n_schema++] = own;
+    if (!g->more && qn_json_is(more, QN_JSON_OBJECT)) g->more = more;
+    if (qn_json_is(ref, QN_JSON_STRING)) gather(g, resolve(g->root, ref->text), depth + 1);
+    for (size_t u = 0; u < QN_COUNT(unions); u++) {
+        const struct qn_json *members = qn_json_get(object, unions[u]);
+        for (size_t i = 0; qn_json_is(members, QN_JSON_ARRAY) && i < members->n; i++)
+            gather(g, members->items[i], depth + 1);
+    }
+    for (size_t i = 0; i < QN_COUNT(branches); i++) gather(g, qn_json_get(object, branches[i]), depth + 1);
+}
+
 bool qn_argtype_is_declared(const struct qn_json *parameters, const char *key, size_t n)
 {
-    return member(qn_json_get(qn_argtype_deref(parameters, parameters), "properties"), key, n) != NULL;
+    struct qn_argtype type = {.root = parameters};
+    struct gather g = {.root = parameters, .key = key, .n_key = n, .type = &type};
+    gather(&g, parameters, 0);
+    return type.n_schema > 0;
 }
 
 void qn_argtype_find(struct qn_argtype *type, const struct qn_json *parameters, const char *key, size_t n)
 {
     *type = (struct qn_argtype){.root = parameters};
-    const struct qn_json *object = qn_argtype_deref(parameters, parameters);
-    type->schema = member(qn_json_get(object, "properties"), key, n);
-    if (!type->schema) {
-        const struct qn_json *more = qn_json_get(object, "additionalProperties");
-        if (qn_json_is(more, QN_JSON_OBJECT)) type->schema = more;
+    struct gather g = {.root = parameters, .key = key, .n_key = n, .type = type};
+    gather(&g, parameters, 0);
+    if (!type->n_schema && g.more) type->schemas[type->n_schema++] = g.more;
+    for (int i = 0; i < type->n_schema; i++) {
+        struct walk w = {.root = parameters};
+        unsigned set = types_of(&w, type->schemas[i], 0);
+        bool is_word = qn_json_get(type->schemas[i], "type") != NULL; /* a type quern does not know */
+        type->set |= set ? set : is_word ? QN_ARG_STRING : QN_ARG_ANY;
     }
-    struct walk w = {.root = parameters};
-    if (type->schema) type->set = types_of(&w, type->schema, 0);
 }
 
 bool qn_argtype_is_string(const struct qn_argtype *type)
@@ -494,15 +528,16 @@ static bool is_word(const char *s, size_t n, const char *word, bool prefix)
 
 bool qn_argtype_may_change(const struct qn_argtype *type, const char *raw, size_t n)
 {
-    if (!(type->set & QN_ARG_STRING)) return type->set != 0;
+    if (!(type->set & (QN_ARG_STRING | QN_ARG_ANY))) return type->set != 0;
     unsigned set = type->set;
     while (n && is_blank(*raw)) raw++, n--;
     if (!n) return !qn_argtype_is_string(type);
     if (set & QN_ARG_NULL && (is_word(raw, n, "null", true) || is_word(raw, n, "none", true))) return true;
     if (set & QN_ARG_BOOLEAN && (is_word(raw, n, "true", true) || is_word(raw, n, "false", true)))
         return true;
-    if (set & QN_ARG_OBJECT && *raw == '{') return true;
-    if (set & QN_ARG_ARRAY && (*raw == '[' || *raw == '(')) return true;
+    if (set & (QN_ARG_OBJECT | QN_ARG_ANY) && *raw == '{') return true;
+    if (set & (QN_ARG_ARRAY | QN_ARG_ANY) && *raw == '[') return true;
+    if (set & QN_ARG_ARRAY && *raw == '(') return true;
     if (set & (QN_ARG_INTEGER | QN_ARG_NUMBER)) {
         size_t m = n;
         while (m && is_blank(raw[m - 1])) m--;
@@ -563,7 +598,9 @@ static bool write_typed(struct qn_buf *out, unsigned set, const char *s, size_t 
         qn_buf_puts(out, "false");
     } else if (set & (QN_ARG_OBJECT | QN_ARG_ARRAY) && write_tree(out, set, s, n)) {
         /* written */
-    } else if (set & QN_ARG_STRING) {
+    } else if (set & QN_ARG_ANY && is_json(s, n) && write_tree(out, QN_ARG_OBJECT | QN_ARG_ARRAY, s, n)) {
+        /* of JSON only: much text looks like a literal of Python */
+    } else if (set & (QN_ARG_STRING | QN_ARG_ANY)) {
         return false;
     } else if (is_null) {
         qn_buf_puts(out, "null");
@@ -581,7 +618,7 @@ int qn_argtype_write(struct qn_buf *out, const struct qn_argtype *type, const ch
 {
     if (!qn_argtype_is_string(type)) {
         struct walk w = {.root = type->root, .raw = raw, .n_raw = n};
-        types_of(&w, type->schema, 0);
+        for (int i = 0; i < type->n_schema; i++) types_of(&w, type->schemas[i], 0);
         const char *s = raw;
         size_t m = n;
         while (m && is_blank(*s)) s++, m--;

@@ -10,7 +10,8 @@
 #include "text/schema.h"
 #include "text/tags.h"
 
-#define MAX_KEY 64 /* characters of a parameter name that is not declared */
+#define MAX_ALTERNATIVES 32 /* objects that the schema of a tool may allow at its top */
+#define MAX_KEY          64 /* characters of a parameter name that is not declared */
 
 struct tool {
     const struct qn_tool *tool;
@@ -89,28 +90,15 @@ out:
     return rc;
 }
 
-/* Parameters of a schema between tags, then `end`. */
-static int parameters_term(qn_term *out, struct maker *m, const struct qn_json *schema, bool is_strict,
-                           const char *where, qn_term end, struct qn_err *e)
+/* Parameters of one object schema (NULL: unknown) between tags, then `end`. */
+static int object_term(qn_term *out, struct maker *m, struct qn_schema *s, const struct qn_json *flat,
+                       bool is_strict, const char *where, qn_term end, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_schema *s = qn_schema_create(m->t, schema, is_strict, where, m->report);
-    const struct qn_json *flat = NULL;
-    struct qn_term_member *members = NULL;
-    if (schema) {
-        struct qn_err why = {0};
-        rc = qn_schema_flatten(&flat, s, schema, &why);
-        if (rc && !is_strict) {
-            if (m->report) qn_buf_printf(m->report, "%s: the schema is not used: %s\n", where, why.text);
-            rc = QN_OK;
-            flat = NULL;
-        }
-        QN_FAIL_IF(rc, e, rc, "%s", why.text);
-    }
     const struct qn_json *properties = qn_json_get(flat, "properties"),
                          *required = qn_json_get(flat, "required");
     size_t n = qn_json_is(properties, QN_JSON_OBJECT) ? properties->n : 0;
-    members = xcalloc(n + 1, sizeof *members);
+    struct qn_term_member *members = xcalloc(n + 1, sizeof *members);
     struct qn_term_object object = {
         .members = members, .separator = QN_TERM_EPS, .is_call = true, .end = end};
     for (size_t i = 0; i < n; i++) {
@@ -137,6 +125,31 @@ static int parameters_term(qn_term *out, struct maker *m, const struct qn_json *
     *out = qn_term_object(m->t, &object);
 out:
     free(members);
+    return rc;
+}
+
+/* Parameters of a schema between tags, then `end`: one of the objects it allows. */
+static int parameters_term(qn_term *out, struct maker *m, const struct qn_json *schema, bool is_strict,
+                           const char *where, qn_term end, struct qn_err *e)
+{
+    int rc = QN_OK, n = 0;
+    struct qn_schema *s = qn_schema_create(m->t, schema, is_strict, where, m->report);
+    const struct qn_json *flats[MAX_ALTERNATIVES] = {NULL};
+    qn_term each[MAX_ALTERNATIVES];
+    if (schema) {
+        struct qn_err why = {0};
+        rc = qn_schema_objects(flats, MAX_ALTERNATIVES, &n, s, schema, &why);
+        if (rc && !is_strict) {
+            if (m->report) qn_buf_printf(m->report, "%s: the schema is not used: %s\n", where, why.text);
+            rc = QN_OK;
+            n = 0;
+        }
+        QN_FAIL_IF(rc, e, rc, "%s", why.text);
+    }
+    if (!n) flats[n++] = NULL;
+    for (int i = 0; i < n; i++) QN_TRY(object_term(&each[i], m, s, flats[i], is_strict, where, end, e));
+    *out = qn_term_alts(m->t, each, (size_t)n);
+out:
     qn_schema_free(s);
     return rc;
 }

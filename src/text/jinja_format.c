@@ -361,6 +361,7 @@ struct fields {
     struct call *c;
     int next;
     int depth;
+    bool is_safe; /* what comes in is made safe */
 };
 
 /* name[.attr][[key]]... */
@@ -454,14 +455,17 @@ static void put_fields(struct run *r, struct fields *f, const struct str *s, siz
             spec = jj_sink_end(r);
         }
         struct val text = jj_format_spec(r, v, spec.u.s->p, spec.u.s->n);
-        jj_put_str(r, text.u.s);
+        if (f->is_safe && !(v.type == V_STR && v.flag & STR_SAFE))
+            jj_put_escaped(r, jj_flat(r, text));
+        else
+            jj_put_str(r, text.u.s);
     }
 }
 
 struct val jj_format_fields(struct run *r, struct val self, struct call *c)
 {
     struct str *s = jj_flat(r, self);
-    struct fields f = {.c = c};
+    struct fields f = {.c = c, .is_safe = self.flag & STR_SAFE};
     jj_sink_begin(r);
     put_fields(r, &f, s, 0, s->n);
     struct val out = jj_sink_end(r);

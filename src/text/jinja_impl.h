@@ -42,6 +42,8 @@ enum { STR_SAFE = 1 }; /* flag of V_STR: marked by |safe or |escape */
 struct val {
     uint8_t type; /* enum vtype */
     uint8_t flag;
+    uint32_t spelling; /* of a number of the request: its place in run.spellings, plus one; 0: as Python
+                          spells it */
     union {
         bool truth;
         int64_t i;
@@ -296,6 +298,8 @@ struct run {
     struct scope root_scope;
     struct qn_map marks; /* qn_json address -> origin */
     int64_t now_s;
+    const struct qn_json **spellings; /* in the arena */
+    uint32_t n_spelling, cap_spelling;
 };
 
 /* ---- jinja_eval.c ---- */
@@ -381,6 +385,7 @@ int jj_int_compare(struct run *r, struct val a, struct val b); /* both are integ
 /* ---- jinja_spell.c ---- */
 void jj_put_value(struct run *r, struct val v); /* Python's str() */
 void jj_put_repr(struct run *r, struct val v);
+int jj_decimal_of_cp(int32_t cp); /* 0 to 9 of a decimal digit of any script, else -1 */
 void jj_put_escaped(struct run *r, const struct str *s); /* & < > ' " as entities */
 void jj_put_double(struct run *r, double f);
 const char *jj_type_name(struct val v);

@@ -88,9 +88,7 @@ static struct val f_title(struct run *r, struct val v, struct val *a, struct cal
         jj_put_str(r, jj_str_case(r, jj_slice_value(r, s, i + k, end - i - k), 'l').u.s);
         i = end;
     }
-    struct val out = jj_sink_end(r);
-    out.flag = text.flag;
-    return out;
+    return jj_sink_end(r);
 }
 
 static struct val f_trim(struct run *r, struct val v, struct val *a, struct call *c)
@@ -159,7 +157,9 @@ static struct val f_indent(struct run *r, struct val v, struct val *a, struct ca
         if (i ? blank || line->n : first) jj_put_str(r, indent);
         jj_put_str(r, line);
     }
-    return jj_sink_end(r);
+    struct val out = jj_sink_end(r);
+    out.flag = text.flag;
+    return out;
 }
 
 static struct val f_truncate(struct run *r, struct val v, struct val *a, struct call *c)
@@ -235,24 +235,54 @@ static struct val f_join(struct run *r, struct val v, struct val *a, struct call
     return jj_sink_end(r);
 }
 
-static struct val f_urlencode(struct run *r, struct val v, struct val *a, struct call *c)
+/* In a query a slash is quoted too, and a blank is a plus. */
+static void put_quoted_url(struct run *r, struct val v, bool in_query)
 {
-    (void)a, (void)c;
-    if (v.type == V_DICT || v.type == V_LIST) jj_fail(r, "urlencode takes a text, not %s", jj_type_name(v));
     struct val text = jj_to_str(r, v);
     struct str *s = jj_flat(r, text);
-    jj_sink_begin(r);
     for (size_t i = 0; i < s->n; i++) {
         unsigned char b = (unsigned char)s->p[i];
         char hex[4];
         jj_tick(r, 0);
-        if ((b < 128 && (b >= '0' && b <= '9')) || (b >= 'a' && b <= 'z') || (b >= 'A' && b <= 'Z') ||
-            (b && strchr("_.-~/", b))) {
+        if ((b >= '0' && b <= '9') || (b >= 'a' && b <= 'z') || (b >= 'A' && b <= 'Z') ||
+            (b && strchr(in_query ? "_.-~" : "_.-~/", b))) {
             jj_put_slice(r, s, i, 1);
             continue;
         }
         snprintf(hex, sizeof hex, "%%%02X", b);
-        jj_put(r, hex, 3, jj_origin_at(s, i));
+        if (in_query && b == ' ')
+            jj_put(r, "+", 1, jj_origin_at(s, i));
+        else
+            jj_put(r, hex, 3, jj_origin_at(s, i));
+    }
+}
+
+/* A text, or a dictionary or list of pairs: k=v&... */
+static struct val f_urlencode(struct run *r, struct val v, struct val *a, struct call *c)
+{
+    (void)a, (void)c;
+    bool is_query = jj_iterable(v) && v.type != V_STR && v.type != V_UNDEF;
+    struct dict *d = v.type == V_DICT ? jj_dict_of(r, v) : NULL;
+    struct list *l = is_query && !d ? jj_to_items(r, v) : NULL;
+    size_t n = d ? d->n : l ? l->n : 0;
+    jj_sink_begin(r);
+    if (!is_query) put_quoted_url(r, v, false);
+    for (size_t i = 0; i < n; i++) {
+        struct val key, value;
+        if (d) {
+            key = d->pairs[i].key;
+            value = d->pairs[i].value;
+        } else {
+            if (!jj_iterable(l->items[i])) jj_fail(r, "urlencode: item %zu is no pair", i);
+            struct list *pair = jj_to_items(r, l->items[i]);
+            if (pair->n != 2) jj_fail(r, "urlencode: item %zu is no pair", i);
+            key = pair->items[0];
+            value = pair->items[1];
+        }
+        if (i) jj_puts_lit(r, "&");
+        put_quoted_url(r, key, true);
+        jj_puts_lit(r, "=");
+        put_quoted_url(r, value, true);
     }
     return jj_sink_end(r);
 }
@@ -282,24 +312,35 @@ static struct val f_filesize(struct run *r, struct val v, struct val *a, struct 
 
 /* ---- numbers ---- */
 
-/* Text of a number without blanks and underscores; false when it is too long to be one. */
+/* Text of a number without blanks and underscores, its digits in ASCII; false when it is too long to be one.
+ */
 static bool clean_number(const struct str *s, char *out, size_t n)
 {
-    size_t from = 0, to = s->n, len = 0;
+    size_t from = 0, len = 0, end = 0;
     int32_t cp;
-    while (from < to) {
-        size_t k = jj_next_cp(s->p + from, to - from, &cp);
+    bool was_digit = false;
+    while (from < s->n) {
+        size_t k = jj_next_cp(s->p + from, s->n - from, &cp);
         if (!jj_is_space_cp(cp)) break;
         from += k;
     }
-    while (to > from && jj_is_space_cp((unsigned char)s->p[to - 1])) to--;
-    for (size_t i = from; i < to; i++) {
-        if (s->p[i] == '_' && i > from && i + 1 < to && s->p[i - 1] != '_') continue;
-        if (len + 1 >= n) return false;
-        out[len++] = s->p[i];
+    for (size_t i = from, k; i < s->n; i += k) {
+        k = jj_next_cp(s->p + i, s->n - i, &cp);
+        int digit = jj_decimal_of_cp(cp);
+        if (cp == '_' && was_digit && i + 1 < s->n && s->p[i + 1] != '_') {
+            was_digit = false;
+            continue;
+        }
+        if (len + k + 1 >= n) return false;
+        was_digit = digit >= 0 || (cp | 32) >= 'a';
+        if (digit >= 0)
+            out[len++] = (char)('0' + digit);
+        else
+            for (size_t j = 0; j < k; j++) out[len++] = s->p[i + j];
+        if (!jj_is_space_cp(cp)) end = len;
     }
-    out[len] = 0;
-    return len > 0;
+    out[end] = 0;
+    return end > 0;
 }
 
 static bool parse_double(const struct str *s, double *out)
@@ -446,7 +487,9 @@ static struct val f_first(struct run *r, struct val v, struct val *a, struct cal
         } else {
             k = jj_next_cp(s->p, s->n, &cp);
         }
-        return jj_slice_value(r, s, at, k);
+        struct val out = jj_slice_value(r, s, at, k);
+        out.flag = X ? v.flag : 0; /* as iterating forwards and backwards has it */
+        return out;
     }
     struct list *l = jj_to_items(r, v);
     if (!l->n) return jj_undef_value(NULL, 0);
@@ -460,7 +503,9 @@ static struct val f_reverse(struct run *r, struct val v, struct val *a, struct c
     if (v.type == V_STR) {
         jj_sink_begin(r);
         for (size_t i = l->n; i-- > 0;) jj_put_str(r, l->items[i].u.s);
-        return jj_sink_end(r);
+        struct val text = jj_sink_end(r);
+        text.flag = v.flag;
+        return text;
     }
     struct list *out = jj_list_new(r, LIST_LIST, l->n);
     jj_tick(r, l->n * 16);

@@ -57,6 +57,15 @@ void jj_put_double(struct run *r, double f)
     jj_puts_lit(r, text);
 }
 
+/* A number that the request spelled. */
+static bool put_spelled(struct run *r, struct val v)
+{
+    if (!v.spelling) return false;
+    const struct qn_json *number = r->spellings[v.spelling - 1];
+    jj_put(r, number->text, number->n, QN_JINJA_INPUT);
+    return true;
+}
+
 /* Python's repr of a text. */
 static void put_quoted(struct run *r, const struct str *s)
 {
@@ -135,10 +144,10 @@ void jj_put_repr(struct run *r, struct val v)
         return;
     case V_INT:
     case V_BIG:
-        jj_put_int(r, v);
+        if (!put_spelled(r, v)) jj_put_int(r, v);
         return;
     case V_FLOAT:
-        jj_put_double(r, v.u.f);
+        if (!put_spelled(r, v)) jj_put_double(r, v.u.f);
         return;
     case V_STR:
         if (v.flag & STR_SAFE) jj_puts_lit(r, "Markup(");
@@ -302,10 +311,10 @@ void jj_put_json(struct run *r, struct val v, const struct qn_json_style *style,
         return;
     case V_INT:
     case V_BIG:
-        jj_put_int(r, v);
+        if (!put_spelled(r, v)) jj_put_int(r, v);
         return;
     case V_FLOAT:
-        put_json_double(r, v.u.f);
+        if (!put_spelled(r, v)) put_json_double(r, v.u.f);
         return;
     case V_STR:
         put_json_str(r, jj_flat(r, v), style->ensure_ascii);

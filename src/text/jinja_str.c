@@ -660,9 +660,15 @@ static struct val m_count(struct run *r, struct val self, struct val *a, struct 
 static struct val m_replace(struct run *r, struct val self, struct val *a, struct call *c)
 {
     (void)c;
-    return jj_str_replace(r, self, jj_want_str(r, a[0], "replace: the old text"),
-                          jj_want_str(r, a[1], "replace: the new text"),
-                          int_or(r, a[2], -1, "replace: the count"));
+    const struct str *from = jj_want_str(r, a[0], "replace: the old text"),
+                     *to = jj_want_str(r, a[1], "replace: the new text");
+    if (self.flag & STR_SAFE && !(a[1].flag & STR_SAFE)) { /* what comes in is made safe */
+        jj_sink_begin(r);
+        jj_put_escaped(r, to);
+        struct val made = jj_sink_end(r);
+        to = jj_flat(r, made);
+    }
+    return jj_str_replace(r, self, from, to, int_or(r, a[2], -1, "replace: the count"));
 }
 
 static struct val m_join(struct run *r, struct val self, struct val *a, struct call *c)
@@ -697,6 +703,15 @@ enum {
     IS_IDENTIFIER,
     IS_TITLE
 };
+
+int jj_decimal_of_cp(int32_t cp)
+{
+    if (cp >= '0' && cp <= '9') return cp - '0';
+    if (cp < 0x80 || category(cp) != UTF8PROC_CATEGORY_ND) return -1;
+    int32_t first = cp; /* digits of a script stand in tens, some tens behind one another */
+    while (cp - first < 100 && category(first - 1) == UTF8PROC_CATEGORY_ND) first--;
+    return (cp - first) % 10;
+}
 
 static bool is_kind(int32_t cp, int kind, bool first)
 {
@@ -806,13 +821,16 @@ static struct val m_partition(struct run *r, struct val self, struct val *a, str
     struct list *out = jj_list_new(r, LIST_TUPLE, 3);
     if (hit == SIZE_MAX) {
         struct val empty = jj_lit_value(r, "");
+        empty.flag = self.flag;
         jj_list_push(r, out, X ? empty : self);
         jj_list_push(r, out, empty);
         jj_list_push(r, out, X ? self : empty);
         return jj_list_value(out);
     }
     jj_list_push(r, out, piece(r, self, 0, hit));
-    jj_list_push(r, out, a[0]);
+    struct val between = a[0];
+    between.flag = self.flag;
+    jj_list_push(r, out, between);
     jj_list_push(r, out, piece(r, self, hit + sep->n, s->n));
     return jj_list_value(out);
 }

@@ -501,6 +501,21 @@ struct dict *jj_dict_of(struct run *r, struct val v)
     return d;
 }
 
+/* A number keeps its own spelling as long as nothing is reckoned with it: 1.50 is not 1.5 to a reader. */
+static struct val spelled(struct run *r, struct val v, const struct qn_json *number)
+{
+    if (r->n_spelling == r->cap_spelling) {
+        uint32_t cap = r->cap_spelling ? 2 * r->cap_spelling : 16;
+        const struct qn_json **more = jj_alloc(r, cap * sizeof *more);
+        if (r->n_spelling) memcpy(more, r->spellings, r->n_spelling * sizeof *more);
+        r->spellings = more;
+        r->cap_spelling = cap;
+    }
+    r->spellings[r->n_spelling++] = number;
+    v.spelling = r->n_spelling;
+    return v;
+}
+
 struct val jj_from_json(struct run *r, const struct qn_json *v)
 {
     if (!v) return jj_none_value();
@@ -510,10 +525,10 @@ struct val jj_from_json(struct run *r, const struct qn_json *v)
     case QN_JSON_INT: {
         struct val out;
         if (!jj_int_from_text(r, v->text, v->n, &out)) jj_fail(r, "'%.40s' is no integer", v->text);
-        return out;
+        return v->n == 2 && !memcmp(v->text, "-0", 2) ? spelled(r, out, v) : out;
     }
     case QN_JSON_REAL:
-        return jj_float_value(strtod(v->text, NULL));
+        return spelled(r, jj_float_value(strtod(v->text, NULL)), v);
     case QN_JSON_STRING: {
         uint64_t origin = QN_JINJA_INPUT;
         if (r->marks.n) qn_map_get(&r->marks, (uint64_t)(uintptr_t)v, &origin);

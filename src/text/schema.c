@@ -211,16 +211,6 @@ out:
     return rc;
 }
 
-static struct qn_json *without(struct qn_schema *s, const struct qn_json *schema, const char *key)
-{
-    struct qn_json *v = qn_json_new(s->arena, QN_JSON_OBJECT);
-    for (size_t i = 0; v && i < schema->n; i++)
-        if (strcmp(schema->keys[i].text, key) &&
-            !qn_json_set(s->arena, v, schema->keys[i].text, schema->items[i]))
-            return NULL;
-    return v;
-}
-
 /* Nothing but a reference (and words about it). */
 static bool is_plain_ref(const struct qn_json *schema)
 {
@@ -255,7 +245,7 @@ static int combined(qn_term *out, struct qn_schema *s, const struct qn_json *sch
             QN_TRY(plain_term(out, s, flat, e));
             goto out;
         }
-        flat = without(s, flat, "anyOf");
+        flat = sc_without(s, flat, "anyOf");
         if (!flat) {
             rc = sc_out_of_memory(s, e);
             goto out;

@@ -30,8 +30,9 @@ int qn_schema_argument(qn_term *out, bool *is_tagged, bool *is_bare, struct qn_s
                        const struct qn_json *schema, struct qn_err *e);
 /* Any JSON object. */
 qn_term qn_schema_any_object(struct qn_schema *s);
-/* The object schema behind references and allOf, for its properties; or the schema itself. */
-int qn_schema_flatten(const struct qn_json **out, struct qn_schema *s, const struct qn_json *schema,
-                      struct qn_err *e);
+/* The object schemas behind references, allOf, anyOf and oneOf at the top, for their properties: one of the
+ * list holds. QN_TOOBIG: more than max. */
+int qn_schema_objects(const struct qn_json **list, int max, int *n, struct qn_schema *s,
+                      const struct qn_json *schema, struct qn_err *e);
 
 #endif

@@ -12,8 +12,8 @@ static int other_types(qn_term *out, struct qn_schema *s, unsigned set, struct q
         unsigned bits;
         const char *pattern;
     } looks[] = {
-        {QN_ARG_OBJECT, "\\s*\\{[\\s\\S]*"},
-        {QN_ARG_ARRAY, "\\s*[\\[(][\\s\\S]*"},
+        {QN_ARG_OBJECT | QN_ARG_ANY, "\\s*\\{[\\s\\S]*"},
+        {QN_ARG_ARRAY | QN_ARG_ANY, "\\s*[\\[(][\\s\\S]*"},
         {QN_ARG_NULL, "\\s*([nN][uU][lL][lL]|[nN][oO][nN][eE])\\s*"},
         {QN_ARG_BOOLEAN, "\\s*([tT][rR][uU][eE]|[fF][aA][lL][sS][eE])\\s*"},
         {QN_ARG_INTEGER | QN_ARG_NUMBER, "\\s*[+-]?[0-9.][0-9.eE+-]*\\s*"},
@@ -52,7 +52,7 @@ int qn_schema_argument(qn_term *out, bool *is_tagged, bool *is_bare, struct qn_s
         if (d) qn_json_set(s->arena, holder, defs[i], d);
     }
     qn_argtype_find(&type, holder, "p", 1);
-    if (!(type.set & QN_ARG_STRING) && type.set) {
+    if (!(type.set & (QN_ARG_STRING | QN_ARG_ANY)) && type.set) {
         *is_tagged = type.set & (QN_ARG_OBJECT | QN_ARG_ARRAY);
         QN_TRY(sc_compile(out, s, schema, e));
         /* a value that nothing satisfies is left to the client's validator */

@@ -80,6 +80,9 @@ int sc_normal(struct qn_json **out, struct qn_schema *s, const struct qn_json *s
 int sc_merge(struct qn_json **out, struct qn_schema *s, const struct qn_json *a, const struct qn_json *b,
              struct qn_err *e);
 
+/* A copy without one keyword; NULL: out of room. */
+struct qn_json *sc_without(struct qn_schema *s, const struct qn_json *schema, const char *key);
+
 /* What the characters between the quotes (or, of an argument, all characters) must be. ANY: no constraint. */
 int sc_string_body(qn_term *body, struct qn_schema *s, const struct qn_json *schema, bool is_json,
                    struct qn_err *e);

@@ -247,11 +247,38 @@ full:
     goto out;
 }
 
-int qn_schema_flatten(const struct qn_json **out, struct qn_schema *s, const struct qn_json *schema,
-                      struct qn_err *e)
+struct qn_json *sc_without(struct qn_schema *s, const struct qn_json *schema, const char *key)
 {
-    struct qn_json *v = NULL;
-    int rc = sc_normal(&v, s, schema, e);
-    *out = v;
+    struct qn_json *v = qn_json_new(s->arena, QN_JSON_OBJECT);
+    for (size_t i = 0; v && i < schema->n; i++)
+        if (strcmp(schema->keys[i].text, key) &&
+            !qn_json_set(s->arena, v, schema->keys[i].text, schema->items[i]))
+            return NULL;
+    return v;
+}
+
+int qn_schema_objects(const struct qn_json **list, int max, int *n, struct qn_schema *s,
+                      const struct qn_json *schema, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_json *flat, *rest, *merged;
+    QN_TRY(sc_normal(&flat, s, schema, e));
+    const struct qn_json *any = qn_json_get(flat, "anyOf"), *type = qn_json_get(flat, "type");
+    if (type && qn_typename_of(type) && !sc_has_type(type, "object")) goto out; /* arguments are an object */
+    if (!qn_json_is(any, QN_JSON_ARRAY)) {
+        QN_FAIL_IF(*n == max, e, QN_TOOBIG, "%s: the schema has more than %d alternatives", s->where, max);
+        list[(*n)++] = flat;
+        goto out;
+    }
+    rest = sc_without(s, flat, "anyOf");
+    if (!rest) {
+        rc = sc_out_of_memory(s, e);
+        goto out;
+    }
+    for (size_t i = 0; i < any->n; i++) {
+        QN_TRY(sc_merge(&merged, s, rest, any->items[i], e));
+        QN_TRY(qn_schema_objects(list, max, n, s, merged, e));
+    }
+out:
     return rc;
 }

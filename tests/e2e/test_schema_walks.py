@@ -131,6 +131,35 @@ def test_walks_validate(tool, strict):
             raise AssertionError(f"{e.message}\n{json.dumps(request)}\n{json.dumps(answer)}") from None
 
 
+N = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+M = {"type": "object", "properties": {"m": {"type": "boolean"}, "t": {"type": "string"}}, "required": ["m"], "additionalProperties": False}
+TOPS = [
+    {"anyOf": [N, M]},
+    {"oneOf": [N, {"$ref": "#/$defs/m"}], "$defs": {"m": M}},
+    {"allOf": [{"properties": N["properties"], "required": ["n"]}, {"properties": M["properties"], "required": ["m"]}]},
+    {"$ref": "#/definitions/top", "definitions": {"top": {"anyOf": [N, M]}}},
+    {"allOf": [{"$ref": "#/$defs/base"}, {"type": "object", "properties": {"m": {"type": "boolean"}}, "required": ["m"]}],
+     "$defs": {"base": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}},
+    {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    {"oneOf": [{"type": "object", "properties": {"op": {"const": "add"}, "n": {"type": "integer"}}, "required": ["op", "n"], "additionalProperties": False},
+               {"type": "object", "properties": {"op": {"const": "say"}, "t": {"type": "string", "maxLength": 9}}, "required": ["op", "t"], "additionalProperties": False}]},
+    {"anyOf": [{"type": "null"}, {"allOf": [{"anyOf": [N, M]}]}]},
+]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_parameters_combined_at_the_top(strict):
+    lost = 0
+    for top in TOPS:
+        for answer in walk([{"schema": top, "tool": True, "strict": strict, "seed": s, "walks": 4} for s in range(6)]):
+            if answer.get("error") == "no end in sight":
+                lost += 1
+                continue
+            assert "error" not in answer, (top, answer)
+            jsonschema.Draft202012Validator(top).validate(answer["arguments"])
+    assert lost <= 24 * len(TOPS) // 20
+
+
 # ---------------------------------------------------------------- over HTTP
 
 

@@ -40,14 +40,28 @@ static void check(const char *schema, const char *raw, const char *want)
 static void test_strings(void **state)
 {
     (void)state;
-    const char *schemas[] = {T("\"string\""),  "{}",   T("\"str\""),
-                             T("\"mystery\""), "true", "{\"description\":\"x\"}"};
+    const char *schemas[] = {T("\"string\""), T("\"str\""), T("\"mystery\""), T("\"VARCHAR(20)\""),
+                             "{\"format\":\"date\"}"};
     for (size_t i = 0; i < QN_COUNT(schemas); i++) {
         check(schemas[i], "true", "\"true\"");
         check(schemas[i], "null", "\"null\"");
         check(schemas[i], " 12 ", "\" 12 \"");
         check(schemas[i], "{\"a\":1}", "\"{\\\"a\\\":1}\"");
         check(schemas[i], "", "\"\"");
+    }
+    /* untyped: objects and arrays as such, all else as text */
+    const char *untyped[] = {"{}", "true", "{\"description\":\"x\"}", T("\"any\""),
+                             "{\"anyOf\":[{},{\"type\":\"string\"}]}"};
+    for (size_t i = 0; i < QN_COUNT(untyped); i++) {
+        check(untyped[i], "true", "\"true\"");
+        check(untyped[i], "123", "\"123\"");
+        check(untyped[i], " 12 ", "\" 12 \"");
+        check(untyped[i], "{\"a\":1.50}", "{\"a\": 1.50}");
+        check(untyped[i], " [1, {}]\n", "[1, {}]");
+        check(untyped[i], "{'a': 1}", "\"{'a': 1}\"");
+        check(untyped[i], "{\"a\":1} or so", "\"{\\\"a\\\":1} or so\"");
+        check(untyped[i], "(1, 2)", "\"(1, 2)\"");
+        check(untyped[i], "", "\"\"");
     }
     check(T("[\"string\",\"null\"]"), "nul", "\"nul\"");
     check(T("[\"string\",\"null\"]"), " None\n", "null");
@@ -154,11 +168,82 @@ static void test_undeclared(void **state)
     qn_arena_free(arena);
 }
 
+/* Names of types in the spellings that tools are published with. */
+static void test_type_names(void **state)
+{
+    (void)state;
+    static const char *const integers[] = {"int",        "INTEGER",      "Int64",  "uint8",       "long",
+                                           "TYPE_INT32", "builtins.int", "bigint", "unsigned int"};
+    for (size_t i = 0; i < QN_COUNT(integers); i++) {
+        char schema[64];
+        snprintf(schema, sizeof schema, "{\"type\":\"%s\"}", integers[i]);
+        check(schema, "7", "7");
+        check(schema, "x", "\"x\"");
+    }
+    check(T("\"FLOAT\""), "1.50", "1.50");
+    check(T("\"decimal(10,2)\""), "1.50", "1.50");
+    check(T("\"Bool\""), "True", "true");
+    check(T("\"Dict[str, Any]\""), "{'a': 1}", "{\"a\": 1}");
+    check(T("\"HashMap<String, Integer>\""), "{\"a\":1}", "{\"a\": 1}");
+    check(T("\"list[int]\""), "[1]", "[1]");
+    check(T("\"typing.List[str]\""), "[]", "[]");
+    check(T("\"string[]\""), "[\"a\"]", "[\"a\"]");
+    check(T("\"tuple\""), "(1, 2)", "[1, 2]");
+    check(T("\"Optional[int]\""), "None", "null");
+    check(T("\"int | null\""), "null", "null");
+    check(T("\"Union[int, None]\""), "3", "3");
+    check(T("\"integer, null\""), "3", "3");
+    check(T("\"number or null\""), "3.5", "3.5");
+    check(T("[\"Int\",\"NULL\"]"), "null", "null");
+    check(T("[{\"type\":\"int\"},\"null\"]"), "4", "4");
+    check(T("\"String\""), "4", "\"4\"");
+    check(T("\"interval\""), "4", "\"4\"");
+}
+
+/* Value of parameter n or m of a whole schema. */
+static void check_in(const char *schema, const char *key, const char *raw, const char *want)
+{
+    struct qn_arena *arena = qn_arena_create(1 << 20);
+    struct qn_buf out = QN_BUF_INIT(1 << 20);
+    struct qn_json *root;
+    assert_int_equal(qn_json_parse(&root, arena, schema, strlen(schema), "schema", NULL), QN_OK);
+    struct qn_argtype type;
+    qn_argtype_find(&type, root, key, strlen(key));
+    qn_argtype_write(&out, &type, raw, strlen(raw));
+    assert_string_equal(out.data, want);
+    qn_buf_free(&out);
+    qn_arena_free(arena);
+}
+
+/* Parameters that are a reference or combined of objects at their top. */
+static void test_combined(void **state)
+{
+    (void)state;
+#define N "{\"type\":\"object\",\"properties\":{\"n\":{\"type\":\"integer\"}}}"
+#define M "{\"type\":\"object\",\"properties\":{\"m\":{\"type\":\"boolean\"}}}"
+    static const char *const schemas[] = {
+        "{\"anyOf\":[" N "," M "]}",
+        "{\"oneOf\":[" N "," M "]}",
+        "{\"allOf\":[" N "," M "]}",
+        "{\"allOf\":[{\"$ref\":\"#/$defs/b\"}," M "],\"$defs\":{\"b\":" N "}}",
+        "{\"$ref\":\"#/definitions/b\",\"definitions\":{\"b\":{\"anyOf\":[" N ",{\"allOf\":[" M "]}]}}}",
+        "{\"properties\":{\"n\":{\"type\":\"integer\"}},\"if\":{\"required\":[\"n\"]},\"then\":" M "}",
+    };
+    for (size_t i = 0; i < QN_COUNT(schemas); i++) {
+        check_in(schemas[i], "n", "1", "1");
+        check_in(schemas[i], "m", "true", "true");
+        check_in(schemas[i], "x", "1", "\"1\"");
+    }
+    check_in("{\"anyOf\":[" N ",{\"properties\":{\"n\":{\"type\":\"string\"}}}]}", "n", "a", "\"a\"");
+    check_in("{\"anyOf\":[" N ",{\"additionalProperties\":{\"type\":\"number\"}}]}", "x", "2.50", "2.50");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_strings), cmocka_unit_test(test_numbers), cmocka_unit_test(test_booleans),
-        cmocka_unit_test(test_trees),   cmocka_unit_test(test_schemas), cmocka_unit_test(test_undeclared),
+        cmocka_unit_test(test_strings), cmocka_unit_test(test_type_names), cmocka_unit_test(test_combined),
+        cmocka_unit_test(test_numbers), cmocka_unit_test(test_booleans),   cmocka_unit_test(test_trees),
+        cmocka_unit_test(test_schemas), cmocka_unit_test(test_undeclared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

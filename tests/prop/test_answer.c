@@ -189,7 +189,7 @@ struct bench {
     int64_t n_drafted, n_accepted;
     bool is_fixed;
     char folder[40]; /* of the disk tier: engines one after the other find what the last one left */
-    char kind[160];
+    char kind[200];
     struct axis axes[N_AXIS];
 };
 
@@ -415,11 +415,16 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     o.ram_tier_bytes = roll(d, 3) ? -1 : (int64_t)(64 + roll(d, 2000)) << 10;
     if (b->folder[0] && (is_restart || roll(d, 2))) o.disk_tier = b->folder;
     if (is_restart) o.no_prefix_cache = false;
-    snprintf(
-        b->kind, sizeof b->kind,
-        "mtp %d step %d slices %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d threads %d",
-        o.mtp, o.step_tokens, o.slice_parts, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page,
-        o.n_slot, fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL, o.n_thread);
+    if (!b->s->model) { /* layouts of their own are not read by others */
+        o.n_rank = is_restart ? b->options.n_rank : 1 + !roll(d, 6);
+        b->fake.options.over_wire = !roll(d, 3);
+    }
+    snprintf(b->kind, sizeof b->kind,
+             "mtp %d step %d slices %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d "
+             "threads %d ranks %d wire %d",
+             o.mtp, o.step_tokens, o.slice_parts, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page,
+             o.n_slot, fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL, o.n_thread,
+             o.n_rank, b->fake.options.over_wire);
     b->is_fixed = o.mtp >= 0 && !o.disk_tier; /* files may be of an engine that slept */
     b->n_wave = 0;
     o.mask = b->tried_mask;

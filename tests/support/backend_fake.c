@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "backend/draw.h"
+#include "backend/step_wire.h"
 #include "base/hash.h"
 #include "base/mem.h"
 
@@ -521,9 +522,8 @@ static void run_slice(struct run *r, const struct qn_step *s, struct qn_step_res
     run_seq(r, s, s->n_seq - 1, result);
 }
 
-static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *result)
+static void run_step(struct run *r, const struct qn_step *s, struct qn_step_result *result)
 {
-    struct run *r = run;
     const struct qn_fake_options *o = &r->fake->options;
     int n = ++r->n_step;
     if (!r->rank) atomic_fetch_add(&r->fake->n_step, 1);
@@ -553,6 +553,49 @@ static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *
     int n_part = r->fake->config.n_layer + 1, n_sliced = s->slice_to ? s->seq[s->n_seq - 1].n_row : 0;
     int row_parts = s->n_row * n_part - n_sliced * (n_part - (s->slice_to - s->slice_from));
     usleep((unsigned)(o->step_us + o->row_us * row_parts / n_part));
+}
+
+/* As to a rank of another process and back. */
+static void run_over_wire(struct run *r, const struct qn_step *s, struct qn_step_result *result)
+{
+    int hidden = r->fake->config.hidden, vocab = r->fake->config.vocab;
+    struct qn_step_limits limits = {.max_rows = r->o.max_rows,
+                                    .max_logits = r->o.max_logits,
+                                    .max_seqs = r->o.max_seqs,
+                                    .max_context = r->o.max_context,
+                                    .n_page = r->o.n_page,
+                                    .n_slot = r->o.n_slot,
+                                    .n_lane = r->o.n_lane,
+                                    .n_part = r->fake->config.n_layer + 1,
+                                    .vocab = vocab,
+                                    .hidden = hidden};
+    struct qn_step_in in = {0};
+    struct qn_err e = {0};
+    size_t n = qn_step_bytes(s, hidden);
+    void *bytes = xmalloc(n);
+    qn_step_put(s, hidden, bytes);
+    if (qn_step_get(&in, bytes, n, &limits, &e)) {
+        fprintf(stderr, "backend_fake: %s\n", e.text);
+        violated(r, "a step cannot be read", (int64_t)n, 0);
+    } else {
+        run_step(r, &in.step, result);
+        size_t n_result = qn_result_bytes(&in.step, result, vocab);
+        void *back = xmalloc(n_result);
+        qn_result_put(&in.step, result, vocab, back);
+        if (qn_result_get(s, result, vocab, back, n_result, &e)) violated(r, "a result cannot be read", 0, 0);
+        free(back);
+    }
+    free(bytes);
+    qn_step_in_fini(&in);
+}
+
+static void fake_run(void *run, const struct qn_step *s, struct qn_step_result *result)
+{
+    struct run *r = run;
+    if (r->fake->options.over_wire)
+        run_over_wire(r, s, result);
+    else
+        run_step(r, s, result);
 }
 
 static int fake_mtp_logits(void *run, const struct qn_step *s, float *logits, struct qn_err *e)

@@ -44,6 +44,7 @@ struct qn_fake_options {
     enum qn_fake_fault fault;
     int fail_at_step;  /* the device faults at this step, counted from 1; 0: never */
     int fail_rank;     /* ... that of this rank */
+    bool over_wire;    /* steps and results go through messages (backend/step_wire.h) */
     int open_fails;    /* a rank above this number cannot be opened; 0: all can */
     int astray_rank;   /* from fail_at_step on this rank picks other tokens, instead of a fault; 0: none */
     int hang_at_step;  /* the step never ends */

@@ -68,7 +68,7 @@ static void test_same_answers(void **state)
     ask_many(g, one);
     close_fake(g);
     for (int n_rank = 2; n_rank <= 5; n_rank += 3) {
-        g = open_fake(NULL, n_rank);
+        g = open_fake(&(struct qn_fake_options){.over_wire = n_rank == 5}, n_rank);
         ask_many(g, more);
         qn_engine_stats(g, &stats);
         assert_true(stats.tier.n_hit > 0);
@@ -97,7 +97,7 @@ static int check_rows(void *user, int first, int n_row, const float *logits)
 static void test_logits(void **state)
 {
     (void)state;
-    struct qn_engine *g = open_fake(NULL, 2);
+    struct qn_engine *g = open_fake(&(struct qn_fake_options){.over_wire = true}, 2);
     struct qn_err e = {0};
     int32_t *prompt = ask_prompt(1, N_PROMPT, 200);
     int next = 0;

@@ -52,6 +52,7 @@ struct qn_kern {
     void (*unit)(float *x, int n, float scale);                 /* x / sqrt(sum x^2 + 1e-6) * scale */
     void (*silu_mul)(float *gate, const float *up, size_t n);   /* gate = silu(gate) * up */
     void (*sigmoid_mul)(float *x, const float *gate, size_t n); /* x *= sigmoid(gate) */
+    void (*gelu)(float *x, size_t n);                           /* in place, by tanh */
     void (*axpy)(float *y, const float *x, float a, size_t n);  /* y += a x */
     /* one row of activations as the packed layers read it (pack_impl.h) */
     void (*act)(void *to, const float *x, int n, enum qn_act act, bool is_pairs);

@@ -83,6 +83,17 @@ static void sigmoid_mul(float *x, const float *gate, size_t n)
     }
 }
 
+/* 0.5 x (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3) */
+static void gelu(float *x, size_t n)
+{
+    v16 c = vset(0.044715f), two = vset(2.0f * 0.7978845608028654f), one = vset(1.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        int left = SOME(i, n);
+        v16 v = load_some(x + i, left), u = vmul(vmul(two, v), vfma(vmul(c, v), v, one));
+        store_some(x + i, vmul(v, vsigmoid(u)), left);
+    }
+}
+
 static void axpy(float *y, const float *x, float a, size_t n)
 {
     v16 scale = vset(a);
@@ -427,6 +438,7 @@ void KERN_FILL(struct qn_kern *k)
     k->unit = unit;
     k->silu_mul = silu_mul;
     k->sigmoid_mul = sigmoid_mul;
+    k->gelu = gelu;
     k->axpy = axpy;
     k->act = act;
     k->conv = conv;

@@ -9,6 +9,17 @@
  * the batch is in the step. Scratch between paired operations (q, gate, attention output, u, z, ...) belongs
  * to the device. Letters as in model/config.h.
  *
+ * A step. `begin` gives a device all of it once: the step, the most rows its draft passes can have, and where
+ * its results go. A device packs what it needs into one transfer; operations then take the step, or a pass of
+ * it (step.at_pass), to say which rows they are for, and a device reads its own copy. Between begin and sync
+ * the host reads nothing that the device computed: sync waits, brings the results down in one transfer, and
+ * ends the step. An operation may be given a step with fewer rows and sequences than the one begun, its first
+ * ones (slices); the arrays are the same. ref and cpu write results where they go at once.
+ *
+ * Drafts. `settle` ends what the verdict leaves open of a pass (tokens, positions, which rows stand); embed,
+ * draft_in, the layer, head and logits run over its rows; `draft` picks a draft a sequence and keeps it in
+ * the results. ref and cpu drop the rows that do not stand, so a pass may be left with none.
+ *
  * Activations. QN_ACT_F32: every value is float. QN_ACT_BF16: the input rows of a linear layer are rounded
  * to BF16 (nearest even), products accumulate in float; residual stream, norms, state, softmax stay float.
  * QN_ACT_INT8: as BF16, and from there to 8 bits a block of 32 (act.h) before layers in NVFP4, int4 or int8.

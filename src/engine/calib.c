@@ -103,8 +103,13 @@ static void run_sequence(struct qn_calib *c, struct qn_device *d, const struct q
     struct qn_step_seq seq = {.n_row = n, .n_page = QN_CEIL_DIV(n + 1, QN_PAGE), .is_fresh = true};
     struct qn_step s = {
         .n_row = n, .n_seq = 1, .tok = zeros, .row_seq = zeros, .pos = places, .seq = &seq, .pages = places};
-    struct qn_layer layer = {
-        .b = c->o.backend, .d = d, .is_moe = c->config.is_moe, .hidden = c->config.hidden, .x = x, .y = y};
+    struct qn_layer layer = {.b = c->o.backend,
+                             .d = d,
+                             .is_moe = c->config.is_moe,
+                             .hidden = c->config.hidden,
+                             .vocab = c->config.vocab,
+                             .x = x,
+                             .y = y};
     size_t size = (size_t)n * (size_t)c->config.hidden;
     memset(y, 0, size * sizeof *y);
     qn_layer_run(&layer, &s, w, 0, 0);

@@ -45,10 +45,8 @@ void qn_draft_first(struct qn_draft *m, const struct qn_step *s, const float *hi
 static void pick(struct qn_draft *m, struct qn_pass *p)
 {
     const struct qn_layer *f = m->layer;
-    struct qn_op_logits logits = {m->w->head, m->hidden, 0, p->step.n_logit, m->logits};
     struct qn_op_draft draft = {p, m->logits};
-    f->b->logits(f->d, &p->step, &logits);
-    qn_layer_meet(f, QN_MEET_LOGITS, m->logits, p->step.n_logit, m->vocab);
+    qn_layer_logits(f, &p->step, m->w, m->hidden, 0, p->step.n_logit, m->logits);
     f->b->draft(f->d, &draft);
 }
 

@@ -9,7 +9,7 @@
 struct qn_draft {
     const struct qn_layer *layer;
     const struct qn_weights *w; /* with mtp */
-    int n_full, vocab;
+    int n_full;
     float *hidden; /* [rows, H] of the passes */
     float *logits; /* [max_seqs or more, V] */
     struct qn_pass pass[QN_MAX_DRAFT];

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "engine/flight.h"
 #include "engine/loop.h"
+#include "engine/meet.h"
 #include "engine/sched.h"
 #include "engine/score.h"
 #include "engine/size.h"
@@ -44,6 +45,7 @@ struct qn_engine {
     struct qn_mail *mail;
     struct qn_letter cancel_all, quit;
     struct qn_ranks *ranks;
+    struct qn_meet_local *meet; /* of several, or NULL */
     struct qn_flight *flight;
 
     /* engine thread */
@@ -617,6 +619,7 @@ static void init_sched(struct qn_engine *g)
 static void destroy(struct qn_engine *g)
 {
     qn_ranks_close(g->ranks);
+    qn_meet_local_free(g->meet);
     if (g->sched.running) qn_sched_fini(&g->sched);
     for (int i = 0; i < 2; i++)
         if (g->batch[i].part) qn_batch_fini(&g->batch[i]);
@@ -653,6 +656,10 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     QN_TRY(open_tier(g, e));
     g->size.ranks.home = g->mail;
     g->size.ranks.letter_kind = LETTER_WORK;
+    if (g->size.ranks.n > 1 && !o->meet && !o->runner) {
+        g->meet = qn_meet_local_create(g->size.ranks.n);
+        g->size.ranks.meet = qn_meet_local_seats(g->meet);
+    }
     rc = qn_ranks_open(&g->ranks, &g->size.ranks, e);
     if (rc == QN_NOMEM && e) qn_size_name_nearest(&g->size, o, e);
     if (rc) goto out;

@@ -9,13 +9,14 @@
 
 struct qn_forward {
     struct qn_layer layer; /* back end, device, residual stream */
-    struct qn_config c;
+    struct qn_config c;    /* the rank's own */
     struct qn_weights *w;
     int max_rows, max_logits,
         max_seqs;             /* of a step; the device also has room for the MTP row of each sequence */
     float *hidden;            /* [rows, H] after the final norm */
     float *slice_x, *slice_y; /* [rows, H] of a sequence between two of its slices */
     float *logits;            /* [max_logits, V] */
+    float *part;              /* the rank's part of them, with several */
     struct qn_draft draft;
     bool has_told_draft; /* that a draft had no finite logits: once is enough */
 };
@@ -32,10 +33,15 @@ static struct qn_device_options device_options(const struct qn_forward_options *
 void qn_forward_sizes(const struct qn_forward_options *o, struct qn_device_sizes *out)
 {
     struct qn_device_options dev = device_options(o, o->device.has_mtp);
+    struct qn_shard shard;
+    bool is_shared = o->n_rank > 1 && !qn_shard_init(&shard, dev.config, o->rank, o->n_rank, NULL);
+    if (is_shared) dev.config = &shard.config;
     o->backend->sizes(&dev, out);
+    if (is_shared) out->workspace_bytes += (size_t)dev.max_logits * (size_t)shard.vocab.n * sizeof(float);
 }
 
-static int alloc_buffers(struct qn_forward *f, int rows, struct qn_err *e)
+/* n_tok: ids of the rank's part of the vocabulary, 0 with one rank. */
+static int alloc_buffers(struct qn_forward *f, int rows, int n_tok, struct qn_err *e)
 {
     int rc = QN_OK;
     const struct qn_backend *b = f->layer.b;
@@ -47,8 +53,11 @@ static int alloc_buffers(struct qn_forward *f, int rows, struct qn_err *e)
     f->slice_x = b->alloc(d, row_bytes);
     f->slice_y = b->alloc(d, row_bytes);
     f->logits = b->alloc(d, (size_t)f->max_logits * (size_t)f->c.vocab * sizeof(float));
-    QN_FAIL_IF(!f->layer.x || !f->layer.y || !f->hidden || !f->slice_x || !f->slice_y || !f->logits, e,
-               QN_NOMEM, "no memory for buffers of %d rows and %d logit rows; use fewer", rows,
+    if (n_tok) f->part = b->alloc(d, (size_t)f->max_logits * (size_t)n_tok * sizeof(float));
+    f->layer.part = f->part;
+    QN_FAIL_IF(!f->layer.x || !f->layer.y || !f->hidden || !f->slice_x || !f->slice_y || !f->logits ||
+                   (n_tok && !f->part),
+               e, QN_NOMEM, "no memory for buffers of %d rows and %d logit rows; use fewer", rows,
                f->max_logits);
 out:
     return rc;
@@ -59,7 +68,6 @@ static int open_drafts(struct qn_forward *f, int rows, struct qn_err *e)
     int rc = QN_OK;
     f->draft.layer = &f->layer;
     f->draft.n_full = f->c.n_full;
-    f->draft.vocab = f->c.vocab;
     f->draft.logits = f->logits;
     f->draft.hidden =
         f->layer.b->alloc(f->layer.d, (size_t)rows * (size_t)f->c.hidden * sizeof *f->draft.hidden);
@@ -76,9 +84,20 @@ int qn_forward_open(struct qn_forward **out, const struct qn_model *model, const
     struct qn_forward *f = xcalloc(1, sizeof *f);
     bool has_mtp = o->with_mtp && qn_model_has_mtp(model);
     struct qn_device_options dev = device_options(o, has_mtp);
+    struct qn_shard shard;
+    bool is_shared = o->n_rank > 1;
     f->c = *qn_model_config(model);
-    f->layer =
-        (struct qn_layer){.b = o->backend, .meet = o->meet, .is_moe = f->c.is_moe, .hidden = f->c.hidden};
+    QN_FAIL_IF(is_shared && !o->meet, e, QN_INVAL, "%d ranks need a way to bring their parts together",
+               o->n_rank);
+    if (is_shared) {
+        QN_TRY(qn_shard_init(&shard, &f->c, o->rank, o->n_rank, e));
+        f->c = shard.config;
+    }
+    f->layer = (struct qn_layer){.b = o->backend,
+                                 .meet = is_shared ? o->meet : NULL,
+                                 .is_moe = f->c.is_moe,
+                                 .hidden = f->c.hidden,
+                                 .vocab = f->c.vocab};
     f->max_rows = o->device.max_rows;
     f->max_logits = dev.max_logits;
     f->max_seqs = dev.max_seqs;
@@ -86,9 +105,15 @@ int qn_forward_open(struct qn_forward **out, const struct qn_model *model, const
                "max_rows, max_logits and max_seqs must be at least 1");
     dev.config = &f->c;
     QN_TRY(o->backend->open(&f->layer.d, &dev, e));
-    QN_TRY(alloc_buffers(f, dev.max_rows, e));
+    QN_TRY(alloc_buffers(f, dev.max_rows, is_shared ? shard.vocab.n : 0, e));
     if (has_mtp) QN_TRY(open_drafts(f, dev.max_rows, e));
-    struct qn_load load = {model, o->backend, f->layer.d, has_mtp, o->progress, o->progress_user};
+    struct qn_load load = {.model = model,
+                           .backend = o->backend,
+                           .device = f->layer.d,
+                           .with_mtp = has_mtp,
+                           .progress = o->progress,
+                           .user = o->progress_user,
+                           .shard = is_shared ? &shard : NULL};
     QN_TRY(qn_load_weights(&f->w, &load, e));
     if (has_mtp) f->draft.w = f->w;
     *out = f;
@@ -111,6 +136,7 @@ void qn_forward_close(struct qn_forward *f)
         b->free(d, f->slice_x);
         b->free(d, f->slice_y);
         b->free(d, f->logits);
+        b->free(d, f->part);
         b->close(d);
     }
     qn_load_free(f->w);
@@ -165,13 +191,11 @@ static void run_layers(struct qn_forward *f, const struct qn_step *s, const stru
 static void run_logits(struct qn_forward *f, const struct qn_step *s)
 {
     const struct qn_layer *l = &f->layer;
-    struct qn_op_logits logits = {f->w->head, f->hidden, 0, s->n_logit, f->logits};
     struct qn_op_rows rows = {f->logits, 0, s->n_logit};
     bool wants_token = false;
     for (int i = 0; i < s->n_seq; i++) wants_token |= s->seq[i].wants_token;
     if (!s->n_logit) return;
-    l->b->logits(l->d, s, &logits);
-    qn_layer_meet(l, QN_MEET_LOGITS, f->logits, s->n_logit, f->c.vocab);
+    qn_layer_logits(l, s, f->w, f->hidden, 0, s->n_logit, f->logits);
     if (s->wants_raw) l->b->raw(l->d, s, &rows);
     if (s->score_tok) l->b->score(l->d, s, &rows);
     if (!wants_token) return;
@@ -241,10 +265,8 @@ int qn_forward_mtp_logits(struct qn_forward *f, const struct qn_step *s, float *
     const struct qn_step *rows = &f->draft.pass[0].step;
     for (int first = 0; first < rows->n_logit; first += f->max_logits) { /* as many as fit at a time */
         int n = QN_MIN(f->max_logits, rows->n_logit - first);
-        struct qn_op_logits some = {f->w->head, f->draft.hidden, first, n, f->logits};
         struct qn_op_rows raw = {f->logits, first, n};
-        l->b->logits(l->d, rows, &some);
-        qn_layer_meet(l, QN_MEET_LOGITS, f->logits, n, f->c.vocab);
+        qn_layer_logits(l, rows, f->w, f->draft.hidden, first, n, f->logits);
         l->b->raw(l->d, rows, &raw);
     }
     QN_TRY(l->b->sync(l->d, e));

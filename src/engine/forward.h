@@ -5,7 +5,7 @@
 #define QN_FORWARD_H
 
 #include "engine/layer.h"
-#include "model/checkpoint.h"
+#include "model/shard.h"
 
 struct qn_forward;
 

@@ -2,16 +2,26 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/layer.h"
 
-void qn_layer_meet(const struct qn_layer *f, enum qn_meeting at, float *p, int n_row, int width)
+static void meet(const struct qn_layer *f, enum qn_meeting at, float *p, int n_row)
 {
-    if (f->meet) f->meet->sum(f->meet->user, f->d, at, p, n_row, width);
+    if (f->meet) f->meet->sum(f->meet->user, f->d, at, p, n_row, f->hidden);
 }
 
 void qn_layer_embed(const struct qn_layer *f, const struct qn_step *s, const struct qn_weights *w)
 {
     struct qn_op_embed op = {w->embed, w->first_tok, w->n_tok, f->x, f->y};
     f->b->embed(f->d, s, &op);
-    qn_layer_meet(f, QN_MEET_EMBED, f->x, s->n_row, f->hidden);
+    meet(f, QN_MEET_EMBED, f->x, s->n_row);
+}
+
+void qn_layer_logits(const struct qn_layer *f, const struct qn_step *s, const struct qn_weights *w,
+                     const float *hidden, int first, int n, float *logits)
+{
+    struct qn_op_logits op = {w->head, hidden, first, n, f->part ? f->part : logits};
+    f->b->logits(f->d, s, &op);
+    if (!f->part) return;
+    struct qn_gather g = {f->part, w->first_tok, w->n_tok, logits, n, f->vocab};
+    f->meet->gather(f->meet->user, f->d, &g);
 }
 
 static void run_full(const struct qn_layer *f, const struct qn_step *s, const struct qn_layer_weights *w,
@@ -25,7 +35,7 @@ static void run_full(const struct qn_layer *f, const struct qn_step *s, const st
     if (decode.n_seq) f->b->attn_decode(f->d, s, &decode);
     if (prefill.n_seq) f->b->attn_prefill(f->d, s, &prefill);
     f->b->attn_out(f->d, s, &out);
-    qn_layer_meet(f, QN_MEET_ATTN, f->y, s->n_row, f->hidden);
+    meet(f, QN_MEET_ATTN, f->y, s->n_row);
 }
 
 static void run_gdn(const struct qn_layer *f, const struct qn_step *s, const struct qn_layer_weights *w,
@@ -39,7 +49,7 @@ static void run_gdn(const struct qn_layer *f, const struct qn_step *s, const str
     if (decode.n_seq) f->b->gdn_decode(f->d, s, &decode);
     if (prefill.n_seq) f->b->gdn_prefill(f->d, s, &prefill);
     f->b->gdn_out(f->d, s, &out);
-    qn_layer_meet(f, QN_MEET_GDN, f->y, s->n_row, f->hidden);
+    meet(f, QN_MEET_GDN, f->y, s->n_row);
 }
 
 void qn_layer_run(const struct qn_layer *f, const struct qn_step *s, const struct qn_layer_weights *w,
@@ -54,5 +64,5 @@ void qn_layer_run(const struct qn_layer *f, const struct qn_step *s, const struc
         f->b->moe(f->d, s, &ffn);
     else
         f->b->mlp(f->d, s, &ffn);
-    qn_layer_meet(f, QN_MEET_FFN, f->y, s->n_row, f->hidden);
+    meet(f, QN_MEET_FFN, f->y, s->n_row);
 }

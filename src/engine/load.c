@@ -50,6 +50,8 @@ static int vec(struct walk *k, enum qn_vec which, int layer, size_t n, const flo
     QN_FAIL_IF(!data, k->e, QN_NOMEM, "no memory for a vector of %zu numbers", n);
     if (s)
         QN_TRY(s->vec(s->ctx, which, layer, data, n, k->e));
+    else if (k->l->shard)
+        QN_TRY(qn_shard_vec(k->l->shard, k->l->model, which, layer, data, n, k->e));
     else
         QN_TRY(qn_model_vec(k->l->model, which, layer, data, n, k->e));
     QN_TRY(k->l->backend->vector(k->l->device, data, n, out, k->e));
@@ -156,6 +158,29 @@ out:
     return rc;
 }
 
+/* One layer, or the rank's part of it; its data are on their way, so that scales are read only now. */
+static int load_item(struct walk *k, const struct item *it, struct qn_linear *view)
+{
+    int rc = QN_OK;
+    const struct qn_load *l = k->l;
+    struct qn_slice slice = {0};
+    if (l->source)
+        QN_TRY(l->source->linear(l->source->ctx, it->role, it->layer, it->expert, view, k->e));
+    else
+        QN_TRY(qn_model_linear(l->model, it->role, it->layer, it->expert, view, k->e));
+    if (l->shard) {
+        struct qn_cut cut;
+        qn_shard_cut(l->shard, it->role, &cut);
+        QN_TRY(qn_slice_make(&slice, view, &cut, k->e));
+    }
+    const struct qn_linear *own = l->shard ? &slice.linear : view;
+    QN_TRY(qn_linear_check(own, k->e));
+    QN_TRY(l->backend->weight(l->device, own, it->rows, it->out, k->e));
+out:
+    qn_slice_free(&slice);
+    return rc;
+}
+
 static int load_items(struct walk *k)
 {
     int rc = QN_OK;
@@ -174,13 +199,7 @@ static int load_items(struct walk *k)
             qn_model_will_need(l->model, &views[n_ahead]);
             ahead += qn_linear_bytes(&views[n_ahead]);
         }
-        const struct item *it = &k->items[i]; /* its data are on their way: read scales only now */
-        if (l->source)
-            QN_TRY(l->source->linear(l->source->ctx, it->role, it->layer, it->expert, &views[i], k->e));
-        else
-            QN_TRY(qn_model_linear(l->model, it->role, it->layer, it->expert, &views[i], k->e));
-        QN_TRY(qn_linear_check(&views[i], k->e));
-        QN_TRY(l->backend->weight(l->device, &views[i], k->items[i].rows, k->items[i].out, k->e));
+        QN_TRY(load_item(k, &k->items[i], &views[i]));
         done += qn_linear_bytes(&views[i]);
         if (!k->items[i].rows && !l->source)
             qn_model_done_with(l->model, &views[i]); /* a table may be read in place */
@@ -191,10 +210,16 @@ out:
     return rc;
 }
 
+/* Of the part that is loaded. */
+static const struct qn_config *config_of(const struct qn_load *l)
+{
+    return l->shard ? &l->shard->config : qn_model_config(l->model);
+}
+
 int qn_load_weights(struct qn_weights **out, const struct qn_load *l, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct walk k = {.c = qn_model_config(l->model), .l = l, .e = e};
+    struct walk k = {.c = config_of(l), .l = l, .e = e};
     struct weights *w = xcalloc(1, sizeof *w);
     w->w.layers = xcalloc((size_t)k.c->n_layer, sizeof *w->w.layers);
     if (l->with_mtp) w->w.mtp = xcalloc(1, sizeof *w->w.mtp);
@@ -202,6 +227,10 @@ int qn_load_weights(struct qn_weights **out, const struct qn_load *l, struct qn_
     QN_TRY(load_items(&k));
     if (k.c->is_tied) w->w.head = w->w.embed;
     w->w.n_tok = k.c->vocab;
+    if (l->shard) {
+        w->w.first_tok = l->shard->vocab.first;
+        w->w.n_tok = l->shard->vocab.n;
+    }
     *out = &w->w;
     w = NULL;
 out:
@@ -213,7 +242,7 @@ out:
 int qn_load_layer(struct qn_weights **out, const struct qn_load *l, int layer, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct walk k = {.c = qn_model_config(l->model), .l = l, .e = e};
+    struct walk k = {.c = config_of(l), .l = l, .e = e};
     struct weights *w = xcalloc(1, sizeof *w);
     w->w.layers = xcalloc(1, sizeof *w->w.layers);
     QN_TRY(walk_layer(w, &k, layer, k.c->is_full[layer], &w->w.layers[0]));

@@ -4,7 +4,7 @@
 #define QN_LOAD_H
 
 #include "backend/backend.h"
-#include "model/checkpoint.h"
+#include "model/shard.h"
 
 struct qn_load {
     const struct qn_model *model;
@@ -14,6 +14,7 @@ struct qn_load {
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes); /* or NULL */
     void *user;
     const struct qn_source *source; /* where the parts come from; NULL: the model's files */
+    const struct qn_shard *shard;   /* the rank's part of the model's files; NULL: all of them */
 };
 
 /* Pages of the file are read ahead of the layer being repacked and given back after it, so the peak stays

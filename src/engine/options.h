@@ -21,7 +21,7 @@ struct qn_engine_options {
     void *runner_user;
     const struct qn_config *config;
     int n_rank;                 /* that share the work; 0: one */
-    const struct qn_meet *meet; /* [n_rank] engine/layer.h: brings their parts together; NULL: nothing does */
+    const struct qn_meet *meet; /* [n_rank] engine/layer.h: brings their parts together; NULL: over threads */
     int n_thread;               /* CPU workers; 0: one per physical core */
     enum qn_act act;            /* of the inputs of dot products */
     int kv;                     /* enum qn_kv, or -1: F32 with F32 activations, else BF16 */

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/ranks.h"
 
+#include "base/cpu.h"
 #include "base/mem.h"
 
 /* A rank and what it works on. */
@@ -28,6 +29,10 @@ struct qn_forward_options qn_ranks_seat(const struct qn_forward_options *o, cons
     own.n_rank = n;
     own.meet = meet ? &meet[i] : NULL;
     if (i) own.progress = NULL; /* it is told once */
+    if (n > 1) {                /* workers are shared out, one each at least */
+        int all = o->device.n_thread ? o->device.n_thread : qn_cpu_n_core();
+        own.device.n_thread = QN_MAX(all * (i + 1) / n - all * i / n, 1);
+    }
     return own;
 }
 

@@ -192,12 +192,14 @@ int qn_size_decide(struct qn_size *out, const struct qn_engine_options *o, struc
                                       .meet = o->meet}};
     QN_FAIL_IF(out->ranks.n < 1 || out->ranks.n > QN_MAX_RANK, e, QN_INVAL, "%d ranks: 1 to %d", out->ranks.n,
                QN_MAX_RANK);
-    QN_FAIL_IF(out->ranks.n > 1 && !o->runner && !o->meet, e, QN_UNSUPPORTED,
-               "%d ranks need a way to bring their parts together", out->ranks.n);
     QN_FAIL_IF(!o->runner && (!o->model || !o->backend), e, QN_INVAL,
                "the engine needs a model and a backend");
     QN_FAIL_IF(!o->model && !o->config, e, QN_INVAL, "the engine needs a model or its configuration");
     out->config = o->config ? *o->config : *qn_model_config(o->model);
+    if (out->ranks.n > 1 && !o->runner) {
+        struct qn_shard first;
+        QN_TRY(qn_shard_init(&first, &out->config, 0, out->ranks.n, e));
+    }
     if (o->model) {
         struct qn_tally tally;
         qn_tally_model(o->model, &tally);

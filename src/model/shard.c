@@ -26,7 +26,7 @@ bool qn_shard_fits(const struct qn_config *c, int n)
     if (n < 1) return false;
     if (c->n_full && (!divides(n, c->n_head) || (!divides(n, c->n_kv_head) && n % c->n_kv_head)))
         return false;
-    if (c->n_gdn && !divides(n, c->n_k_head)) return false;
+    if (c->n_gdn && (!divides(n, c->n_v_head) || (!divides(n, c->n_k_head) && n % c->n_k_head))) return false;
     int narrow = c->is_moe ? QN_MIN(c->expert_ffn, c->shared_ffn ? c->shared_ffn : c->expert_ffn) : c->ffn;
     return narrow >= n && c->vocab >= n;
 }
@@ -49,7 +49,7 @@ int qn_shard_init(struct qn_shard *s, const struct qn_config *whole, int rank, i
     }
     c->n_head = whole->n_head / n;
     c->n_kv_head = QN_MAX(whole->n_kv_head / n, 1);
-    c->n_k_head = whole->n_k_head / n;
+    c->n_k_head = QN_MAX(whole->n_k_head / n, 1);
     c->n_v_head = whole->n_v_head / n;
     if (whole->ffn) c->ffn = part(whole->ffn, rank, n).n;
     if (whole->shared_ffn) c->shared_ffn = part(whole->shared_ffn, rank, n).n;
@@ -65,10 +65,11 @@ static struct qn_range heads(const struct qn_shard *s, int at, int n_own, int si
     return (struct qn_range){at + s->rank * n_own * size, n_own * size};
 }
 
-static struct qn_range kv_heads(const struct qn_shard *s)
+/* Heads that several ranks may share: the first of the rank is the n_whole * rank / n th. */
+static struct qn_range shared_heads(const struct qn_shard *s, int at, int n_whole, int n_own, int size)
 {
-    int hd = s->whole.head_dim, first = (int)((int64_t)s->whole.n_kv_head * s->rank / s->n);
-    return (struct qn_range){first * hd, s->config.n_kv_head * hd};
+    int first = (int)((int64_t)n_whole * s->rank / s->n);
+    return (struct qn_range){at + first * size, n_own * size};
 }
 
 static struct qn_range width_of(const struct qn_shard *s, enum qn_role role)
@@ -93,8 +94,8 @@ static int qkv_ranges(const struct qn_shard *s, struct qn_range *out)
 {
     const struct qn_config *w = &s->whole, *c = &s->config;
     int kd = qn_config_key_dim(w);
-    out[0] = heads(s, 0, c->n_k_head, c->k_dim);
-    out[1] = heads(s, kd, c->n_k_head, c->k_dim);
+    out[0] = shared_heads(s, 0, w->n_k_head, c->n_k_head, c->k_dim);
+    out[1] = shared_heads(s, kd, w->n_k_head, c->n_k_head, c->k_dim);
     out[2] = heads(s, 2 * kd, c->n_v_head, c->v_dim);
     return 3;
 }
@@ -114,7 +115,7 @@ void qn_shard_cut(const struct qn_shard *s, enum qn_role role, struct qn_cut *ou
         break;
     case QN_ROLE_K:
     case QN_ROLE_V:
-        out->out[out->n_range++] = kv_heads(s);
+        out->out[out->n_range++] = shared_heads(s, 0, s->whole.n_kv_head, c->n_kv_head, c->head_dim);
         break;
     case QN_ROLE_O:
         out->in = heads(s, 0, c->n_head, c->head_dim);

@@ -1,7 +1,8 @@
 /* A shard: what one of several ranks holds of a model (tensor parallel).
  *
  *   attention   heads of queries and their gates; KV heads with them, or one that several ranks share
- *   delta net   key heads with their value heads, their channels of the convolution
+ *   delta net   value heads with their key heads (or one that several ranks share), their channels of the
+ *               convolution
  *   MLP, experts, shared expert   a part of the width, aligned to what quantised blocks want
  *   embedding, head   a part of the vocabulary
  *   norms, router, shared gate, the draft layer's stem   whole

@@ -251,7 +251,9 @@ int qn_slice_make(struct qn_slice *out, const struct qn_linear *whole, const str
     if (!cut.n_range) cut.out[0] = (struct qn_range){0, whole->n_out}, cut.n_range = 1;
     if (!cut.in.n) cut.in = (struct qn_range){0, whole->n_in};
     bool cuts_in = cut.in.n != whole->n_in;
-    QN_CHECK(is_known(whole->format));
+    QN_FAIL_IF(!is_known(whole->format) && (cuts_in || whole->n_out != (int)total(cut.out, cut.n_range)), e,
+               QN_UNSUPPORTED, "%s: a layer of %s cannot be shared out over ranks; serve it on one",
+               whole->name, qn_format_name(whole->format));
     QN_TRY(check_cut(whole, &cut, cuts_in, e));
     l->n_out = (int)total(cut.out, cut.n_range);
     l->n_in = cut.in.n;

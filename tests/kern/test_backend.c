@@ -609,11 +609,16 @@ static void op_draft(void)
             s->b->sample(s->d, &w.s, &rows);
             s->b->verify(s->d, &w.s);
             float *own = s->b->alloc(s->d, (size_t)(MAX_ROWS + N_SEQ) * H * sizeof(float));
-            struct qn_layer layer = {s->b, s->d, NULL, c->is_moe, (int)H, s->x, s->y};
+            struct qn_layer layer = {.b = s->b,
+                                     .d = s->d,
+                                     .is_moe = c->is_moe,
+                                     .hidden = (int)H,
+                                     .vocab = (int)V,
+                                     .x = s->x,
+                                     .y = s->y};
             struct qn_draft m = {.layer = &layer,
                                  .w = s->w,
                                  .n_full = c->n_full,
-                                 .vocab = (int)V,
                                  .hidden = own,
                                  .logits = s->logits,
                                  .n_pass = n_pass};

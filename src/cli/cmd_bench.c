@@ -82,8 +82,8 @@ bool qn_bench_has_room(const struct qn_bench *b, int n_stream, int n_tok)
 
 struct wish {
     const char *device, *prompt, *context, *streams, *depths, *activations, *mtp, *kv, *disk_tier, *csv;
-    int64_t n_thread, n_run, n_gen, seed, turns, step_tokens, long_prompt, long_known, n_prompt, n_first,
-        n_more, seconds, memory;
+    int64_t n_thread, n_rank, n_run, n_gen, seed, turns, step_tokens, long_prompt, long_known, n_prompt,
+        n_first, n_more, seconds, memory;
     double temperature;
     bool json, speculate, shared;
     struct qn_model_wish over;
@@ -109,6 +109,7 @@ static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
     b->base = (struct qn_engine_options){.model = b->model,
                                          .backend = backend,
                                          .n_thread = (int)w->n_thread,
+                                         .n_rank = (int)w->n_rank,
                                          .act = (enum qn_act)act,
                                          .kv = kv,
                                          .memory_bytes = w->memory,
@@ -218,6 +219,7 @@ static int run(int argc, char **argv)
         {"runs", 'r', QN_OPT_INT, &w.n_run, "N", "runs of a figure: speed and speculation (3)", .min = 1,
          .max = QN_BENCH_RUNS},
         {"threads", 't', QN_OPT_INT, &w.n_thread, "N", "CPU workers (all cores)", .min = 0, .max = 4096},
+        {"tp", 0, QN_OPT_INT, &w.n_rank, "N", "ranks that share the model (1)", .min = 0, .max = QN_MAX_RANK},
         {"device", 0, QN_OPT_STR, &w.device, "NAME", "cpu or ref"},
         {"memory", 'm', QN_OPT_BYTES, &w.memory, "BYTES", "for weights and caches (of the machine)"},
         {"kv", 0, QN_OPT_STR, &w.kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)"},

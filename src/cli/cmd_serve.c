@@ -20,6 +20,7 @@
 #include "cli/wish.h"
 #include "model/checkpoint.h"
 #include "model/plan.h"
+#include "model/shard.h"
 #include "server/server.h"
 #include "server/trace.h"
 #include "text/chat.h"
@@ -126,10 +127,6 @@ static int check_wish(struct job *j, struct qn_err *e)
                "--request-timeout %g: 0 (off) to 1000000 seconds", w->request_timeout);
     QN_FAIL_IF((w->disk_bytes || w->disk_writes) && !w->disk_tier, e, QN_INVAL,
                "--disk-tier-size and --disk-tier-writes are limits of --disk-tier DIR, which is not given");
-    if (w->ranks > 1)
-        fprintf(stderr,
-                "--tensor-parallel-size %" PRId64 ": this build has one rank; the model runs on it whole\n",
-                w->ranks);
     QN_TRY(qn_access_read(&j->gate, &(struct qn_access_wish){w->keys, w->key_file, w->origins, w->hosts},
                           j->arena, e));
     j->n_name = qn_wish_split(w->names, j->names, MAX_NAMES, "served-model-name", j->arena, e);
@@ -192,6 +189,17 @@ static void set_server(struct job *j)
     };
 }
 
+/* A recipe for other cards starts too: with the most ranks, up to those asked for, that the heads allow. */
+static int fit_ranks(const struct qn_model *m, int wanted)
+{
+    int n = QN_MIN(wanted, QN_MAX_RANK);
+    while (n > 1 && !qn_shard_fits(qn_model_config(m), n)) n--;
+    if (n != wanted)
+        fprintf(stderr, "--tp %d: the heads of this model cannot be shared out so; %d rank%s\n", wanted, n,
+                n == 1 ? " runs it" : "s run it");
+    return n;
+}
+
 static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_err *e)
 {
     int rc = QN_OK, kv = -1;
@@ -199,6 +207,7 @@ static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_er
     struct qn_engine_options g = {.model = j->model, .backend = j->backend, .kv = -1};
     if (j->fake) g = *j->fake;
     g.n_thread = (int)w->threads;
+    if (w->ranks > 1 && j->model) g.n_rank = fit_ranks(j->model, (int)w->ranks);
     g.act = (enum qn_act)j->act;
     QN_TRY(qn_wish_kv(w->kv, j->model, &kv, e)); /* what fp8 is depends on the checkpoint */
     if (kv >= 0) g.kv = kv;

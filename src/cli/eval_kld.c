@@ -34,7 +34,7 @@ struct manner {                            /* how a model is run */
 struct options {
     const char *reference, *out;
     struct manner tested, ref;
-    int64_t context, n_thread, max_tokens, k;
+    int64_t context, n_thread, n_rank, max_tokens, k;
     bool json;
     struct qn_model_wish wish; /* of MODEL, not of the reference */
 };
@@ -73,6 +73,7 @@ static int open_side(struct side *s, const char *folder, const struct options *o
         .model = s->model,
         .backend = backend,
         .n_thread = (int)o->n_thread,
+        .n_rank = (int)o->n_rank,
         .act = (enum qn_act)act,
         .kv = kv,
         .max_context = (int)o->context + 1,
@@ -227,6 +228,13 @@ static const struct qn_opt *option_table(enum task task, struct options *o, size
                                  .help = "CPU workers (all cores)",
                                  .min = 0,
                                  .max = 4096};
+    table[k++] = (struct qn_opt){.name = "tp",
+                                 .type = QN_OPT_INT,
+                                 .out = &o->n_rank,
+                                 .arg = "N",
+                                 .help = "ranks that share the model (1)",
+                                 .min = 1,
+                                 .max = QN_MAX_RANK};
     table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->tested.device, "NAME", "cpu or ref (cpu)"};
     table[k++] = (struct qn_opt){"activations",          0,      QN_OPT_STR,
                                  &o->tested.activations, "TYPE", QN_ACT_NAMES " (bf16; ref: f32)"};
@@ -341,7 +349,7 @@ static void print_receipt(const struct receipt *r)
 
 static int run_task(enum task task, const char *name, const struct qn_opt_usage *usage, int argc, char **argv)
 {
-    struct options o = {"", "", {"cpu", "", ""}, {"", "", ""}, .context = 512, .k = 64};
+    struct options o = {"", "", {"cpu", "", ""}, {"", "", ""}, .context = 512, .n_rank = 1, .k = 64};
     const char *args[2];
     int n_arg, rc;
     size_t n_opt;

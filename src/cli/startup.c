@@ -64,6 +64,8 @@ void qn_startup_print(const struct qn_startup *u)
     if (i->n_thread) snprintf(threads, sizeof threads, "%d", i->n_thread);
     row("compute", "%s%s%s, activations %s, threads %s, %d prefill tokens a step", device,
         i->isa && *i->isa ? " " : "", i->isa ? i->isa : "", w->activations, threads, i->step_tokens);
+    if (i->n_rank > 1)
+        row("ranks", "%d, threads of this process; each holds a part of every layer", i->n_rank);
     row("KV cache", "%s; prefix cache %s", i->kv ? i->kv : "none", w->no_prefix_cache ? "off" : "on");
     if (!i->has_mtp)
         row("speculation", "off: the checkpoint has no MTP head");

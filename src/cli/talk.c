@@ -33,6 +33,7 @@ bool qn_talk_interrupted(void)
 void qn_talk_defaults(struct qn_talk_options *o)
 {
     *o = (struct qn_talk_options){.max_new = 2048,
+                                  .n_rank = 1,
                                   .mtp = -1,
                                   .seed = -1,
                                   .top_k = -1,
@@ -61,6 +62,8 @@ int qn_talk_table(struct qn_talk_options *o, struct qn_opt *table)
         {"memory", 'm', QN_OPT_BYTES, &o->memory, "BYTES", "for weights and caches (of the machine)", NULL,
          NULL, 0, 0},
         {"threads", 0, QN_OPT_INT, &o->n_thread, "N", "(one per physical core)", NULL, NULL, 0, 1024},
+        {"tp", 0, QN_OPT_INT, &o->n_rank, "N", "ranks that share the model (1)", NULL, "tensor-parallel-size",
+         1, QN_MAX_RANK},
         {"mtp", 0, QN_OPT_INT, &o->mtp, "N", "drafts a step, 0: off (automatic)", NULL, NULL, -1,
          QN_MAX_DRAFT},
         {"device", 'd', QN_OPT_STR, &o->device, "cpu|ref", "what computes (cpu)", NULL, NULL, 0, 0},
@@ -86,6 +89,7 @@ int qn_talk_open(struct qn_talk *t, const char *folder, const struct qn_talk_opt
     struct qn_engine_options options = {.model = t->model,
                                         .backend = backend,
                                         .n_thread = (int)o->n_thread,
+                                        .n_rank = (int)o->n_rank,
                                         .kv = -1,
                                         .max_context = (int)o->context,
                                         .max_seqs = 1,

@@ -12,14 +12,14 @@
 
 struct qn_talk_options {
     const char *device, *template_path, *think; /* think: "on", "off" or NULL (the template's own) */
-    int64_t n_thread, context, memory, mtp, max_new, seed, top_k;
+    int64_t n_thread, n_rank, context, memory, mtp, max_new, seed, top_k;
     double temperature, top_p, min_p, presence; /* negative: the model's default */
     struct qn_model_wish model;
 };
 void qn_talk_defaults(struct qn_talk_options *o);
 /* The options as rows of an option table; returns how many. */
 int qn_talk_table(struct qn_talk_options *o, struct qn_opt *table);
-#define QN_TALK_N_OPT 23
+#define QN_TALK_N_OPT 24
 
 struct qn_talk {
     struct qn_model *model;

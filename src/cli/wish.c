@@ -144,8 +144,8 @@ int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_err *e)
 
         /* of other servers */
         STR("model", model, "MODEL", "the model, as an option", .alias = "model-path", .letter = 'm'),
-        INT("tensor-parallel-size", ranks, "N", "this build has one rank", .alias = "tp,tp-size", .min = 1,
-            .max = 1024),
+        INT("tensor-parallel-size", ranks, "N", "ranks that share the model (1)", .alias = "tp,tp-size",
+            .min = 1, .max = 1024),
         STR("speculative-config", spec_json, "JSON", "method mtp and num_speculative_tokens are read"),
         STR("speculative-algo", spec_algo, "NAME", "NEXTN is the model's own head",
             .alias = "speculative-algorithm"),

@@ -667,6 +667,7 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     qn_ranks_describe(g->ranks, &g->device);
     g->info.weight_bytes = g->device.weight_bytes;
     g->info.n_thread = g->device.n_thread;
+    g->info.n_rank = g->size.ranks.n;
     g->info.isa = g->device.isa;
     g->limits = (struct qn_request_limits){
         .vocab = g->size.config.vocab, .max_context = g->info.max_context, .can_constrain = o->mask != NULL};

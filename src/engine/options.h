@@ -13,6 +13,8 @@ struct qn_runner; /* engine/runner.h */
 struct qn_mask;   /* text/mask.h */
 struct qn_meet;   /* engine/layer.h */
 
+#define QN_MAX_RANK 64
+
 struct qn_engine_options {
     const struct qn_model *model; /* outlives the engine */
     const struct qn_backend *backend;
@@ -50,7 +52,7 @@ struct qn_engine_options {
 
 /* What was decided at open, for the start-up table and /props. */
 struct qn_engine_info {
-    int max_context, max_seqs, max_queue, n_page, n_slot, step_tokens, n_thread;
+    int max_context, max_seqs, max_queue, n_page, n_slot, step_tokens, n_thread, n_rank;
     bool has_mtp;
     bool can_constrain; /* a request may bring a constraint */
     int mtp;            /* as in the options */

@@ -8,9 +8,8 @@
 #ifndef QN_RANKS_H
 #define QN_RANKS_H
 
+#include "engine/options.h"
 #include "engine/rank.h"
-
-#define QN_MAX_RANK 64
 
 struct qn_ranks_options {
     int n; /* 1 to QN_MAX_RANK */

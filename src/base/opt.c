@@ -23,6 +23,22 @@ int qn_opt_bytes(const char *text, int64_t *out)
     return QN_OK;
 }
 
+int qn_opt_count(const char *text, int64_t *out)
+{
+    char *end;
+    double x = strtod(text, &end);
+    if (end == text || x != x) return QN_INVAL;
+    static const char units[] = "kmgt";
+    const char *hit = *end ? strchr(units, *end | 32) : NULL;
+    if (hit) {
+        for (int i = 0; i <= hit - units; i++) x *= *end & 32 ? 1000 : 1024;
+        end++;
+    }
+    if (*end || x > 9e15 || x < -9e15 || x != (double)(int64_t)x) return QN_INVAL;
+    *out = (int64_t)x;
+    return QN_OK;
+}
+
 static bool alias_matches(const char *aliases, const char *name, size_t n)
 {
     while (aliases && *aliases) {
@@ -42,7 +58,7 @@ static const struct qn_opt *find(const struct qn_opt *table, size_t n_opt, const
     return NULL;
 }
 
-static int distance(const char *a, size_t n, const char *b)
+int qn_opt_distance(const char *a, size_t n, const char *b)
 {
     size_t m = strlen(b);
     int row[64];
@@ -63,16 +79,23 @@ static int distance(const char *a, size_t n, const char *b)
 
 static int unknown(const struct qn_opt *table, size_t n_opt, const char *name, size_t n, struct qn_err *e)
 {
-    const char *nearest = NULL;
+    char nearest[64] = "";
     int best = (int)n / 2 + 2;
     for (size_t i = 0; i < n_opt; i++) {
-        int d = distance(name, n, table[i].name);
-        if (d < best) {
-            best = d;
-            nearest = table[i].name;
+        const char *word = table[i].name, *rest = table[i].alias ? table[i].alias : "";
+        for (size_t k = strlen(word); k; k = strcspn(rest, ",")) {
+            char one[64];
+            snprintf(one, sizeof one, "%.*s", (int)k, word);
+            int d = qn_opt_distance(name, n, one);
+            if (d < best) {
+                best = d;
+                memcpy(nearest, one, sizeof one);
+            }
+            if (word != table[i].name) rest += k + (rest[k] == ',');
+            word = rest;
         }
     }
-    if (nearest)
+    if (nearest[0])
         return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "unknown option --%.*s; did you mean --%s?",
                           (int)n, name, nearest);
     return qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "unknown option --%.*s; --help lists all", (int)n,
@@ -93,11 +116,15 @@ static int store(const struct qn_opt *o, const char *name, size_t n_name, const 
     case QN_OPT_STR:
         *(const char **)o->out = value;
         break;
+    case QN_OPT_COUNT:
     case QN_OPT_INT: {
         errno = 0;
-        long long x = strtoll(value, &end, 10);
-        QN_FAIL_IF(end == value || *end || errno, e, QN_INVAL, "--%.*s: '%s' is not a whole number", n, name,
-                   value);
+        int64_t count = 0;
+        bool is_count = o->type == QN_OPT_COUNT;
+        int bad = is_count && strcasecmp(value, "auto") ? qn_opt_count(value, &count) : 0;
+        long long x = is_count ? count : strtoll(value, &end, 10);
+        QN_FAIL_IF(bad || (!is_count && (end == value || *end || errno)), e, QN_INVAL,
+                   "--%.*s: '%s' is not a whole number", n, name, value);
         QN_FAIL_IF(o->min < o->max && (x < o->min || x > o->max), e, QN_INVAL,
                    "--%.*s: %lld is not between %" PRId64 " and %" PRId64, n, name, x, o->min, o->max);
         *(int64_t *)o->out = x;

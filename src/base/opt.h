@@ -13,6 +13,7 @@ enum qn_opt_type {
     QN_OPT_FLAG,  /* bool *; no value ("--name=false" is accepted) */
     QN_OPT_STR,   /* const char ** */
     QN_OPT_INT,   /* int64_t * ; min..max when min < max */
+    QN_OPT_COUNT, /* int64_t *: as INT, or with k m g (powers of 1000), K M G (of 1024), or auto (0) */
     QN_OPT_NUM,   /* double * */
     QN_OPT_BYTES, /* int64_t *: plain, or with K M G T (powers of 1024) */
     QN_OPT_NOTE,  /* accepted with one printed line, `help`; takes a value when arg is set */
@@ -45,5 +46,9 @@ void qn_opt_help(FILE *out, const struct qn_opt *table, size_t n_opt, const stru
 
 /* "64", "1.5G". QN_INVAL when it is not a size. */
 int qn_opt_bytes(const char *text, int64_t *out);
+/* "4096", "128k" (128000), "128K" (131072), "1.5m". QN_INVAL when it is no whole number. */
+int qn_opt_count(const char *text, int64_t *out);
+/* How many letters differ (insertions, deletions, changes) between a [n] and b; 99 when b is long. */
+int qn_opt_distance(const char *a, size_t n, const char *b);
 
 #endif

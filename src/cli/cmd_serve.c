@@ -111,13 +111,21 @@ static int check_wish(struct job *j, struct qn_err *e)
         if (!strncmp(w->level, levels[i], 4)) level = (int)i;
     QN_FAIL_IF(level < 0, e, QN_INVAL, "--log-level %s: must be error, warn, info or debug", w->level);
     qn_log_set_level((enum qn_level)level);
-    QN_TRY(qn_wish_depth(w, j->arena, &j->depth, e));
+    QN_TRY(qn_wish_depth(w->mtp, &j->depth, e));
     QN_TRY(qn_wish_kv(w->kv, NULL, &kv, e));
     QN_TRY(qn_wish_generation(w, j->arena, e));
     if (w->kwargs) {
         QN_TRY(qn_json_parse(&j->kwargs, j->arena, w->kwargs, strlen(w->kwargs), "--template-kwargs", e));
         QN_FAIL_IF(!qn_json_is(j->kwargs, QN_JSON_OBJECT), e, QN_INVAL,
                    "--template-kwargs must be a JSON object");
+    }
+    if (w->think) {
+        bool is_on = !strcasecmp(w->think, "on");
+        QN_FAIL_IF(!is_on && strcasecmp(w->think, "off"), e, QN_INVAL, "--think %.40s: must be on or off",
+                   w->think);
+        if (!j->kwargs) j->kwargs = qn_json_new(j->arena, QN_JSON_OBJECT);
+        if (!qn_json_get(j->kwargs, "enable_thinking"))
+            qn_json_set(j->arena, j->kwargs, "enable_thinking", qn_json_new_bool(j->arena, is_on));
     }
     j->act = qn_act_find(w->activations);
     QN_FAIL_IF(j->act < 0, e, QN_INVAL, "--activations %.40s: must be " QN_ACT_NAMES, w->activations);
@@ -281,10 +289,9 @@ int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)
     qn_wish_init(&j.wish);
     char **given = argv;
     int n_given = argc;
-    argv = qn_wish_normalise(&argc, argv, j.arena);
-    qn_access_hide(n_given, given);
     qn_server_block_signals();
-    int rc = qn_wish_read(&j.wish, argc, argv, &e);
+    int rc = qn_wish_read(&j.wish, argc, argv, j.arena, &e);
+    qn_access_hide(n_given, given); /* the words were copied */
     if (rc) {
         status = qn_cli_usage_failed("serve", rc, &e);
         qn_arena_free(j.arena);

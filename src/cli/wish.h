@@ -10,27 +10,25 @@
 
 struct qn_wish {
     const char *model, *host, *device, *mtp, *kv, *names, *keys, *key_file, *origins, *hosts, *template,
-        *kwargs, *generation, *trace, *activations, *disk_tier, *level, *spec_json, *spec_algo;
+        *kwargs, *generation, *trace, *activations, *disk_tier, *level, *think;
     int64_t port, threads, context, max_seqs, max_queue, step_tokens, memory, max_body, max_requests,
-        body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, spec_steps, max_tokens, stuck;
+        body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, max_tokens, stuck;
     double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
     int64_t top_k;
     struct qn_model_wish over;
-    bool no_prefix_cache, mirror_reasoning, stream_usage, request_template, strict_model, isolate_keys;
+    bool no_prefix_cache, mirror_reasoning, stream_usage, request_template, strict_model, isolate_keys,
+        help_foreign;
 };
 
 void qn_wish_init(struct qn_wish *w);
-/* Spellings of other servers made ours: underscores, several values behind one option. A copy in the arena.
- */
-char **qn_wish_normalise(int *argc, char **argv, struct qn_arena *arena);
-/* As qn_opt_parse: QN_CANCELED after --help. */
-int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_err *e);
+/* As qn_opt_parse: QN_CANCELED after --help. Flags of other servers are translated (cli/flags.h). */
+int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_arena *arena, struct qn_err *e);
 
 /* "a,b" -> out[max]; returns how many, or an error. */
 int qn_wish_split(const char *list, const char **out, int max, const char *flag, struct qn_arena *arena,
                   struct qn_err *e);
-/* The draft depth: -1 automatic, 0 off. Prints what became of other servers' flags about speculation. */
-int qn_wish_depth(const struct qn_wish *w, struct qn_arena *arena, int *depth, struct qn_err *e);
+/* The draft depth: -1 automatic (text NULL or auto), 0 off. */
+int qn_wish_depth(const char *text, int *depth, struct qn_err *e);
 /* The type of the KV cache, -1: the engine's choice. m: or NULL while it is not open. */
 int qn_wish_kv(const char *text, const struct qn_model *m, int *out, struct qn_err *e);
 /* --override-generation-config into the single values, which win. */

@@ -208,6 +208,18 @@ static int fit_ranks(const struct qn_model *m, int wanted)
     return n;
 }
 
+/* A part of the machine's memory, but not more than can be had: others may use the rest. */
+static int64_t part_of_memory(double part)
+{
+    double asked = part * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double most = (double)qn_mem_available() * 0.95;
+    char a[24], b[24];
+    if (asked > most)
+        fprintf(stderr, "--memory-part %g: %s of the machine's; %s can be had and are used\n", part,
+                qn_bytes_text((uint64_t)asked, a), qn_bytes_text((uint64_t)most, b));
+    return (int64_t)QN_MIN(asked, most);
+}
+
 static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_err *e)
 {
     int rc = QN_OK, kv = -1;
@@ -225,9 +237,7 @@ static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_er
     if (w->step_tokens > 0) g.step_tokens = (int)w->step_tokens;
     g.n_tok = qn_tokenizer_n_vocab(j->text->tokenizer);
     g.memory_bytes = w->memory;
-    if (!w->memory && !isnan(w->memory_part))
-        g.memory_bytes =
-            (int64_t)(w->memory_part * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE));
+    if (!w->memory && !isnan(w->memory_part)) g.memory_bytes = part_of_memory(w->memory_part);
     g.mtp = j->depth;
     g.no_prefix_cache = w->no_prefix_cache;
     if (w->ram_tier) g.ram_tier_bytes = w->ram_tier;

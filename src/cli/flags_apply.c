@@ -19,13 +19,18 @@ static void say(const struct fl_use *u, const char *text)
     fprintf(stderr, "%s: %s\n", u->name, text);
 }
 
+static bool is_ours(const struct fl_use *u)
+{
+    const char *to = u->flag.rule->to;
+    return to && (size_t)u->flag.n_name == strlen(to) && !memcmp(u->flag.name, to, strlen(to));
+}
+
 /* Says what a flag was taken for, where its name is another. */
 static void mapped(struct fl *r, const struct fl_use *u, const char *value)
 {
     const char *to = u->flag.rule->to;
-    bool is_ours = (size_t)u->flag.n_name == strlen(to) && !memcmp(u->flag.name, to, strlen(to));
     bool is_secret = !strcmp(to, "api-key");
-    if (!is_ours) {
+    if (!is_ours(u)) {
         if (value && !is_secret)
             fprintf(stderr, "%s: as --%s %s\n", u->name, to, value);
         else
@@ -281,6 +286,9 @@ static int add_json(struct fl *r, const struct fl_use *u, struct qn_err *e)
     struct qn_json **all = &r->json[u->flag.rule - qn_flag_rules], *v = NULL;
     if (!*all) *all = qn_json_new(arena, QN_JSON_OBJECT);
     QN_CHECK(*all);
+    if (u->flag.rule->to && !is_ours(u))
+        fprintf(stderr, "%s: as --%s%s%s\n", u->name, u->flag.rule->to, u->path ? "." : "",
+                u->path ? u->path : "");
     if (u->path) {
         if (qn_json_parse(&v, arena, u->value, strlen(u->value), u->name, NULL))
             v = qn_json_new_str(arena, u->value, strlen(u->value));

@@ -67,12 +67,15 @@ void qn_startup_print(const struct qn_startup *u)
     if (i->n_rank > 1)
         row("ranks", "%d, threads of this process; each holds a part of every layer", i->n_rank);
     row("KV cache", "%s; prefix cache %s", i->kv ? i->kv : "none", w->no_prefix_cache ? "off" : "on");
-    if (!i->has_mtp)
+    bool has_head = model ? qn_model_has_mtp(model) : i->has_mtp;
+    if (!has_head)
         row("speculation", "off: the checkpoint has no MTP head");
+    else if (!i->mtp)
+        row("speculation", "off (--mtp off)");
     else if (i->mtp < 0)
         row("speculation", "MTP, depth automatic");
     else
-        row("speculation", i->mtp ? "MTP, depth %d" : "off (--mtp %d)", i->mtp);
+        row("speculation", "MTP, depth %d", i->mtp);
     row("template", "%s",
         t->template_source_name ? qn_shown(t->template_source_name)
                                 : "none: only /v1/completions can answer");

@@ -9,6 +9,7 @@
 #define DEFAULT_QUEUE 1024
 #define DEFAULT_STEP  512
 #define DEFAULT_SEQS  8
+#define SCRATCH_SHARE 16 /* of the budget that the scratch of a step may take */
 #define MIB(x)        ((double)(x) / (1024.0 * 1024.0))
 
 /* What is being decided, besides the device's options. */
@@ -54,6 +55,26 @@ static void ask_sizes(const struct qn_size *s, struct qn_device_sizes *out)
     qn_ranks_sizes(&s->ranks, out);
 }
 
+/* More rows than the longest prompt has, or scratch over a share of the budget, are memory that nothing uses.
+ */
+static void cut_rows(struct qn_size *s, const struct qn_engine_options *o, struct draft *a, uint64_t budget)
+{
+    struct qn_device_options *d = &s->forward.device;
+    struct qn_device_sizes size;
+    int asked = a->step_tokens;
+    a->step_tokens = QN_MIN(a->step_tokens, QN_MAX(a->max_context, DEFAULT_STEP));
+    set_rows(d, a);
+    ask_sizes(s, &size);
+    while (a->step_tokens > DEFAULT_STEP && size.workspace_bytes > budget / SCRATCH_SHARE) {
+        a->step_tokens = QN_MAX(a->step_tokens / 2, DEFAULT_STEP);
+        set_rows(d, a);
+        ask_sizes(s, &size);
+    }
+    if (o->step_tokens > a->step_tokens)
+        qn_log(QN_LOG_INFO, "engine", "%d prefill tokens a step were asked for; %d are the most it can use",
+               asked, a->step_tokens);
+}
+
 /* Pools from memory: exact sums over what the runner says a page, a slot, a lane take. */
 static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, struct draft *a,
                        struct qn_err *e)
@@ -62,10 +83,12 @@ static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, str
     struct qn_device_options *d = &s->forward.device;
     struct qn_device_sizes size;
     struct qn_plan planned;
+    uint64_t budget = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : qn_mem_available() / 5 * 4;
+    cut_rows(s, o, a, budget);
     ask_sizes(s, &size);
     /* a page of slack, as a resumed prefix may need a copy of its last one */
     struct qn_plan_in in = {
-        .memory = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : qn_mem_available() / 5 * 4,
+        .memory = budget,
         .weight_bytes = a->weight_bytes,
         .workspace_bytes = size.workspace_bytes + size.page_bytes,
         .page_bytes = size.page_bytes,

@@ -157,7 +157,7 @@ int qn_plan_make(const struct qn_plan_in *in, struct qn_plan *out, struct qn_err
         QN_FAIL_IF(!p.context, e, QN_TOOBIG, "%d sequences do not fit in %s; %d of %d tokens do", p.users,
                    qn_bytes_text(in->memory, a), QN_MAX(qn_plan_users(in, in->page_tok), 1), in->page_tok);
     } else if (p.context && !p.users) {
-        p.users = qn_plan_users(in, p.context);
+        p.users = QN_MIN(qn_plan_users(in, p.context), DEFAULT_USERS);
         QN_FAIL_IF(
             !p.users, e, QN_TOOBIG,
             "one sequence of %d tokens needs %s in all, the budget is %s; %d tokens fit", p.context,

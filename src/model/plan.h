@@ -48,7 +48,7 @@ struct qn_plan_in {
     int page_tok;    /* tokens in a page */
     int max_context; /* of the model */
     int context;     /* asked for; 0: the most that fits */
-    int users;       /* sequences at once, asked for; 0: the most that fit (with context 0: 8, or fewer) */
+    int users;       /* sequences at once, asked for; 0: 8, or fewer where 8 do not fit */
 };
 
 struct qn_plan {

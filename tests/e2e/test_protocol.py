@@ -392,44 +392,6 @@ def test_flags_people_bring(start):
         assert flag in log
 
 
-# recipes for the family as they circulate: vLLM's guide, SGLang's cookbook, and what people made of them
-RECIPES = [
-    """--port 0 --tensor-parallel-size 1 --max-model-len 8192 --reasoning-parser qwen3 --language-model-only --enable-prefix-caching
-       --enable-auto-tool-choice --tool-call-parser qwen3_coder --speculative-config {"method":"mtp","num_speculative_tokens":2}
-       --mm-encoder-tp-mode data --mm-processor-cache-type shm --max-cudagraph-capture-size 64 --gpu-memory-utilization 0.9""",
-    """--model {model} --served-model-name qwen --quantization modelopt --moe-backend marlin --attention-backend flashinfer --kv-cache-dtype auto
-       --max-num-seqs 8 --max-num-batched-tokens 4096 --performance-mode interactivity --skip-mm-profiling --enable-chunked-prefill
-       --default-chat-template-kwargs {"preserve_thinking":true} --override-generation-config {"temperature":1.0,"top_k":20,"min_p":0.0}
-       --compilation-config {"mode":"NONE"} --no-use-tqdm-on-load --disable-access-log-for-endpoints /health --revision main
-       --enable-expert-parallel -dp 1 -tp 1 -O3 --enable-force-include-usage --async-scheduling --seed 0""",
-    """--model-path {model} --served-model-name qwen --tp 1 --mem-fraction-static 0.8 --context-length 8192 --reasoning-parser qwen3
-       --tool-call-parser qwen3_coder --speculative-algo NEXTN --speculative-num-steps 3 --speculative-eagle-topk 1
-       --speculative-num-draft-tokens 4 --mamba-scheduler-strategy extra_buffer --mamba-radix-cache-strategy extra_buffer_lazy
-       --mamba-ssm-dtype float32 --max-mamba-cache-size 8 --mamba-track-interval 128 --page-size 64 --chunked-prefill-size 2048
-       --max-running-requests 4 --cuda-graph-max-bs 16 --cuda-graph-max-bs-decode 1 --attention-backend trtllm_mha
-       --linear-attn-decode-backend flashinfer --linear-attn-prefill-backend triton --moe-runner-backend flashinfer_trtllm
-       --fp4-gemm-backend flashinfer --schedule-policy lpm --schedule-conservativeness 0.1 --enable-flashinfer-allreduce-fusion
-       --tokenizer-worker-num 6 --scheduler-recv-interval 10 --enable-cache-report --stream-interval 1 --trust-remote-code
-       --stream-response-default-include-usage --enable-metrics --disable-custom-all-reduce --grammar-backend xgrammar"""]
-
-
-@pytest.mark.parametrize("recipe", RECIPES, ids=["vllm", "vllm-more", "sglang"])
-def test_recipes(recipe):
-    """They start quern unchanged; a line tells of each flag that has nothing to do here."""
-    mini = ROOT / "models" / "mini"
-    args = [a.replace("{model}", str(mini)) for a in recipe.split()] + ["--threads", "1"]
-    has_model = "--model" in args or "--model-path" in args
-    args += [] if "--port" in args else ["--port", "0"]
-    process = subprocess.Popen([BUILD / "quern", "serve", *([] if has_model else [str(mini)]), *args], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline().startswith("ready http://"), process.stderr.read()
-    process.terminate()
-    _, log = process.communicate(timeout=15)
-    assert process.returncode == 0
-    for flag in ("--reasoning-parser", "--moe-backend", "--schedule-policy", "--enable-cache-report", "--grammar-backend"):
-        assert flag not in args or re.search("^" + flag + r": (not needed|noted)", log, re.M), (flag, log)
-
-
 def test_stream_usage(start):
     """--stream-usage: a chunk with usage unless the request says no."""
     def has_usage(s, **more):

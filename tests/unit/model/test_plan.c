@@ -61,6 +61,13 @@ static void test_edges(void **state)
     assert_int_equal(qn_plan_make(&in, &p, &e), QN_TOOBIG);
     assert_non_null(strstr(e.text, "fit"));
     assert_int_equal(qn_plan_users(&in, 4096), 550000 / (23000 + 64000));
+    /* a context alone takes no more sequences than nothing at all does */
+    in.memory *= 1000;
+    in.users = 0;
+    in.context = 4096;
+    assert_true(qn_plan_users(&in, 4096) > 100);
+    assert_int_equal(qn_plan_make(&in, &p, &e), QN_OK);
+    assert_int_equal(p.users, 8);
 }
 
 int main(void)

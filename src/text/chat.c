@@ -38,66 +38,15 @@ const struct qn_json *qn_chat_lift_extra_body(struct qn_arena *arena, const stru
     return all;
 }
 
-/* A boolean, or a string that spells one. -1: absent or null. */
-static int read_switch(const struct qn_json *object, const char *key, int *out, struct qn_err *e)
-{
-    int rc = QN_OK;
-    const struct qn_json *v = qn_json_get(object, key);
-    if (qn_json_is_null(v)) goto out;
-    bool yes = qn_json_is_str(v, "true") || qn_json_is_str(v, "True");
-    bool no = qn_json_is_str(v, "false") || qn_json_is_str(v, "False");
-    QN_FAIL_IF(v->type != QN_JSON_BOOL && !yes && !no, e, QN_INVAL, "'%s' must be true or false", key);
-    *out = v->type == QN_JSON_BOOL ? v->truth : yes;
-out:
-    return rc;
-}
-
-static int read_budget(const struct qn_json *object, const char *key, int64_t *out, struct qn_err *e)
-{
-    int rc = QN_OK;
-    int64_t budget = QN_CHAT_NO_BUDGET;
-    QN_TRY(qn_json_get_int(object, key, QN_CHAT_NO_BUDGET, &budget, e));
-    if (budget >= 0 && *out == QN_CHAT_NO_BUDGET) *out = budget;
-out:
-    return rc;
-}
-
-int qn_chat_read_thinking(struct qn_chat *c, const struct qn_json *body, struct qn_err *e)
-{
-    int rc = QN_OK;
-    struct qn_json *reasoning = NULL;
-    const struct qn_json *thinking = qn_json_get(body, "thinking"), *type = qn_json_get(thinking, "type");
-    QN_TRY(read_switch(body, "enable_thinking", &c->enable_thinking, e));
-    QN_TRY(read_switch(body, "preserve_thinking", &c->preserve_thinking, e));
-    if (qn_json_is(thinking, QN_JSON_BOOL)) {
-        if (c->enable_thinking < 0) c->enable_thinking = thinking->truth;
-    } else if (!qn_json_is_null(thinking)) {
-        QN_FAIL_IF(thinking->type != QN_JSON_OBJECT, e, QN_INVAL, "'thinking' must be an object with a type");
-        bool on = qn_json_is_str(type, "enabled"), off = qn_json_is_str(type, "disabled");
-        if (c->enable_thinking < 0 && (on || off)) c->enable_thinking = on; /* adaptive: as the model does */
-        if (!off) QN_TRY(read_budget(thinking, "budget_tokens", &c->thinking_budget, e));
-    }
-    QN_TRY(qn_json_get_str(body, "reasoning_effort", c->effort, &c->effort, e));
-    QN_TRY(qn_json_get_obj(body, "reasoning", &reasoning, e));
-    if (reasoning) {
-        if (!c->effort) QN_TRY(qn_json_get_str(reasoning, "effort", NULL, &c->effort, e));
-        if (c->enable_thinking < 0) QN_TRY(read_switch(reasoning, "enabled", &c->enable_thinking, e));
-    }
-    QN_TRY(read_budget(body, "thinking_token_budget", &c->thinking_budget, e));
-    QN_TRY(read_budget(body, "thinking_budget", &c->thinking_budget, e));
-    QN_TRY(read_budget(body, "reasoning_budget", &c->thinking_budget, e));
-    if (reasoning) QN_TRY(read_budget(reasoning, "max_tokens", &c->thinking_budget, e));
-out:
-    return rc;
-}
-
-/* Does the last message ask, with "prefix": true, to be continued? */
+/* Does the last message ask to be continued? */
 static bool has_prefix(const struct qn_json *messages)
 {
+    static const char *const words[] = {"prefix", "partial", "prefill"};
     if (!qn_json_is(messages, QN_JSON_ARRAY) || !messages->n) return false;
-    const struct qn_json *last = messages->items[messages->n - 1], *prefix = qn_json_get(last, "prefix");
-    return qn_json_is(prefix, QN_JSON_BOOL) && prefix->truth &&
-           qn_json_is_str(qn_json_get(last, "role"), "assistant");
+    const struct qn_json *last = messages->items[messages->n - 1];
+    bool yes = false;
+    for (size_t i = 0; i < QN_COUNT(words); i++) yes |= qn_words_switch(qn_json_get(last, words[i])) == 1;
+    return yes && qn_json_is_str(qn_json_get(last, "role"), "assistant");
 }
 
 int qn_chat_read(struct qn_chat *c, const struct qn_json *request, struct qn_err *e)
@@ -199,6 +148,7 @@ struct render {
     struct qn_chat_sampled *sampled; /* [normal.n_call] text NULL: not to be replaced */
     size_t n_sampled;
     int64_t budget;
+    bool has_stand_in; /* the message to be continued has no text yet */
 };
 
 static bool add_mark(struct render *r, const struct qn_json *string, uint8_t origin)
@@ -232,14 +182,24 @@ static int64_t effort_budget(const char *effort)
     return QN_CHAT_NO_BUDGET;
 }
 
+/* Templates of this family say enable_thinking, others thinking. */
+static const char *switch_name(const struct render *r)
+{
+    bool is_other =
+        !qn_jinja_mentions(r->template, "enable_thinking") && qn_jinja_mentions(r->template, "thinking");
+    return is_other ? "thinking" : "enable_thinking";
+}
+
 static int set_thinking(struct render *r, struct qn_json *vars)
 {
     int rc = QN_OK;
     const struct qn_chat *c = r->chat;
     int thinking = c->enable_thinking;
     if (thinking < 0 && c->effort) thinking = strcmp(c->effort, "none") != 0;
-    if (thinking >= 0)
-        QN_NEED(qn_json_set(r->arena, vars, "enable_thinking", qn_json_new_bool(r->arena, thinking)), r->e);
+    if (thinking < 0) thinking = qn_chat_soft_switch(c->messages);
+    if (thinking >= 0) {
+        QN_NEED(qn_json_set(r->arena, vars, switch_name(r), qn_json_new_bool(r->arena, thinking)), r->e);
+    }
     if (c->preserve_thinking >= 0)
         QN_NEED(qn_json_set(r->arena, vars, "preserve_thinking",
                             qn_json_new_bool(r->arena, c->preserve_thinking)),
@@ -261,6 +221,8 @@ out:
 /* A variable of chat_template_kwargs: the strings true and false are booleans, efforts are mapped. */
 static struct qn_json *kwarg_value(struct render *r, const char *key, struct qn_json *v)
 {
+    int said = qn_chat_is_switch(key) ? qn_words_switch(v) : -1;
+    if (said >= 0) return qn_json_new_bool(r->arena, said);
     if (qn_json_is_str(v, "true") || qn_json_is_str(v, "True")) return qn_json_new_bool(r->arena, true);
     if (qn_json_is_str(v, "false") || qn_json_is_str(v, "False")) return qn_json_new_bool(r->arena, false);
     if (!strcmp(key, "reasoning_effort") && v->type == QN_JSON_STRING) {
@@ -268,6 +230,17 @@ static struct qn_json *kwarg_value(struct render *r, const char *key, struct qn_
         return qn_json_new_str(r->arena, effort, strlen(effort));
     }
     return v;
+}
+
+/* A switch under another template's name goes to the one that this template has. */
+static int set_other_switch(struct render *r, struct qn_json *vars, const char *key, const struct qn_json *v)
+{
+    int rc = QN_OK;
+    int said = qn_chat_is_switch(key) ? qn_words_switch(v) : -1;
+    if (said >= 0 && qn_json_is_null(qn_json_get(r->chat->kwargs, switch_name(r))))
+        QN_NEED(qn_json_set(r->arena, vars, switch_name(r), qn_json_new_bool(r->arena, said)), r->e);
+out:
+    return rc;
 }
 
 static int make_vars(struct render *r, struct qn_json **out)
@@ -290,6 +263,7 @@ static int make_vars(struct render *r, struct qn_json **out)
             continue;
         }
         QN_NEED(qn_json_set(a, vars, key, kwarg_value(r, key, c->kwargs->items[i])), r->e);
+        QN_TRY(set_other_switch(r, vars, key, c->kwargs->items[i]));
     }
     QN_NEED(qn_json_set(a, vars, "messages", r->normal.messages), r->e);
     QN_NEED(qn_json_set(a, vars, "tools", r->tools ? r->tools : null), r->e);
@@ -309,6 +283,19 @@ static bool mark_special(struct render *r, const struct qn_json *v)
     if (v->type == QN_JSON_STRING) return add_mark(r, v, QN_JINJA_LITERAL);
     for (size_t i = 0; (v->type == QN_JSON_ARRAY || v->type == QN_JSON_OBJECT) && i < v->n; i++)
         if (!mark_special(r, v->items[i])) return false;
+    return true;
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+static bool is_blank(const struct qn_json *text)
+{
+    if (!qn_json_is(text, QN_JSON_STRING)) return true;
+    for (size_t i = 0; i < text->n; i++)
+        if (!is_space(text->text[i])) return false;
     return true;
 }
 
@@ -337,6 +324,13 @@ static int make_marks(struct render *r)
                    "the message to be continued must be the last one, of role assistant");
         const struct qn_json *content = qn_json_get(last, "content"),
                              *reasoning = qn_json_get(last, "reasoning_content");
+        if (!reasoning &&
+            is_blank(content)) { /* nothing to look for: something is put there and cut off again */
+            struct qn_json *stand_in = qn_json_new_str(r->arena, "\001", 1);
+            QN_NEED(stand_in && qn_json_set(r->arena, (struct qn_json *)last, "content", stand_in), r->e);
+            content = stand_in;
+            r->has_stand_in = true;
+        }
         if (qn_json_is(content, QN_JSON_STRING)) QN_NEED(add_mark(r, content, MARK_CONTENT), r->e);
         if (reasoning) QN_NEED(add_mark(r, reasoning, MARK_REASONING), r->e);
     }
@@ -345,11 +339,6 @@ out:
 }
 
 /* ---- after rendering ---- */
-
-static bool is_space(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
 
 static bool all_literal(const uint8_t *origin, size_t from, size_t n)
 {
@@ -504,12 +493,21 @@ out:
 }
 
 /* Length of the text up to the end of the message to be continued. */
-static size_t continued_length(const struct qn_jinja_out *o)
+static size_t continued_length(const struct render *r, const struct qn_jinja_out *o)
 {
     for (int mark = MARK_CONTENT; mark <= MARK_REASONING; mark++)
         for (size_t i = o->n_byte; i > 0; i--)
-            if (o->origin[i - 1] == mark) return i;
-    size_t end = literal_before(o->text, o->origin, 0, o->n_byte, "<|im_end|>");
+            if (o->origin[i - 1] == mark) return r->has_stand_in ? i - 1 : i;
+    size_t n_end = 0;
+    const uint8_t *bytes = r->text->tokenizer && r->text->turn_end_id >= 0
+                               ? qn_tokenizer_bytes(r->text->tokenizer, r->text->turn_end_id, &n_end)
+                               : NULL;
+    char word[64] = "<|im_end|>";
+    if (bytes && n_end < sizeof word) {
+        memcpy(word, bytes, n_end);
+        word[n_end] = 0;
+    }
+    size_t end = literal_before(o->text, o->origin, 0, o->n_byte, word);
     return end == SIZE_MAX ? o->n_byte : end;
 }
 
@@ -599,7 +597,7 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     QN_TRY(choose_template(&r));
     QN_TRY(make_marks(&r));
     QN_TRY(run_template(&r, &o, &p.used_empty_user));
-    if (chat->continue_final) o.n_byte = continued_length(&o);
+    if (chat->continue_final) o.n_byte = continued_length(&r, &o);
     joined.spans = qn_arena_alloc(r.arena, (r.n_sampled + 1) * sizeof *joined.spans);
     QN_NEED(joined.spans, e);
     p.n_spliced = splice(&r, &o, &joined);

@@ -1,4 +1,5 @@
-/* What the files of a conversation share: normalising (chat_normal.c) and rendering (chat.c).
+/* What the files of a conversation share: normalising (chat_normal.c), the thinking switches
+ * (chat_thinking.c) and rendering (chat.c).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_CHAT_IMPL_H
 #define QN_CHAT_IMPL_H
@@ -9,6 +10,13 @@
 /* Fails when the arena of the request is full. */
 #define QN_NEED(p, e)                                                                                        \
     QN_FAIL_IF(!(p), e, QN_TOOBIG, "the conversation needs more memory than the request's limit allows")
+
+/* A switch in the words that people use: 1 on, 0 off, -1 nothing said ("auto"), -2 none of those words. */
+int qn_words_switch(const struct qn_json *v);
+/* A name that the thinking switch has in some template or API. */
+bool qn_chat_is_switch(const char *key);
+/* The last user message, or the first message, that ends in /no_think or /think: 0, 1; -1 when none does. */
+int qn_chat_soft_switch(const struct qn_json *messages);
 
 /* A call of the history that a sampled text may replace. */
 struct qn_chat_call {

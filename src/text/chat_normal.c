@@ -368,6 +368,8 @@ static int assistant_fields(struct qn_chat_normal *out, struct qn_json *m, const
         QN_NEED(thoughts_of(out->arena, qn_json_get(from, lists[k]), &thoughts), e);
         if (thoughts) QN_NEED(qn_json_set(out->arena, m, "reasoning_content", thoughts), e);
     }
+    struct qn_json *reasoning = qn_json_get(m, "reasoning_content"); /* templates ask by either name */
+    if (reasoning) QN_NEED(qn_json_set(out->arena, m, "thinking", reasoning), e);
     QN_TRY(add_calls(out, m, from, i, e));
     /* templates ask whether a call's message has content; null stays null there */
     if (!content && qn_json_get(m, "tool_calls"))

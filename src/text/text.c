@@ -7,6 +7,7 @@
 #include "text/jinja.h"
 #include "text/marker.h"
 #include "text/tokenizer.h"
+#include "text/turn_end.h"
 
 #define MAX_PATH_BYTES 4096
 
@@ -86,6 +87,25 @@ out:
     return rc;
 }
 
+/* Beside chat_template.jinja further ones may lie, by name. */
+static int open_tool_template(struct qn_text *t, const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char path[MAX_PATH_BYTES];
+    struct qn_buf source = QN_BUF_INIT(QN_JINJA_MAX_SOURCE_BYTES);
+    QN_TRY(make_path(path, folder, "additional_chat_templates/tool_use.jinja", e));
+    rc = qn_buf_read_file(&source, path, e);
+    if (rc == QN_NOTFOUND) {
+        rc = QN_OK;
+        goto out;
+    }
+    QN_TRY(rc);
+    QN_TRY(qn_jinja_compile(&t->tool_template, qn_buf_str(&source), source.n_byte, "tool_use.jinja", e));
+out:
+    qn_buf_free(&source);
+    return rc;
+}
+
 static int open_template(struct qn_text *t, const char *folder, const struct qn_text_opt *opt,
                          const struct qn_json *tokenizer_config, struct qn_err *e)
 {
@@ -97,7 +117,11 @@ static int open_template(struct qn_text *t, const char *folder, const struct qn_
     }
     QN_TRY(make_path(path, folder, "chat_template.jinja", e));
     rc = compile_file(t, path, e);
-    if (rc != QN_NOTFOUND) goto out;
+    if (rc && rc != QN_NOTFOUND) goto out;
+    if (!rc) {
+        rc = open_tool_template(t, folder, e);
+        goto out;
+    }
     QN_TRY(compile_member(t, tokenizer_config, "tokenizer_config.json", e));
     if (!t->template) {
         struct qn_json *file;
@@ -143,21 +167,34 @@ out:
 static void add_stop(struct qn_text *t, int64_t id)
 {
     if (id < 0 || id > INT32_MAX || t->n_stop == QN_TEXT_MAX_STOP_IDS) return;
+    if (t->tokenizer && !qn_tokenizer_has(t->tokenizer, (int32_t)id)) return;
     for (int i = 0; i < t->n_stop; i++)
         if (t->stop_ids[i] == id) return;
     t->stop_ids[t->n_stop++] = (int32_t)id;
 }
 
-static void read_stops(struct qn_text *t, const struct qn_json *generation)
+static void add_stops(struct qn_text *t, const struct qn_json *config)
 {
-    const struct qn_json *eos = qn_json_get(generation, "eos_token_id");
+    const struct qn_json *eos = qn_json_get(config, "eos_token_id");
     int64_t id;
     if (qn_json_int(eos, &id)) add_stop(t, id);
     for (size_t i = 0; qn_json_is(eos, QN_JSON_ARRAY) && i < eos->n; i++)
         if (qn_json_int(eos->items[i], &id)) add_stop(t, id);
-    if (t->n_stop || !t->tokenizer) return;
+}
+
+/* All that any file names, and what the template writes itself. */
+static void read_stops(struct qn_text *t, const struct qn_json *config, const struct qn_json *generation)
+{
+    add_stops(t, generation);
+    add_stops(t, config);
+    add_stops(t, qn_json_get(config, "text_config"));
+    t->turn_end_id = -1;
+    if (!t->tokenizer) return;
     const struct qn_json *token = qn_json_get(t->special_tokens, "eos_token");
     if (token) add_stop(t, qn_tokenizer_id(t->tokenizer, token->text));
+    t->turn_end_id = qn_turn_end_of(t->tokenizer, t->template, t->special_tokens);
+    add_stop(t, t->turn_end_id);
+    if (t->n_stop) return;
     add_stop(t, t->im_end_id);
     add_stop(t, t->endoftext_id);
 }
@@ -214,7 +251,7 @@ int qn_text_open(struct qn_text **out, const char *folder, const struct qn_text_
 {
     static const struct qn_text_opt plain;
     int rc = QN_OK;
-    struct qn_json *tokenizer_config, *generation;
+    struct qn_json *tokenizer_config, *generation, *config;
     struct qn_text *t = xcalloc(1, sizeof *t);
     struct stat st;
     if (!opt) opt = &plain;
@@ -222,12 +259,13 @@ int qn_text_open(struct qn_text **out, const char *folder, const struct qn_text_
     t->arena = qn_arena_create(QN_TEXT_MAX_CONFIG_BYTES * 8);
     QN_TRY(read_config(&tokenizer_config, t->arena, folder, "tokenizer_config.json", e));
     QN_TRY(read_config(&generation, t->arena, folder, "generation_config.json", e));
+    QN_TRY(read_config(&config, t->arena, folder, "config.json", e));
     if (!opt->no_tokenizer) QN_TRY(qn_tokenizer_open(&t->tokenizer, folder, e));
     QN_TRY(open_template(t, folder, opt, tokenizer_config, e));
     QN_TRY(read_special(t, tokenizer_config, e));
     QN_TRY(read_defaults(&t->defaults, generation, e));
     read_ids(t);
-    read_stops(t, generation);
+    read_stops(t, config, generation);
     *out = t;
     t = NULL;
 out:

@@ -2,7 +2,8 @@
  * generation defaults. Opened by main, immutable afterwards, read by any thread.
  *
  * Needs only the small files of the folder: tokenizer.json, tokenizer_config.json, generation_config.json,
- * and the template (chat_template.jinja, or `chat_template` in tokenizer_config.json or chat_template.json).
+ * config.json for its end tokens, and the template (chat_template.jinja with additional_chat_templates/, or
+ * `chat_template` in tokenizer_config.json or chat_template.json).
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef QN_TEXT_H
 #define QN_TEXT_H
@@ -35,9 +36,11 @@ struct qn_text {
      * arena. */
     struct qn_json *special_tokens;
 
-    /* Ids that end a generation: generation_config.json, else the tokenizer's eos_token. */
+    /* Ids that end a generation: all that generation_config.json, config.json and the tokenizer name, and
+     * what the template itself writes behind an assistant's text (turn_end.h). */
     int32_t stop_ids[QN_TEXT_MAX_STOP_IDS];
     int n_stop;
+    int32_t turn_end_id; /* of the template, or -1 */
     /* Markers of the format, -1 when the vocabulary has no such single token. */
     int32_t im_start_id, im_end_id, endoftext_id;
     int32_t think_open_id, think_close_id, call_open_id, call_close_id, response_open_id, response_close_id;

@@ -163,6 +163,8 @@ static void refuse(const struct qn_text *t, const char *request, int code, const
 
 /* ---- tests ---- */
 
+#define USER "\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]"
+
 static void test_the_folder_is_read(void **state)
 {
     (void)state;
@@ -176,6 +178,160 @@ static void test_the_folder_is_read(void **state)
     assert_false(t->defaults.has_min_p);
     assert_true(qn_json_is_str(qn_json_get(t->special_tokens, "pad_token"), "<|endoftext|>"));
     assert_null(qn_json_get(t->special_tokens, "bos_token"));
+    qn_text_close(t);
+}
+
+static struct qn_text *open_with(const char *name, const char *text)
+{
+    struct qn_buf old = QN_BUF_INIT(1 << 20);
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    bool had = !qn_buf_read_file(&old, path, NULL);
+    write_file(name, text, strlen(text));
+    struct qn_text *t = open_text();
+    if (had)
+        write_file(name, old.data, old.n_byte);
+    else
+        unlink(path);
+    qn_buf_free(&old);
+    return t;
+}
+
+static bool stops_at(const struct qn_text *t, int id)
+{
+    for (int i = 0; i < t->n_stop; i++)
+        if (t->stop_ids[i] == id) return true;
+    return false;
+}
+
+/* 256 is endoftext, 258 is im_end: the list of one file is not all there is. */
+static void test_stops_are_the_union(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *text;
+    } files[] = {
+        {"generation_config.json", "{\"eos_token_id\":256}"},
+        {"generation_config.json", "{\"eos_token_id\":[256]}"},
+        {"generation_config.json", "{\"eos_token_id\":null}"},
+        {"generation_config.json", "{}"},
+        {"tokenizer_config.json", "{\"eos_token\":\"<|endoftext|>\"}"},
+        {"tokenizer_config.json", "{}"},
+        {"config.json", "{\"eos_token_id\":256,\"text_config\":{\"eos_token_id\":[256,99999999]}}"},
+    };
+    for (size_t i = 0; i < QN_COUNT(files); i++) {
+        struct qn_text *t = open_with(files[i].name, files[i].text);
+        assert_true(stops_at(t, 258));
+        assert_int_equal(t->turn_end_id, 258);
+        assert_true(t->n_stop <= 2);
+        qn_text_close(t);
+    }
+    struct qn_text *t = open_with("config.json", "{\"text_config\":{\"eos_token_id\":257}}");
+    assert_true(stops_at(t, 257) && stops_at(t, 258) && stops_at(t, 256));
+    qn_text_close(t);
+    /* a template of another family: its own turn end */
+    t = open_with(
+        "chat_template.jinja",
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n<|endoftext|>{% endfor %}");
+    assert_int_equal(t->turn_end_id, 256);
+    qn_text_close(t);
+    t = open_with("chat_template.jinja", "{{ raise_exception('no') }}");
+    assert_int_equal(t->turn_end_id, -1);
+    assert_true(stops_at(t, 258));
+    qn_text_close(t);
+}
+
+static void test_a_template_for_tools(void **state)
+{
+    (void)state;
+    char path[256];
+    snprintf(path, sizeof path, "%s/additional_chat_templates", folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    struct qn_text *t = open_with("additional_chat_templates/tool_use.jinja", "T{{ tools|length }}");
+    expect(t, "{" USER ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}", "T1");
+    expect(t, "{" USER ",\"tools\":[]}", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n");
+    qn_text_close(t);
+    rmdir(path);
+}
+
+/* The words that clients use for thinking on and off, at the top of a request. */
+static void test_words_for_thinking(void **state)
+{
+    (void)state;
+    struct qn_text *t = open_text();
+    static const char *const off[] = {
+        "\"enable_thinking\":false",
+        "\"enable_thinking\":\"False\"",
+        "\"enable_thinking\":0",
+        "\"enable_thinking\":\"off\"",
+        "\"thinking\":false",
+        "\"thinking\":\"disabled\"",
+        "\"thinking\":{\"type\":\"disabled\"}",
+        "\"thinking\":{\"enabled\":false}",
+        "\"thinking\":\"none\"",
+        "\"think\":false",
+        "\"reasoning\":false",
+        "\"reasoning\":{\"enabled\":false}",
+        "\"reasoning\":{\"effort\":\"none\"}",
+        "\"reasoning\":\"off\"",
+        "\"reasoning_effort\":\"none\"",
+        "\"reasoning_effort\":\"off\"",
+        "\"reasoning_effort\":\"disabled\"",
+        "\"disable_thinking\":true",
+        "\"disable_reasoning\":true",
+        "\"no_think\":true",
+        "\"enable_reasoning\":false",
+        "\"thinking_mode\":\"off\"",
+        "\"use_thinking\":\"no\"",
+        "\"chat_template_kwargs\":{\"enable_thinking\":\"FALSE\"}",
+        "\"chat_template_kwargs\":{\"enable_thinking\":0}",
+        "\"chat_template_kwargs\":{\"thinking\":false}",
+        "\"chat_template_kwargs\":{\"enable_reasoning\":false}",
+        "\"extra_body\":{\"chat_template_kwargs\":{\"thinking\":\"off\"}}",
+        "\"extra_body\":{\"think\":\"false\"}",
+        "\"messages\":[{\"role\":\"user\",\"content\":\"q /no_think\"}]",
+        "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\\n/no_think\\n\"}]}]"};
+    static const char *const on[] = {
+        "\"enable_thinking\":true",
+        "\"enable_thinking\":\"yes\"",
+        "\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":99}",
+        "\"thinking\":\"auto\"",
+        "\"thinking\":{\"type\":\"adaptive\"}",
+        "\"think\":\"high\"",
+        "\"reasoning\":{\"effort\":\"high\"}",
+        "\"reasoning_effort\":\"auto\"",
+        "\"reasoning\":{\"max_tokens\":50}",
+        "\"disable_thinking\":false",
+        "\"messages\":[{\"role\":\"user\",\"content\":\"what is a/no_think\"}]",
+        "\"enable_thinking\":true,\"messages\":[{\"role\":\"user\",\"content\":\"q /no_think\"}]"};
+    char request[400];
+    for (int is_on = 0; is_on < 2; is_on++)
+        for (size_t i = 0; i < (is_on ? QN_COUNT(on) : QN_COUNT(off)); i++) {
+            const char *more = is_on ? on[i] : off[i];
+            snprintf(request, sizeof request, "{%s%s%s}", more, strstr(more, "messages") ? "" : ",",
+                     strstr(more, "messages") ? "" : USER);
+            struct outcome o = run_opt(t, request, NULL);
+            if (o.rc || o.p.is_thinking != is_on) fail_msg("%s: %s", request, o.rc ? o.e.text : o.p.text);
+            done(&o);
+        }
+    refuse(t, "{" USER ",\"enable_thinking\":\"maybe\"}", QN_INVAL, "enable_thinking");
+    qn_text_close(t);
+    /* a template that calls the switch otherwise */
+    t = open_source("{{ 'on' if thinking else 'off' }}");
+    expect(t, "{" USER ",\"enable_thinking\":true}", "on");
+    expect(t, "{" USER ",\"chat_template_kwargs\":{\"thinking\":true}}", "on");
+    expect(t, "{" USER ",\"enable_thinking\":false}", "off");
+    qn_text_close(t);
+    /* a thought under both of its names */
+    t = open_source("{{ messages[1].thinking }}/{{ messages[1].reasoning_content }}");
+    static const char *const names[] = {"reasoning_content", "reasoning", "thinking"};
+    for (size_t i = 0; i < QN_COUNT(names); i++) {
+        snprintf(request, sizeof request,
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":"
+                 "\"a\",\"%s\":\"why\"}]}",
+                 names[i]);
+        expect(t, request, "why/why");
+    }
     qn_text_close(t);
 }
 
@@ -410,8 +566,6 @@ static void test_tools(void **state)
     qn_text_close(t);
 }
 
-#define USER "\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]"
-
 static void test_thinking_controls(void **state)
 {
     (void)state;
@@ -522,6 +676,24 @@ static void test_continuing_the_last_message(void **state)
            "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"Once "
            "upon \",\"prefix\":true}]}",
            want);
+    static const char *const words[] = {"prefix", "partial", "prefill"};
+    for (size_t i = 0; i < QN_COUNT(words); i++) {
+        char request[300];
+        snprintf(request, sizeof request,
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":"
+                 "\"Once upon\",\"%s\":true}]}",
+                 words[i]);
+        expect(t, request, want);
+    }
+    /* nothing said yet: where it would be said, whatever ends a turn */
+    static const char empty[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"\"}],"
+        "\"continue_final_message\":true}";
+    expect(t, empty, "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
+    struct qn_text *foreign =
+        open_source("{% for m in messages %}[{{ m.role }}]\n{{ m.content|trim }}</turn>\n{% endfor %}");
+    expect(foreign, empty, "[user]\nq</turn>\n[assistant]\n");
+    qn_text_close(foreign);
     /* no answer yet: the reasoning goes on */
     struct outcome o = run_opt(t,
                                "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\","
@@ -714,6 +886,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_folder_is_read),
         cmocka_unit_test(test_golden_example),
+        cmocka_unit_test(test_words_for_thinking),
+        cmocka_unit_test(test_a_template_for_tools),
+        cmocka_unit_test(test_stops_are_the_union),
         cmocka_unit_test(test_real_templates_pass),
         cmocka_unit_test(test_system_messages_are_folded),
         cmocka_unit_test(test_roles_and_contents),

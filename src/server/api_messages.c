@@ -278,14 +278,12 @@ static int read_thinking(struct qn_ask *a, struct qn_exchange *x, const struct q
     x->param = "output_config";
     QN_TRY(qn_json_get_obj(body, "output_config", &config, e));
     QN_TRY(qn_json_get_str(config, "effort", a->chat.effort, &a->chat.effort, e));
-    const struct qn_json *format = qn_json_get(config, "format");
-    if (qn_json_is_null(format)) format = qn_json_get(body, "output_format");
-    if (qn_json_is_str(qn_json_get(format, "type"), "json_schema")) {
-        a->form = "json_schema";
-        a->form_strict = true;
-        a->form_value = qn_json_get(format, "schema");
-        QN_FAIL_IF(!a->form_value, e, QN_INVAL, "output_config.format: json_schema needs a schema");
-    }
+    static const char *const wheres[] = {"output_config.format", "output_format"};
+    const struct qn_json *formats[] = {qn_json_get(config, "format"), qn_json_get(body, "output_format")};
+    for (int i = 0; i < 2; i++)
+        if (!qn_json_is_null(formats[i])) QN_TRY(qn_ask_add_format(a, x, formats[i], wheres[i], e));
+    a->form_strict = a->form != NULL;
+    QN_TRY(qn_ask_read_form(a, x, body, e));
     x->param = NULL;
 out:
     return rc;

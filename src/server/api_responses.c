@@ -277,11 +277,9 @@ static int read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
     struct qn_json *text;
     x->param = "text";
     QN_TRY(qn_json_get_obj(body, "text", &text, e));
-    struct qn_json *format = qn_json_get(text, "format"), *pseudo = qn_json_new(a->arena, QN_JSON_OBJECT);
-    if (qn_json_is_null(format)) return QN_OK;
-    QN_FAIL_IF(!pseudo || !qn_json_set(a->arena, pseudo, "response_format", format), e, QN_TOOBIG,
-               "text: the request is too large");
-    QN_TRY(qn_ask_read_form(a, x, pseudo, e));
+    const struct qn_json *format = qn_json_get(text, "format");
+    if (!qn_json_is_null(format)) QN_TRY(qn_ask_add_format(a, x, format, "text.format", e));
+    QN_TRY(qn_ask_read_form(a, x, body, e));
 out:
     return rc;
 }

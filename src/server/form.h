@@ -8,8 +8,14 @@
 
 int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *choice,
                             struct qn_err *e);
-/* response_format, structured_outputs, guided_*, grammar, json_schema of an OpenAI body. */
+/* --- form_read.c --- */
+/* response_format, structured_outputs, guided_*, grammar, regex, ebnf, json_schema, ... of an OpenAI body.
+ * The same thing twice is one; two different ones are QN_INVAL naming both. */
 int qn_ask_read_form(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, struct qn_err *e);
+/* One object {"type": ...} of a dialect's own member, called `where` in errors. */
+int qn_ask_add_format(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *format,
+                      const char *where, struct qn_err *e);
+/* --- form.c --- */
 /* What of tool_choice can be wrong before anything is rendered. tools may be NULL. */
 int qn_ask_check_choice(const struct qn_ask *a, struct qn_exchange *x, const struct qn_toolset *tools,
                         struct qn_err *e);

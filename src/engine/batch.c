@@ -3,16 +3,21 @@
 #include "engine/batch.h"
 
 #include "base/mem.h"
+#include "model/config.h"
 
 static void *array(int n, size_t size)
 {
     return xcalloc((size_t)n, size);
 }
 
-void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logits, int vocab)
+void qn_batch_init(struct qn_batch *b, const struct qn_device_options *d)
 {
-    *b = (struct qn_batch){
-        .max_seqs = max_seqs, .max_rows = max_rows, .max_logits = max_logits, .vocab = vocab};
+    int max_rows = d->max_rows, max_logits = d->max_logits, max_seqs = d->max_seqs, vocab = d->config->vocab;
+    *b = (struct qn_batch){.max_seqs = max_seqs,
+                           .max_rows = max_rows,
+                           .max_logits = max_logits,
+                           .vocab = vocab,
+                           .hidden = d->config->hidden};
     b->part = array(max_seqs, sizeof *b->part);
     b->seq = array(max_seqs, sizeof *b->seq);
     b->tok = array(max_rows, sizeof *b->tok);
@@ -39,6 +44,9 @@ void qn_batch_fini(struct qn_batch *b)
     free(b->tok);
     free(b->row_seq);
     free(b->pos);
+    free(b->rope_pos);
+    free(b->embed_row);
+    free(b->embed);
     free(b->logit_row);
     free(b->logit_seq);
     free(b->mask_at);
@@ -63,7 +71,8 @@ void qn_batch_fini(struct qn_batch *b)
 void qn_batch_begin(struct qn_batch *b)
 {
     memset(&b->step, 0, sizeof b->step);
-    b->n_pages = b->n_bias = b->n_seen = b->n_mask = 0;
+    b->n_pages = b->n_bias = b->n_seen = b->n_mask = b->n_embed = 0;
+    b->has_media = false;
     b->work.step = NULL;
     b->work.mtp_logits = NULL;
     b->result.score = NULL;
@@ -123,6 +132,7 @@ static struct qn_step_seq *add_seq(struct qn_batch *b, struct qn_seq *s, int n_r
     grow(&b->pages, &b->pages_capacity, b->n_pages + n_page);
     memcpy(b->pages + b->n_pages, s->hold.pages, (size_t)n_page * sizeof *b->pages);
     b->n_pages += n_page;
+    b->has_media |= s->params->n_span > 0;
     for (int i = 0; i < n_row; i++) {
         b->row_seq[t->n_row + i] = t->n_seq;
         b->pos[t->n_row + i] = s->n_done + i;
@@ -216,15 +226,14 @@ static void want_scores(struct qn_batch *b, const struct qn_seq *s, int n_row)
     b->result.score = b->score;
 }
 
-static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
-                        bool all_logits, bool is_open)
+static void add_prefill(struct qn_batch *b, struct qn_seq *s, const struct qn_batch_rows *rows, bool is_open)
 {
-    int row = b->step.n_row;
+    int row = b->step.n_row, n_row = rows->n_row;
     bool wants_token = s->n_done + n_row == s->n_tok && !s->job && !is_open;
     QN_CHECK(!b->step.slice_to);
     memcpy(b->tok + row, s->tok + s->n_done, (size_t)n_row * sizeof *b->tok);
     int first_logit = b->step.n_logit;
-    if (all_logits) {
+    if (rows->all_logits) {
         QN_CHECK(b->step.n_seq == 0);
         for (int i = 0; i < n_row; i++)
             add_logit(b, row + i, wants_token && i == n_row - 1 ? &s->pick : NULL);
@@ -237,11 +246,10 @@ static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wa
     } else if (wants_token) {
         add_logit(b, row + n_row - 1, &s->pick);
     }
-    if (!wants_token) n_draft_next = 0;
-    struct qn_step_seq *q = add_seq(b, s, n_row, n_draft_next);
+    struct qn_step_seq *q = add_seq(b, s, n_row, wants_token ? rows->n_draft_next : 0);
     q->wants_token = wants_token;
-    q->wants_mtp = wants_mtp;
-    q->mtp_from = qn_seq_keep_mtp(s, wants_mtp);
+    q->wants_mtp = rows->wants_mtp;
+    q->mtp_from = qn_seq_keep_mtp(s, rows->wants_mtp);
     q->first_logit = first_logit;
     if (wants_token)
         add_sample(b, s, q);
@@ -253,17 +261,69 @@ static void add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wa
     b->step.n_seq++;
 }
 
-void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
-                          bool all_logits)
+void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, const struct qn_batch_rows *rows)
 {
-    add_prefill(b, s, n_row, wants_mtp, n_draft_next, all_logits, false);
+    add_prefill(b, s, rows, false);
 }
 
 void qn_batch_add_slice(struct qn_batch *b, struct qn_seq *s, int slice_to, int n_part, int n_draft_next)
 {
-    add_prefill(b, s, s->n_slice_row, s->slice_keeps_mtp, n_draft_next, false, slice_to < n_part);
+    struct qn_batch_rows rows = {
+        .n_row = s->n_slice_row, .wants_mtp = s->slice_keeps_mtp, .n_draft_next = n_draft_next};
+    add_prefill(b, s, &rows, slice_to < n_part);
     b->step.slice_from = s->slice_part;
     b->step.slice_to = slice_to;
+}
+
+/* --- media --- */
+
+static void grow_embeds(struct qn_batch *b, int need)
+{
+    if (need <= b->embed_capacity) return;
+    b->embed_capacity = QN_MIN(QN_MAX(need, 2 * b->embed_capacity), b->max_rows);
+    b->embed = xreallocarray(b->embed, (size_t)b->embed_capacity, (size_t)b->hidden * sizeof *b->embed);
+}
+
+/* Embeddings for rows of media. */
+static void add_embeds(struct qn_batch *b, const struct qn_seq *s, const struct qn_step_seq *q)
+{
+    const struct qn_media_span *list = s->params->span;
+    int end = q->pos0 + q->n_row, n_span = s->params->n_span;
+    for (int k = qn_spans_find(list, n_span, q->pos0); k < n_span && list[k].first < end; k++) {
+        const struct qn_media_span *m = &list[k];
+        int from = QN_MAX(q->pos0, m->first), n = QN_MIN(end, m->first + m->n_tok) - from;
+        const float *rows = m->embeds->rows + (size_t)(m->first_embed + from - m->first) * (size_t)b->hidden;
+        grow_embeds(b, b->n_embed + n);
+        memcpy(b->embed + (size_t)b->n_embed * (size_t)b->hidden, rows,
+               (size_t)n * (size_t)b->hidden * sizeof *rows);
+        for (int i = 0; i < n; i++) b->embed_row[q->first_row + from - q->pos0 + i] = b->n_embed++;
+    }
+}
+
+/* Rope positions of all rows, embeddings of those that have their own. A slice in the middle of the model
+ * needs none. */
+static void add_media(struct qn_batch *b)
+{
+    struct qn_step *t = &b->step;
+    if (!b->rope_pos) {
+        b->rope_pos = array(3 * b->max_rows, sizeof *b->rope_pos);
+        b->embed_row = array(b->max_rows, sizeof *b->embed_row);
+    }
+    for (int i = 0; i < t->n_seq; i++) {
+        const struct qn_request_params *p = b->part[i].seq->params;
+        struct qn_step_seq *q = &b->seq[i];
+        for (int k = 0; k < q->n_row; k++) {
+            qn_spans_rope(p->span, p->n_span, q->pos0 + k, b->rope_pos + 3 * (size_t)(q->first_row + k));
+            b->embed_row[q->first_row + k] = -1;
+        }
+        if (q->pos0) qn_spans_rope(p->span, p->n_span, q->pos0 - 1, q->rope_before);
+        bool is_amid = i == t->n_seq - 1 && t->slice_from && b->part[i].is_open;
+        if (!is_amid) add_embeds(b, b->part[i].seq, q);
+    }
+    t->rope_pos = b->rope_pos;
+    t->embed_row = b->n_embed ? b->embed_row : NULL;
+    t->embed = b->embed;
+    t->n_embed = b->n_embed;
 }
 
 void qn_batch_end(struct qn_batch *b)
@@ -288,6 +348,7 @@ void qn_batch_end(struct qn_batch *b)
     t->n_seen = b->n_seen;
     t->n_pages = b->n_pages;
     t->score_tok = b->result.score ? b->score_tok : NULL;
+    if (b->has_media) add_media(b);
     b->result.fault = QN_OK;
     b->work.step = t;
 }

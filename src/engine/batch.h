@@ -24,6 +24,10 @@ struct qn_batch {
     int max_seqs, max_rows, max_logits, vocab;
     /* arrays of the step */
     int32_t *tok, *row_seq, *pos, *logit_row, *logit_seq;
+    int32_t *rope_pos, *embed_row; /* [max_rows, 3], [max_rows], allocated when media first come */
+    float *embed;                  /* [embed_capacity, hidden] */
+    int n_embed, embed_capacity, hidden;
+    bool has_media; /* of some sequence of the step, in its rows or before them */
     struct qn_step_seq *seq;
     int32_t *pages, *bias_tok, *seen_tok, *seen_count;
     float *bias;
@@ -39,15 +43,20 @@ struct qn_batch {
     bool keeps_mtp; /* the draft layer's KV, in decode rows */
 };
 
-void qn_batch_init(struct qn_batch *b, int max_seqs, int max_rows, int max_logits, int vocab);
+/* d: limits of a step. */
+void qn_batch_init(struct qn_batch *b, const struct qn_device_options *d);
 void qn_batch_fini(struct qn_batch *b);
 void qn_batch_begin(struct qn_batch *b);
 /* Decode sequences first. Uses the sequence's drafts, as far as its rules and max_draft allow. */
 void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bool wants_mtp,
                          int n_draft_next);
-/* The next n_row tokens. all_logits: the only sequence of the step. */
-void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, int n_row, bool wants_mtp, int n_draft_next,
-                          bool all_logits);
+struct qn_batch_rows {
+    int n_row; /* the next tokens */
+    bool wants_mtp;
+    int n_draft_next;
+    bool all_logits; /* the only sequence of the step */
+};
+void qn_batch_add_prefill(struct qn_batch *b, struct qn_seq *s, const struct qn_batch_rows *rows);
 /* The next parts of the model, of n_part, for the slice rows of s (qn_seq.n_slice_row), up to slice_to. The
  * last sequence of the step. */
 void qn_batch_add_slice(struct qn_batch *b, struct qn_seq *s, int slice_to, int n_part, int n_draft_next);

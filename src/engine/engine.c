@@ -669,11 +669,12 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     g->info.n_thread = g->device.n_thread;
     g->info.n_rank = g->size.ranks.n;
     g->info.isa = g->device.isa;
-    g->limits = (struct qn_request_limits){
-        .vocab = g->size.config.vocab, .max_context = g->info.max_context, .can_constrain = o->mask != NULL};
+    g->limits = (struct qn_request_limits){.vocab = g->size.config.vocab,
+                                           .hidden = g->size.config.hidden,
+                                           .max_context = g->info.max_context,
+                                           .can_constrain = o->mask != NULL};
     init_sched(g);
-    for (int i = 0; i < 2; i++)
-        qn_batch_init(&g->batch[i], g->info.max_seqs, d->max_rows, d->max_logits, g->size.config.vocab);
+    for (int i = 0; i < 2; i++) qn_batch_init(&g->batch[i], d);
     char line[200];
     snprintf(line, sizeof line, "context %d, sequences %d, pages %d, slots %d, step %d, mtp %d",
              g->info.max_context, g->info.max_seqs, g->info.n_page, g->info.n_slot, g->info.step_tokens,

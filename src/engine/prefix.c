@@ -76,14 +76,16 @@ struct qn_cache *qn_cache_create(const struct qn_cache_options *o)
 void qn_cache_free(struct qn_cache *c)
 {
     if (!c) return;
-    qn_pages_fini(&c->pages);
-    qn_slots_fini(&c->slots);
+    for (int i = 0; i < c->pages.n; i++) free(c->node[i].media);
+    for (int i = 0; i < c->slots.n; i++) free(c->snap[i].media);
     free(c->n_user);
     free(c->node);
     free(c->tok);
     free(c->snap);
     qn_map_free(&c->by_key);
     qn_map_free(&c->lost);
+    qn_pages_fini(&c->pages);
+    qn_slots_fini(&c->slots);
     free(c);
 }
 
@@ -126,9 +128,9 @@ const struct qn_node *qn_cache_node(const struct qn_cache *c, int page)
     return &c->node[page];
 }
 
-const int32_t *qn_cache_tokens(const struct qn_cache *c, int page)
+struct qn_words qn_cache_words(const struct qn_cache *c, int page)
 {
-    return c->tok + (size_t)page * QN_PAGE;
+    return (struct qn_words){.tok = c->tok + (size_t)page * QN_PAGE, .media = c->node[page].media};
 }
 
 const struct qn_snap *qn_cache_snap(const struct qn_cache *c, int slot)
@@ -245,6 +247,8 @@ void qn_cache_evict_snap(struct qn_cache *c, int slot)
         c->n_tail--;
         unhold(c, s->tail_page);
     }
+    free(s->media);
+    s->media = NULL;
     s->is_used = false;
     qn_slots_release(&c->slots, slot);
     c->version++;
@@ -265,6 +269,8 @@ void qn_cache_evict_node(struct qn_cache *c, int page)
     qn_map_remove(&c->by_key, n->key);
     if (c->lost.n >= MAX_LOST) qn_map_free(&c->lost);
     qn_map_put(&c->lost, n->key, 1);
+    free(n->media);
+    n->media = NULL;
     n->key = 0;
     c->n_node--;
     c->version++;
@@ -401,17 +407,55 @@ uint64_t qn_cache_root(const struct qn_cache *c, uint64_t salt)
     return root ? root : 1;
 }
 
+/* Of n words from place `at` on. */
+static uint64_t hash_words(const struct qn_prefix *p, uint64_t seed, int at, int n)
+{
+    uint64_t media[QN_PAGE];
+    uint64_t key = qn_hash_bytes(seed, p->tok + at, (size_t)n * sizeof *p->tok);
+    if (qn_prefix_media(p, at, n, media)) key = qn_hash_bytes(key, media, (size_t)n * sizeof *media);
+    return key;
+}
+
 uint64_t qn_prefix_key(const struct qn_prefix *p, uint64_t parent_key, int i)
 {
-    uint64_t key = qn_hash_bytes(parent_key, p->tok + (size_t)i * QN_PAGE, QN_PAGE * sizeof *p->tok);
+    uint64_t key = hash_words(p, parent_key, i * QN_PAGE, QN_PAGE);
     return key ? key : 1;
 }
 
-int qn_prefix_common(const struct qn_prefix *p, int at, const int32_t *tok, int n)
+bool qn_prefix_media(const struct qn_prefix *p, int at, int n, uint64_t *out)
 {
+    int k = qn_spans_find(p->span, p->n_span, at);
+    if (n <= 0 || k == p->n_span || p->span[k].first >= at + n) return false;
+    memset(out, 0, (size_t)n * sizeof *out);
+    for (; k < p->n_span && p->span[k].first < at + n; k++) {
+        const struct qn_media_span *s = &p->span[k];
+        int end = QN_MIN(at + n, s->first + s->n_tok);
+        for (int i = QN_MAX(at, s->first); i < end; i++) out[i - at] = qn_span_word(s, i - s->first);
+    }
+    return true;
+}
+
+int qn_prefix_common(const struct qn_prefix *p, int at, const struct qn_words *words, int n)
+{
+    uint64_t own[QN_PAGE];
     int i = 0;
-    while (i < n && p->tok[at + i] == tok[i]) i++;
+    while (i < n && p->tok[at + i] == words->tok[i]) i++;
+    QN_CHECK(n <= QN_PAGE);
+    bool has_media = qn_prefix_media(p, at, i, own);
+    if (!has_media && !words->media) return i;
+    for (int k = 0; k < i; k++)
+        if ((has_media ? own[k] : 0) != (words->media ? words->media[k] : 0)) return k;
     return i;
+}
+
+/* A copy of the media words, to be kept; NULL: there are none. */
+static uint64_t *keep_media(const struct qn_prefix *p, int at, int n)
+{
+    uint64_t media[QN_PAGE] = {0};
+    if (!qn_prefix_media(p, at, n, media)) return NULL;
+    uint64_t *own = xcalloc(QN_PAGE, sizeof *own);
+    memcpy(own, media, (size_t)n * sizeof *own);
+    return own;
 }
 
 /* What comes behind a node, or behind none (-1): its key, or the root; pages and tokens up to there. */
@@ -433,14 +477,16 @@ int qn_cache_find_node(const struct qn_cache *c, const struct qn_prefix *p, int 
     int page = (int)at;
     const struct qn_node *n = &c->node[page];
     if (n->parent != parent || n->root != p->root) return -1;
-    return qn_prefix_common(p, i * QN_PAGE, qn_cache_tokens(c, page), QN_PAGE) < QN_PAGE ? -1 : page;
+    struct qn_words words = qn_cache_words(c, page);
+    return qn_prefix_common(p, i * QN_PAGE, &words, QN_PAGE) < QN_PAGE ? -1 : page;
 }
 
 /* Is the snapshot one of p, tail and all? done: tokens before the tail. */
 static bool has_tail(const struct qn_snap *s, const struct qn_prefix *p, int done)
 {
     int tail = s->n_tok - done;
-    return s->root == p->root && s->n_tok <= p->n && qn_prefix_common(p, done, s->tail, tail) == tail;
+    struct qn_words words = {s->tail, s->media};
+    return s->root == p->root && s->n_tok <= p->n && qn_prefix_common(p, done, &words, tail) == tail;
 }
 
 /* How far into the page behind node `at` somebody else went: full pages, then tails. */
@@ -448,14 +494,17 @@ static int common_next(struct qn_cache *c, const struct qn_prefix *p, int at)
 {
     int most = 0, n_seen = 0, done = pages_to(c, at) * QN_PAGE;
     for (int k = at >= 0 ? c->node[at].first_child : c->first_root; k >= 0 && n_seen < MAX_SIBLINGS;
-         k = c->node[k].next, n_seen++)
+         k = c->node[k].next, n_seen++) {
+        struct qn_words words = qn_cache_words(c, k);
         if (c->node[k].root == p->root)
-            most =
-                QN_MAX(most, qn_prefix_common(p, done, qn_cache_tokens(c, k), QN_MIN(QN_PAGE, p->n - done)));
-    for (int s = *first_snap(c, at); s >= 0; s = c->snap[s].next)
-        if (c->snap[s].root == p->root)
-            most = QN_MAX(most, qn_prefix_common(p, done, c->snap[s].tail,
-                                                 QN_MIN(c->snap[s].n_tok - done, p->n - done)));
+            most = QN_MAX(most, qn_prefix_common(p, done, &words, QN_MIN(QN_PAGE, p->n - done)));
+    }
+    for (int s = *first_snap(c, at); s >= 0; s = c->snap[s].next) {
+        const struct qn_snap *snap = &c->snap[s];
+        struct qn_words words = {snap->tail, snap->media};
+        if (snap->root == p->root)
+            most = QN_MAX(most, qn_prefix_common(p, done, &words, QN_MIN(snap->n_tok - done, p->n - done)));
+    }
     return most;
 }
 
@@ -558,6 +607,7 @@ int qn_cache_insert(struct qn_cache *c, const struct qn_prefix *p, int parent, i
                           .next = *first,
                           .prev = -1,
                           .first_snap = -1,
+                          .media = keep_media(p, i * QN_PAGE, QN_PAGE),
                           .mtp_from = mtp_from,
                           .depth = i,
                           .born = c->clock};
@@ -597,6 +647,7 @@ static void hang(struct qn_cache *c, const struct qn_spot *at, int slot)
                           .root = at->of->root,
                           .n_tok = at->n_tok,
                           .tail_page = n_tail ? at->tail_page : -1,
+                          .media = keep_media(at->of, at->n_tok - n_tail, n_tail),
                           .mtp_from = at->mtp_from,
                           .born = c->clock,
                           .last_use = c->clock};
@@ -605,7 +656,7 @@ static void hang(struct qn_cache *c, const struct qn_spot *at, int slot)
         qn_pages_hold(&c->pages, at->tail_page);
         c->n_tail++;
     }
-    uint64_t key = qn_hash_bytes(key_of(c, at->of, at->parent), tail, (size_t)n_tail * sizeof *tail);
+    uint64_t key = hash_words(at->of, key_of(c, at->of, at->parent), at->n_tok - n_tail, n_tail);
     s->key = qn_mix64(key ^ (uint64_t)at->n_tok);
     if (*first >= 0) c->snap[*first].prev = slot;
     *first = slot;

@@ -2,9 +2,9 @@
  * Owned by the engine thread; no locking. Its fields are its own: whoever else wants something of it asks.
  *
  * A prefix can be resumed where both its pages and a snapshot of the recurrent state exist. A node is one
- * full page (64 tokens), its key the hash of its parent's key and its tokens; tokens are compared too. A
- * snapshot stands at any token: behind its parent node, with the tokens of its tail and the page that holds
- * their KV.
+ * full page (64 tokens), its key the hash of its parent's key and its tokens; tokens are compared too. Where
+ * there are media, what they show is part of both: pages of two pictures are never the same page. A snapshot
+ * stands at any token: behind its parent node, with the tokens of its tail and the page that holds their KV.
  *
  *     root -- node -- node -- node          pages 0, 1, 2
  *               |        \--- node          another page 2
@@ -21,6 +21,7 @@
 
 #include "backend/step.h"
 #include "engine/chores.h"
+#include "engine/span.h"
 
 struct qn_cache;
 
@@ -30,12 +31,22 @@ struct qn_prefix {
     uint64_t root;      /* qn_cache_root: only texts of the same root share anything */
     const int32_t *tok; /* [n] */
     int n;
+    const struct qn_media_span *span; /* [n_span] media among them: other content is other text */
+    int n_span;
+};
+
+/* What stands at some places of a text, as the cache keeps and compares it. */
+struct qn_words {
+    const int32_t *tok;
+    const uint64_t *media; /* of each place: qn_span_word, 0 for text; NULL: there are no media */
 };
 
 /* The key of its page i, behind that of page i - 1 (of page 0: the root). */
 uint64_t qn_prefix_key(const struct qn_prefix *p, uint64_t parent_key, int i);
-/* How many of the n tokens are the same as its own from place `at` on. */
-int qn_prefix_common(const struct qn_prefix *p, int at, const int32_t *tok, int n);
+/* How many of the n words are the same as its own from place `at` on. */
+int qn_prefix_common(const struct qn_prefix *p, int at, const struct qn_words *words, int n);
+/* The words of media among the n places from `at` on: [n]. false: there are none, nothing is written. */
+bool qn_prefix_media(const struct qn_prefix *p, int at, int n, uint64_t *out);
 
 /* Where a snapshot stands: behind the first n_tok tokens of a text. */
 struct qn_spot {
@@ -59,6 +70,7 @@ struct qn_node {
     int depth;                   /* pages before it */
     int64_t born;                /* of the cache's clock */
     bool lost_snap;              /* a snapshot behind it was evicted */
+    uint64_t *media;             /* [QN_PAGE] as in qn_words, or NULL */
     int mtp_from;                /* place from which it has all of the draft layer's KV; QN_PAGE: nothing */
 };
 
@@ -71,7 +83,8 @@ struct qn_snap {
     int n_tok;
     int tail_page; /* holds the KV of the tail; -1 when n_tok % QN_PAGE is 0 */
     int32_t tail[QN_PAGE];
-    int mtp_from; /* as in qn_spot */
+    uint64_t *media; /* [QN_PAGE] of the tail, or NULL */
+    int mtp_from;    /* as in qn_spot */
     int n_pin, n_hit;
     int64_t born, last_use;
 };
@@ -101,7 +114,7 @@ int64_t qn_cache_clock(const struct qn_cache *c);    /* its time: admissions */
 uint64_t qn_cache_version(const struct qn_cache *c); /* nodes, snapshots that came or went; from 1 on */
 void qn_cache_stats(const struct qn_cache *c, struct qn_cache_stats *out);
 const struct qn_node *qn_cache_node(const struct qn_cache *c, int page);
-const int32_t *qn_cache_tokens(const struct qn_cache *c, int page); /* of a node: [QN_PAGE] */
+struct qn_words qn_cache_words(const struct qn_cache *c, int page); /* of a node: [QN_PAGE] */
 const struct qn_snap *qn_cache_snap(const struct qn_cache *c, int slot);
 bool qn_cache_has_key(const struct qn_cache *c, uint64_t key);
 /* Of the snapshots that are not stored the one used longest ago, or last. -1: none. */

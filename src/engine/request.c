@@ -69,6 +69,7 @@ int qn_request_check(const struct qn_request_params *p, const struct qn_request_
                e, QN_INVAL, "more than %d biases, stop tokens or closing tokens", MAX_LISTED);
     QN_FAIL_IF(p->constraint && !limits->can_constrain, e, QN_UNSUPPORTED,
                "constrained output needs the vocabulary's masks, which this engine was opened without");
+    QN_TRY(qn_spans_check(p->span, p->n_span, p->n_tok, limits->hidden, e));
     QN_TRY(qn_request_check_tokens("prompt token", p->tok, p->n_tok, vocab, e));
     QN_TRY(qn_request_check_tokens("bias", p->bias_tok, p->n_bias, vocab, e));
     QN_TRY(qn_request_check_tokens("stop token", p->stop_tok, p->n_stop, vocab, e));
@@ -93,6 +94,7 @@ struct qn_request *qn_request_create(const struct qn_request_params *p)
     struct qn_request *r = xcalloc(1, sizeof *r);
     r->params = *p;
     r->params.tok = copy(p->tok, p->n_tok, sizeof *p->tok);
+    r->params.span = qn_spans_copy(p->span, p->n_span);
     r->params.bias_tok = copy(p->bias_tok, p->n_bias, sizeof *p->bias_tok);
     r->params.bias = copy(p->bias, p->n_bias, sizeof *p->bias);
     r->params.stop_tok = copy(p->stop_tok, p->n_stop, sizeof *p->stop_tok);
@@ -129,6 +131,7 @@ void qn_request_unref(struct qn_request *r)
     if (atomic_fetch_sub(&r->n_ref, 1) != 1) return;
     qn_grammar_release(r->params.constraint);
     free((void *)(uintptr_t)r->params.tok);
+    qn_spans_free((struct qn_media_span *)(uintptr_t)r->params.span, r->params.n_span);
     free((void *)(uintptr_t)r->params.bias_tok);
     free((void *)(uintptr_t)r->params.bias);
     free((void *)(uintptr_t)r->params.stop_tok);

@@ -14,6 +14,7 @@
 #include "backend/step.h"
 #include "base/err.h"
 #include "base/mail.h"
+#include "engine/span.h"
 
 struct qn_grammar; /* text/grammar.h: what the output must obey; reference counted */
 struct qn_ban;     /* engine/ban.h */
@@ -23,6 +24,9 @@ enum qn_priority { QN_PRIORITY_NORMAL, QN_PRIORITY_LOW };
 struct qn_request_params {
     const int32_t *tok; /* [n_tok] the whole prompt; copied by submit */
     int n_tok;
+    const struct qn_media_span
+        *span; /* [n_span] media among its tokens; copied, with references of its own */
+    int n_span;
     int max_new;             /* at least 1; the engine clamps it to the context */
     struct qn_sample sample; /* bias and seen ranges are ignored here */
     const int32_t *bias_tok; /* [n_bias] logit_bias; copied */
@@ -123,7 +127,7 @@ void qn_request_release(struct qn_request *r);
 
 /* What an engine can serve. */
 struct qn_request_limits {
-    int vocab, max_context;
+    int vocab, hidden, max_context;
     bool can_constrain; /* it has the vocabulary's masks */
 };
 /* Errors: QN_TOOBIG (the prompt leaves no room for one token; names both numbers), QN_INVAL (a token id or a

@@ -352,7 +352,9 @@ static void add_prefills(struct qn_sched *s, struct qn_batch *b, int depth)
             left -= n;
             continue;
         }
-        qn_batch_add_prefill(b, q, n, keeps, depth_behind(s, q, n, keeps, depth), false);
+        struct qn_batch_rows rows = {
+            .n_row = n, .wants_mtp = keeps, .n_draft_next = depth_behind(s, q, n, keeps, depth)};
+        qn_batch_add_prefill(b, q, &rows);
         left -= n;
         left_us -= used_us * n / fits;
     }
@@ -382,7 +384,9 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
             struct qn_seq *q = s->running[i];
             if (q->state != QN_SEQ_PREFILL || q->is_paused || !qn_seq_wants_rows(q)) continue;
             int n = qn_seq_chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
-            qn_batch_add_prefill(b, q, n, has_mtp && (q->job || reads_mtp(s, q)), 0, true);
+            struct qn_batch_rows rows = {
+                .n_row = n, .wants_mtp = has_mtp && (q->job || reads_mtp(s, q)), .all_logits = true};
+            qn_batch_add_prefill(b, q, &rows);
             s->last_was_rows = true;
             qn_batch_end(b);
             return true;

@@ -108,7 +108,8 @@ static void mark(struct qn_seq *s, int at)
 
 /* Where prefill stops for snapshots: behind the last end of a turn in the prompt (what follows, the head of
  * the answer, may be written differently in the next request) or, in a text without turns, before its last
- * token; where this prompt left a known one; every few thousand tokens. */
+ * token; where this prompt left a known one; behind its last picture (the same one, another question); every
+ * few thousand tokens. */
 static void place_marks(struct qn_seq *s, const struct qn_match *m, const struct qn_seq_marks *o)
 {
     s->n_mark = 0;
@@ -119,6 +120,9 @@ static void place_marks(struct qn_seq *s, const struct qn_match *m, const struct
     if (m->n_match >= s->n_cached + gap && m->n_match < s->n_tok &&
         (m->n_match <= end - gap || m->n_match > end))
         mark(s, m->n_match);
+    const struct qn_media_span *last = s->params->n_span ? &s->params->span[s->params->n_span - 1] : NULL;
+    int seen = last ? last->first + last->n_tok + 1 : 0; /* and the token that ends it */
+    if (last && seen >= s->n_cached + gap && seen < s->n_prompt) mark(s, seen);
     int every = QN_ROUND_UP(s->n_cached + SNAPSHOT_EVERY / 2, SNAPSHOT_EVERY);
     if (every < s->n_tok) mark(s, every); /* the next one follows when this is reached */
 }
@@ -132,7 +136,8 @@ int qn_seq_chunk(const struct qn_seq *s, int most)
 
 struct qn_prefix qn_seq_prefix(const struct qn_seq *s)
 {
-    return (struct qn_prefix){.root = s->root, .tok = s->tok, .n = s->n_tok};
+    return (struct qn_prefix){
+        .root = s->root, .tok = s->tok, .n = s->n_tok, .span = s->params->span, .n_span = s->params->n_span};
 }
 
 const struct qn_match *qn_seq_match(struct qn_seq *s, struct qn_cache *c)

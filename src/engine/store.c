@@ -31,18 +31,20 @@ struct qn_store {
     struct qn_store_job quit;
 };
 
-static uint64_t checksum(const struct qn_store_head *h, const void *data)
+static uint64_t checksum(const struct qn_store_head *h, const uint64_t *media, const void *data)
 {
     struct qn_store_head copy = *h;
     copy.checksum = 0;
-    return qn_hash_bytes(qn_hash_bytes(1, &copy, sizeof copy), data, h->n_byte);
+    uint64_t sum = qn_hash_bytes(1, &copy, sizeof copy);
+    if (media) sum = qn_hash_bytes(sum, media, qn_store_media_bytes(h));
+    return qn_hash_bytes(sum, data, h->n_byte);
 }
 
 static void file_name(const struct qn_store *s, const struct qn_store_head *h, const char *end, char *out,
                       size_t n)
 {
     snprintf(out, n, "%s/%016llx-%c%016llx%s", s->folder, (unsigned long long)h->fingerprint,
-             h->kind == QN_STORE_PAGE ? 'p' : 's', (unsigned long long)h->key, end);
+             qn_store_kind(h) == QN_STORE_PAGE ? 'p' : 's', (unsigned long long)h->key, end);
 }
 
 void qn_store_file_name(const struct qn_store *s, const struct qn_store_head *h, char *out, size_t n)
@@ -81,32 +83,44 @@ static bool write_file(const struct qn_store *s, struct qn_store_item *b)
     char name[MAX_NAME], temporary[MAX_NAME];
     file_name(s, &b->h, ".tmp", temporary, sizeof temporary);
     file_name(s, &b->h, ".qkv", name, sizeof name);
-    b->h.checksum = checksum(&b->h, b->data);
+    b->h.checksum = checksum(&b->h, b->media, b->data);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return false;
-    bool is_good = write_all(fd, &b->h, sizeof b->h) && write_all(fd, b->data, b->h.n_byte);
+    bool is_good = write_all(fd, &b->h, sizeof b->h) &&
+                   write_all(fd, b->media, qn_store_media_bytes(&b->h)) &&
+                   write_all(fd, b->data, b->h.n_byte);
     is_good = close(fd) == 0 && is_good && rename(temporary, name) == 0;
     if (!is_good) unlink(temporary);
     return is_good;
 }
 
-/* Fills b->data from its file. */
+static bool read_all(int fd, void *data, size_t n)
+{
+    char *p = data;
+    while (n) {
+        ssize_t k = read(fd, p, n);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return false;
+        p += k;
+        n -= (size_t)k;
+    }
+    return true;
+}
+
+/* Fills b->data from its file, which is the one that was found. */
 static bool read_file(const struct qn_store *s, const struct qn_store_item *b)
 {
     char name[MAX_NAME];
     struct qn_store_head h;
+    uint64_t media[QN_PAGE];
     file_name(s, &b->h, ".qkv", name, sizeof name);
     int fd = open(name, O_RDONLY | O_CLOEXEC);
-    bool is_good = fd >= 0 && read(fd, &h, sizeof h) == (ssize_t)sizeof h && h.n_byte == b->h.n_byte;
-    for (size_t done = 0; is_good && done < h.n_byte;) {
-        ssize_t k = read(fd, (char *)b->data + done, h.n_byte - done);
-        if (k < 0 && errno == EINTR) continue;
-        is_good = k > 0;
-        if (is_good) done += (size_t)k;
-    }
+    bool is_good = fd >= 0 && read_all(fd, &h, sizeof h) && h.n_byte == b->h.n_byte && h.kind == b->h.kind &&
+                   read_all(fd, media, qn_store_media_bytes(&h)) && read_all(fd, b->data, h.n_byte);
     if (is_good) futimens(fd, NULL); /* used: the next start knows */
     if (fd >= 0) close(fd);
-    return is_good && h.checksum == checksum(&h, b->data) && h.key == b->h.key && h.kind == b->h.kind;
+    return is_good && h.key == b->h.key && h.checksum == checksum(&h, b->media ? media : NULL, b->data) &&
+           (!b->media || !memcmp(media, b->media, sizeof media));
 }
 
 struct queue {
@@ -188,23 +202,24 @@ void qn_store_remove(struct qn_store *s, const struct qn_store_head *h)
 
 static bool is_sound(const struct qn_store *s, const struct qn_store_head *h, int64_t n_file)
 {
-    size_t want =
-        h->kind == QN_STORE_PAGE ? s->o.page_bytes : s->o.slot_bytes + (h->n_tail ? s->o.page_bytes : 0);
-    return (h->kind == QN_STORE_PAGE || h->kind == QN_STORE_SNAPSHOT) && h->n_byte == want && h->n_tok > 0 &&
-           h->n_tail >= 0 && h->n_tail <= QN_PAGE && n_file == (int64_t)(sizeof *h + want) &&
-           (h->kind == QN_STORE_PAGE ? h->n_tail == QN_PAGE && h->n_tok % QN_PAGE == 0
-                                     : h->n_tail == h->n_tok % QN_PAGE);
+    if (h->kind < 0 || h->kind > (QN_STORE_SNAPSHOT | QN_STORE_MEDIA)) return false;
+    bool is_page = qn_store_kind(h) == QN_STORE_PAGE;
+    size_t want = is_page ? s->o.page_bytes : s->o.slot_bytes + (h->n_tail ? s->o.page_bytes : 0);
+    return h->n_byte == want && h->n_tok > 0 && h->n_tail >= 0 && h->n_tail <= QN_PAGE &&
+           n_file == (int64_t)(sizeof *h + qn_store_media_bytes(h) + want) &&
+           (is_page ? h->n_tail == QN_PAGE && h->n_tok % QN_PAGE == 0 : h->n_tail == h->n_tok % QN_PAGE);
 }
 
-/* The head of a file of that name, when the file is sound. when: of its last use. */
-static bool look_at(const struct qn_store *s, const char *name, struct qn_store_head *h, int64_t *when)
+/* Head and media of a file of that name, when the file is sound. when: of its last use. */
+static bool look_at(const struct qn_store *s, const char *name, struct qn_store_head *h, uint64_t *media,
+                    int64_t *when)
 {
     struct stat st;
     char want[MAX_NAME];
     int fd = open(name, O_RDONLY | O_CLOEXEC);
-    bool is_good = fd >= 0 && !fstat(fd, &st) && read(fd, h, sizeof *h) == (ssize_t)sizeof *h &&
+    bool is_good = fd >= 0 && !fstat(fd, &st) && read_all(fd, h, sizeof *h) &&
                    !memcmp(h->magic, MAGIC, sizeof h->magic) && h->fingerprint == s->o.fingerprint &&
-                   is_sound(s, h, st.st_size);
+                   is_sound(s, h, st.st_size) && read_all(fd, media, qn_store_media_bytes(h));
     if (fd >= 0) close(fd);
     if (!is_good) return false;
     file_name(s, h, ".qkv", want, sizeof want);
@@ -224,6 +239,7 @@ static int scan(struct qn_store *s, int *n_damaged, struct qn_err *e)
     for (struct dirent *entry; (entry = readdir(d)) && n_found < MAX_FILES;) {
         char name[MAX_NAME];
         struct qn_store_head h;
+        uint64_t media[QN_PAGE];
         int64_t when;
         size_t n = strlen(entry->d_name);
         bool is_temporary = n > 4 && !strcmp(entry->d_name + n - 4, ".tmp");
@@ -233,8 +249,8 @@ static int scan(struct qn_store *s, int *n_damaged, struct qn_err *e)
             n_foreign++;
         } else if (is_temporary) { /* left by a killed process */
             unlink(name);
-        } else if (look_at(s, name, &h, &when)) {
-            s->o.found(s->o.user, &h, when);
+        } else if (look_at(s, name, &h, media, &when)) {
+            s->o.found(s->o.user, &h, qn_store_media_bytes(&h) ? media : NULL, when);
             n_found++;
         } else {
             ++*n_damaged;

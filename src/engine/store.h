@@ -2,7 +2,8 @@
  *
  * One blob a file, written under a temporary name and then renamed:
  *
- *     FOLDER/<fingerprint>-<kind><key>.qkv    header (magic, sizes, keys, tokens, checksum), then the bytes
+ *     FOLDER/<fingerprint>-<kind><key>.qkv    header (magic, sizes, keys, tokens, checksum), words of media
+ *                                             where there are any, then the bytes
  *
  * so a killed process leaves whole files or temporary ones. A file of another model, or a damaged one, is
  * left alone and told once. Reads go before writes and removals, which keep their order.
@@ -17,6 +18,7 @@
 #include "base/mail.h"
 
 enum qn_store_kind { QN_STORE_PAGE, QN_STORE_SNAPSHOT };
+#define QN_STORE_MEDIA 2 /* added to the kind in a head: 64 words of media follow (engine/prefix.h) */
 
 /* The head of a file, as it is on disk. */
 struct qn_store_head {
@@ -26,6 +28,15 @@ struct qn_store_head {
     int32_t kind, n_tok, n_tail, mtp_from; /* as of the node or snapshot */
     int32_t tok[QN_PAGE];                  /* of the page, or of the snapshot's tail */
 };
+
+static inline enum qn_store_kind qn_store_kind(const struct qn_store_head *h)
+{
+    return h->kind & QN_STORE_SNAPSHOT ? QN_STORE_SNAPSHOT : QN_STORE_PAGE;
+}
+static inline size_t qn_store_media_bytes(const struct qn_store_head *h)
+{
+    return h->kind & QN_STORE_MEDIA ? QN_PAGE * sizeof(uint64_t) : 0;
+}
 
 enum qn_store_job_kind { QN_STORE_WRITE, QN_STORE_READ, QN_STORE_REMOVE, QN_STORE_QUIT };
 struct qn_store_job {
@@ -38,7 +49,8 @@ struct qn_store_item {
     struct qn_store_job job; /* a write */
     bool is_failed;          /* the copier's, read when its letter is back */
     struct qn_store_head h;
-    void *data; /* [n_byte] */
+    uint64_t *media; /* [QN_PAGE] or NULL */
+    void *data;      /* [n_byte] */
 };
 
 struct qn_store_fetch { /* items to be read, in order */
@@ -54,8 +66,8 @@ struct qn_store_options {
     size_t page_bytes, slot_bytes;
     struct qn_mail *home; /* where letters of writes and reads go, with this kind */
     int letter_kind;
-    /* Called by open for each sound file; when: of its last use, in seconds. */
-    void (*found)(void *user, const struct qn_store_head *h, int64_t when);
+    /* Called by open for each sound file. media: [QN_PAGE] or NULL; when: of its last use, in seconds. */
+    void (*found)(void *user, const struct qn_store_head *h, const uint64_t *media, int64_t when);
     void *user;
 };
 

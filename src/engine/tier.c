@@ -109,7 +109,7 @@ static void join(struct qn_tier *t, enum place p, struct blob *b)
 
 static size_t file_bytes(const struct blob *b)
 {
-    return sizeof b->item.h + b->item.h.n_byte;
+    return sizeof b->item.h + qn_store_media_bytes(&b->item.h) + b->item.h.n_byte;
 }
 
 /* The only way from one state to another. Bytes in RAM are there before it comes to RAM; where it leaves,
@@ -181,7 +181,8 @@ static struct blob *first_snapshot(const struct qn_tier *t, uint64_t parent)
 /* Page i of p, or the tail behind it. */
 static bool is_same(const struct blob *b, const struct qn_prefix *p, int at, int n)
 {
-    return b->item.h.n_tail == n && qn_prefix_common(p, at, b->item.h.tok, n) == n;
+    struct qn_words words = {b->item.h.tok, b->item.media};
+    return b->item.h.n_tail == n && qn_prefix_common(p, at, &words, n) == n;
 }
 
 /* The blob of page i of p, which may be brought back. */
@@ -200,9 +201,9 @@ static void add(struct qn_tier *t, struct blob *b)
     }
     b->at = t->n_blob;
     t->blob[t->n_blob++] = b;
-    qn_map_put(&t->by_key, index_key(h->kind, h->key), (uint64_t)(uintptr_t)b);
+    qn_map_put(&t->by_key, index_key(qn_store_kind(h), h->key), (uint64_t)(uintptr_t)b);
     t->version++;
-    if (h->kind != QN_STORE_SNAPSHOT) return;
+    if (qn_store_kind(h) != QN_STORE_SNAPSHOT) return;
     b->next_sibling = first_snapshot(t, h->parent);
     qn_map_put(&t->by_parent, h->parent, (uint64_t)(uintptr_t)b);
 }
@@ -223,12 +224,14 @@ static void take_out_snapshot(struct qn_tier *t, struct blob *b)
 
 static void forget(struct qn_tier *t, struct blob *b)
 {
-    if (b->item.h.kind == QN_STORE_SNAPSHOT) take_out_snapshot(t, b);
-    qn_map_remove(&t->by_key, index_key(b->item.h.kind, b->item.h.key));
+    enum qn_store_kind kind = qn_store_kind(&b->item.h);
+    if (kind == QN_STORE_SNAPSHOT) take_out_snapshot(t, b);
+    qn_map_remove(&t->by_key, index_key(kind, b->item.h.key));
     t->n_doomed -= b->is_doomed;
     turn(t, b, GONE);
     t->blob[b->at] = t->blob[--t->n_blob];
     t->blob[b->at]->at = b->at;
+    free(b->item.media);
     free(b);
 }
 
@@ -300,13 +303,22 @@ static void write_out(struct qn_tier *t, struct blob *b)
     qn_store_write(t->store, &b->item);
 }
 
+static void keep_media(struct blob *b, const uint64_t *media)
+{
+    if (!media) return;
+    b->item.h.kind |= QN_STORE_MEDIA;
+    b->item.media = xcalloc(QN_PAGE, sizeof *media);
+    memcpy(b->item.media, media, QN_PAGE * sizeof *media);
+}
+
 /* For what a chore of the next work will bring. */
-static struct blob *new_blob(struct qn_tier *t, const struct qn_store_head *h)
+static struct blob *new_blob(struct qn_tier *t, const struct qn_store_head *h, const uint64_t *media)
 {
     void *data = new_data(t, h->n_byte);
     if (!data) return NULL;
     struct blob *b = xcalloc(1, sizeof *b);
     b->item.h = *h;
+    keep_media(b, media);
     if (t->store) qn_store_stamp(t->store, &b->item.h);
     b->item.data = data;
     b->born = qn_cache_clock(t->cache);
@@ -335,8 +347,9 @@ static bool save_page(struct qn_tier *t, int page)
                               .n_tok = (n->depth + 1) * QN_PAGE,
                               .n_tail = QN_PAGE,
                               .mtp_from = n->mtp_from};
-    memcpy(h.tok, qn_cache_tokens(t->cache, page), sizeof h.tok);
-    struct blob *b = new_blob(t, &h);
+    struct qn_words words = qn_cache_words(t->cache, page);
+    memcpy(h.tok, words.tok, sizeof h.tok);
+    struct blob *b = new_blob(t, &h, words.media);
     if (b) qn_cache_read_page(t->cache, page, b->item.data);
     return b;
 }
@@ -359,7 +372,7 @@ static bool save_snapshot(struct qn_tier *t, int slot)
                               .n_tail = n_tail,
                               .mtp_from = s->mtp_from};
     memcpy(h.tok, s->tail, (size_t)n_tail * sizeof *h.tok);
-    struct blob *b = new_blob(t, &h);
+    struct blob *b = new_blob(t, &h, s->media);
     if (!b) return false;
     qn_cache_read_slot(t->cache, slot, b->item.data);
     if (n_tail) qn_cache_read_page(t->cache, s->tail_page, (char *)b->item.data + t->o.slot_bytes);
@@ -731,10 +744,11 @@ static int by_age(const void *a, const void *b)
     return x->last_use < y->last_use ? -1 : x->last_use > y->last_use;
 }
 
-static void found(void *user, const struct qn_store_head *h, int64_t when)
+static void found(void *user, const struct qn_store_head *h, const uint64_t *media, int64_t when)
 {
     struct blob *b = xcalloc(1, sizeof *b);
     b->item.h = *h;
+    keep_media(b, media);
     b->last_use = when;
     add(user, b);
 }
@@ -791,6 +805,7 @@ void qn_tier_close(struct qn_tier *t)
     QN_CHECK(!qn_tier_is_copying(t));
     qn_store_close(t->store);
     for (int i = 0; i < t->n_blob; i++) {
+        free(t->blob[i]->item.media);
         free(t->blob[i]->item.data);
         free(t->blob[i]);
     }

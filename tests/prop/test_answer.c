@@ -45,15 +45,26 @@ static int roll(struct dice *d, int sides)
     return (int)(qn_rng64(d->seed, d->n++, 1) % (uint64_t)sides);
 }
 
+/* Pictures in a text. */
+#define MAX_MEDIA 3
+#define N_PICTURE 7
+#define PAD_TOK   7 /* stands for all of them */
+struct media {
+    struct qn_media_span span[MAX_MEDIA];
+    int n;
+};
+
 struct history {
     int32_t *tok;
     int n;
+    struct media media;
 };
 
 /* A request and the plain engine's answer to it. */
 struct question {
     struct qn_request_params params;
     int32_t *tok;
+    struct media media;
     int32_t stop[3], closing[2], bias_tok[2], ban[9];
     int ban_len[3];
     uint32_t *allowed; /* bits; NULL: all */
@@ -75,6 +86,7 @@ enum {
     AXIS_STOPS,
     AXIS_BAD_WORDS,
     AXIS_LOGPROBS,
+    AXIS_MEDIA,
     N_AXIS
 };
 
@@ -91,6 +103,7 @@ static const struct axis axis_table[N_AXIS] = {
     {"stops", {"none", "ids", "met", "not before a minimum", "ignored"}, {0}},
     {"bad words", {"none", "tokens", "sequences", "under a grammar", "and a list of allowed ones"}, {0}},
     {"log-probs", {"not asked", "asked"}, {0}},
+    {"pictures", {"none", "one", "more"}, {0}},
 };
 static const int depths[] = {0, 1, 2, 3, 5, 8, -1}, chunks[] = {5, 16, 64, 100, 512}, slices[] = {0, 1, 3};
 static const float temperatures[] = {0, 0.7f, 1.0f};
@@ -179,6 +192,7 @@ struct bench {
     struct dice dice;
     struct history pool[MAX_HISTORY];
     struct question question[MAX_QUESTION];
+    struct qn_media_span picture[N_PICTURE];
     int n_pool, n_question;
     struct qn_fake plain_fake, fake;
     struct qn_engine *plain, *tried;
@@ -193,13 +207,47 @@ struct bench {
     struct axis axes[N_AXIS];
 };
 
-static void remember(struct bench *b, const int32_t *tok, int n)
+static void remember(struct bench *b, const int32_t *tok, int n, const struct media *media)
 {
     int at = b->n_pool < MAX_HISTORY ? b->n_pool++ : roll(&b->dice, MAX_HISTORY);
     free(b->pool[at].tok);
     n = QN_MIN(n, MAX_TOKENS);
-    b->pool[at] = (struct history){xreallocarray(NULL, (size_t)n, sizeof *tok), n};
+    b->pool[at] = (struct history){xreallocarray(NULL, (size_t)n, sizeof *tok), n, *media};
     memcpy(b->pool[at].tok, tok, (size_t)n * sizeof *tok);
+}
+
+/* The first two look alike from outside; one goes over several pages. */
+static void paint(struct bench *b)
+{
+    static const int grids[N_PICTURE][2] = {{3, 5}, {3, 5}, {1, 9}, {8, 10}, {2, 2}, {7, 3}, {1, 1}};
+    int hidden = b->s->model ? qn_model_config(b->s->model)->hidden : b->plain_fake.config.hidden;
+    for (int i = 0; i < N_PICTURE; i++) {
+        struct qn_media_span *s = &b->picture[i];
+        *s = (struct qn_media_span){.kind = i % 3 ? QN_MEDIA_IMAGE : QN_MEDIA_VIDEO,
+                                    .n_tok = grids[i][0] * grids[i][1],
+                                    .grid_h = grids[i][0],
+                                    .grid_w = grids[i][1],
+                                    .first_embed = i};
+        s->embeds = qn_embeds_create(i + s->n_tok, hidden);
+        for (int k = 0; k < s->embeds->n_row * hidden; k++)
+            s->embeds->rows[k] = 0.1f * (qn_rng_unit(qn_rng64(77, (uint64_t)i, (uint64_t)k)) - 0.5f);
+        for (int k = 0; k < 4; k++) s->hash[k] = qn_rng64(78, (uint64_t)i, (uint64_t)k);
+    }
+}
+
+/* Pictures among the fresh tokens, which are those from n_old on. */
+static void hang(struct bench *b, struct question *q, int n_old, int n)
+{
+    struct dice *d = &b->dice;
+    for (int at = n_old + roll(d, 20); q->media.n < MAX_MEDIA; at += roll(d, 60)) {
+        struct qn_media_span *s = &q->media.span[q->media.n];
+        *s = b->picture[roll(d, N_PICTURE)];
+        s->first = at;
+        if (at + s->n_tok > n) return;
+        for (int i = 0; i < s->n_tok; i++) q->tok[at + i] = PAD_TOK;
+        at += s->n_tok;
+        q->media.n++;
+    }
 }
 
 /* New tokens of a prompt: random ids, or a piece of real text, now and then said twice, often as a user's
@@ -239,8 +287,16 @@ static void make_question(struct bench *b, struct question *q)
     q->tok = xreallocarray(NULL, (size_t)(n_old + n_fresh), sizeof *q->tok);
     if (n_old) memcpy(q->tok, h->tok, (size_t)n_old * sizeof *q->tok);
     write_fresh(b, q->tok + n_old, n_fresh);
+    while (h && q->media.n < h->media.n &&
+           h->media.span[q->media.n].first + h->media.span[q->media.n].n_tok <= n_old) {
+        q->media.span[q->media.n] = h->media.span[q->media.n];
+        q->media.n++;
+    }
+    if (!roll(d, 4)) hang(b, q, n_old, n_old + n_fresh);
     struct qn_request_params *p = &q->params;
     *p = ask_params(q->tok, n_old + n_fresh);
+    p->span = q->media.span;
+    p->n_span = q->media.n;
     p->max_new = 1 + roll(d, 60);
     p->sample.temperature = temperatures[roll(d, (int)QN_COUNT(temperatures))];
     p->sample.seed = (uint64_t)roll(d, 5);
@@ -492,6 +548,7 @@ static void count(struct bench *b, const struct asked *wave, int n, int at, cons
                                    : longest > 1              ? 2
                                                               : 1);
     axis_count(&a[AXIS_LOGPROBS], p->sample.n_top >= 0);
+    axis_count(&a[AXIS_MEDIA], QN_MIN(p->n_span, 2));
     b->n_compared++;
     b->n_cached += s->n_cached > 0;
     b->n_drafted += s->n_drafted;
@@ -559,7 +616,7 @@ static void run_wave(struct bench *b, bool is_loud)
         int n_all = q->params.n_tok;
         memcpy(all, q->tok, (size_t)n_all * sizeof *all);
         for (int k = 0; k < q->want.n && n_all < MAX_TOKENS + 100; k++) all[n_all++] = q->want.tok[k];
-        if (roll(d, 2)) remember(b, all, n_all);
+        if (roll(d, 2)) remember(b, all, n_all, &q->media);
         ask_free(&got[i]);
         if (q->grammar >= 0) qn_grammar_release(wave[i].params.constraint);
     }
@@ -592,6 +649,7 @@ static void bench_open(struct bench *b, uint64_t seed, const struct subject *s)
     struct qn_fake_options fo = {.max_context = MAX_TOKENS + 100};
     struct qn_engine_options o;
     qn_fake_init(&b->plain_fake, &fo);
+    paint(b);
     qn_fake_engine_options(&b->plain_fake, &o);
     use_model(b, &o, 1);
     o.mtp = 0;
@@ -612,6 +670,7 @@ static void bench_close(struct bench *b)
     if (b->folder[0] && system(line)) print_message("%s is left\n", b->folder);
     qn_mask_free(b->plain_mask);
     qn_mask_free(b->tried_mask);
+    for (int i = 0; i < N_PICTURE; i++) qn_embeds_release(b->picture[i].embeds);
     for (int i = 0; i < b->n_pool; i++) free(b->pool[i].tok);
     for (int i = 0; i < b->n_question; i++) {
         free(b->question[i].tok);

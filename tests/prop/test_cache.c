@@ -22,6 +22,7 @@
 #define N_LANE  8
 #define MAX_TOK 700
 #define N_OLD   16
+#define N_MEDIA 4 /* in a prompt */
 
 #define SLOT_BYTES 2048 /* more than are looked at: a state is larger than a page */
 
@@ -32,10 +33,18 @@ static int roll(int sides)
     return (int)(qn_rng64(seed, draw++, 3) % (uint64_t)sides);
 }
 
+/* What a sequence begins with. */
+struct text {
+    int32_t tok[MAX_TOK];
+    int n;
+    struct qn_media_span span[N_MEDIA];
+    int n_span;
+};
+
 struct live {
     struct qn_seq *seq;
     struct qn_request_params params;
-    int32_t *tok;
+    struct text text;
     bool keeps_mtp;             /* the draft layer's KV, in this admission */
     bool has_carry;             /* the hidden row before the next one, which its first entry needs */
     uint64_t hash[MAX_TOK + 1]; /* of the first i tokens */
@@ -49,8 +58,7 @@ struct bench {
     struct qn_mail *home;
     int save_every; /* operations */
     struct live live[N_LANE];
-    int32_t old[N_OLD][MAX_TOK]; /* sequences that were there before */
-    int n_old[N_OLD];
+    struct text old[N_OLD]; /* sequences that were there before */
     bool is_in_flight;
     /* the device's bytes */
     struct page {
@@ -60,11 +68,26 @@ struct bench {
     long n_suspended, n_promoted, n_waited, n_damaged;
 };
 
+/* What a place of a text shows, by itself; 0: only its token. */
+static uint64_t shown_at(const struct text *t, int at)
+{
+    uint64_t x = 1;
+    for (int i = 0; i < t->n_span; i++) {
+        const struct qn_media_span *s = &t->span[i];
+        if (at < s->first || at >= s->first + s->n_tok) continue;
+        for (int k = 0; k < 4; k++) x = qn_mix64(x ^ s->hash[k]);
+        return qn_mix64(x ^ (uint64_t)(at - s->first) ^ (uint64_t)s->grid_w << 32);
+    }
+    return 0;
+}
+
 static uint64_t hash_to(struct live *l, int n)
 {
     if (!l->n_hash) l->hash[l->n_hash++] = l->seq->root;
-    for (; l->n_hash <= n; l->n_hash++)
-        l->hash[l->n_hash] = qn_mix64(l->hash[l->n_hash - 1] ^ (uint64_t)l->seq->tok[l->n_hash - 1]);
+    for (; l->n_hash <= n; l->n_hash++) {
+        int at = l->n_hash - 1;
+        l->hash[l->n_hash] = qn_mix64(l->hash[at] ^ (uint64_t)l->seq->tok[at] ^ shown_at(&l->text, at));
+    }
     return l->hash[n];
 }
 
@@ -181,22 +204,46 @@ static void check(struct bench *b)
     qn_cache_check(b->cache, n_used);
 }
 
+/* Pictures of a few kinds at a few places: the placeholders are the same, what they show is not. */
+static void add_media(struct text *t)
+{
+    for (int at = roll(150); t->n_span < N_MEDIA; at += 30 + roll(150)) {
+        struct qn_media_span *s = &t->span[t->n_span];
+        *s = (struct qn_media_span){.first = at, .grid_h = 1 + roll(3), .grid_w = 1 + roll(40)};
+        s->n_tok = s->grid_h * s->grid_w;
+        for (int i = 0; i < 4; i++) s->hash[i] = (uint64_t)(roll(2) ? 1 : roll(3));
+        if (at + s->n_tok > t->n) return;
+        for (int i = 0; i < s->n_tok; i++) t->tok[at + i] = 9;
+        at += s->n_tok;
+        t->n_span++;
+    }
+}
+
 /* A handful of trees of prompts, and what was said before, so that prefixes meet, continue and part. */
-static int make_prompt(const struct bench *b, int32_t *tok)
+static void make_prompt(const struct bench *b, struct text *t)
 {
     int n = 1 + roll(roll(3) ? 200 : MAX_TOK - 100), family = roll(4), leaves = roll(n + 50);
-    for (int i = 0; i < n; i++) tok[i] = i < leaves ? family * 7 + i % 11 : roll(3);
-    int k = roll(N_OLD), n_old = QN_MIN(b->n_old[k], MAX_TOK - 100);
-    if (!n_old || roll(2)) return n;
+    for (int i = 0; i < n; i++) t->tok[i] = i < leaves ? family * 7 + i % 11 : roll(3);
+    t->n = n;
+    t->n_span = 0;
+    if (roll(3) == 0) add_media(t);
+    int k = roll(N_OLD), n_old = QN_MIN(b->old[k].n, MAX_TOK - 100);
+    if (!n_old || roll(2)) return;
     if (roll(3) == 0) n_old = 1 + roll(n_old);
-    memcpy(tok, b->old[k], (size_t)n_old * sizeof *tok);
-    return QN_MIN(n_old + roll(40), QN_MAX(n, n_old));
+    const struct text *old = &b->old[k];
+    memcpy(t->tok, old->tok, (size_t)n_old * sizeof *t->tok);
+    t->n = QN_MIN(n_old + roll(40), QN_MAX(n, n_old));
+    t->n_span = 0; /* those that are there as a whole; of others only the placeholders */
+    while (t->n_span < old->n_span && old->span[t->n_span].first + old->span[t->n_span].n_tok <= n_old) {
+        t->span[t->n_span] = old->span[t->n_span];
+        t->n_span++;
+    }
+    if (t->n_span && roll(8) == 0) t->span[roll(t->n_span)].hash[roll(4)] ^= 2;
 }
 
 static void drop(struct live *l)
 {
     qn_seq_free(l->seq);
-    free(l->tok);
     *l = (struct live){0};
 }
 
@@ -204,10 +251,12 @@ static void leave(struct bench *b, struct live *l, bool with_state)
 {
     struct qn_seq *q = l->seq;
     struct qn_prefix done = qn_seq_prefix(q);
-    int n_others = q->n_others, k = roll(N_OLD);
+    int n_others = q->n_others;
+    struct text *old = &b->old[roll(N_OLD)];
     done.n = q->n_done;
-    b->n_old[k] = q->n_tok;
-    memcpy(b->old[k], q->tok, (size_t)q->n_tok * sizeof *q->tok);
+    *old = l->text;
+    old->n = q->n_tok;
+    memcpy(old->tok, q->tok, (size_t)q->n_tok * sizeof *q->tok);
     if (with_state || roll(2)) {
         qn_seq_suspend(q, b->cache, with_state);
     } else {
@@ -268,9 +317,11 @@ static bool admit(struct bench *b, struct live *l)
     l->has_carry = q->n_done && q->mtp_from <= q->n_done;
     assert_true(q->n_cached < q->n_tok);
     /* what was promised: shared pages hold these tokens, the state comes from a snapshot of that length */
-    for (int i = 0; i < q->n_node; i++)
-        assert_memory_equal(qn_cache_tokens(b->cache, q->hold.pages[i]), q->tok + (size_t)i * QN_PAGE,
-                            QN_PAGE * sizeof *q->tok);
+    struct qn_prefix p = qn_seq_prefix(q);
+    for (int i = 0; i < q->n_node; i++) {
+        struct qn_words words = qn_cache_words(b->cache, q->hold.pages[i]);
+        assert_int_equal(qn_prefix_common(&p, i * QN_PAGE, &words, QN_PAGE), QN_PAGE);
+    }
     if (q->n_cached && !b->tier) assert_int_equal(b->chores.list[n_chore].kind, QN_CHORE_STATE_COPY);
     assert_int_equal(q->is_fresh, q->n_cached == 0);
     return true;
@@ -278,12 +329,13 @@ static bool admit(struct bench *b, struct live *l)
 
 static void enter(struct bench *b, struct live *l)
 {
-    int32_t tok[MAX_TOK];
-    int n = make_prompt(b, tok);
-    l->tok = xreallocarray(NULL, (size_t)n, sizeof *tok);
-    memcpy(l->tok, tok, (size_t)n * sizeof *tok);
-    l->params = (struct qn_request_params){
-        .tok = l->tok, .n_tok = n, .salt = (uint64_t)(roll(10) == 0), .prompt_top = -1};
+    make_prompt(b, &l->text);
+    l->params = (struct qn_request_params){.tok = l->text.tok,
+                                           .n_tok = l->text.n,
+                                           .span = l->text.span,
+                                           .n_span = l->text.n_span,
+                                           .salt = (uint64_t)(roll(10) == 0),
+                                           .prompt_top = -1};
     l->params.sample = (struct qn_sample){.top_p = 1, .repetition = 1};
     l->seq = qn_seq_create_job(NULL, &l->params);
     if (!admit(b, l)) drop(l);

@@ -14,7 +14,8 @@
 
 struct page {
     uint64_t kv[QN_PAGE], mtp[QN_PAGE], hidden[QN_PAGE];
-    int32_t tok[QN_PAGE];
+    uint64_t what[QN_PAGE]; /* the token, or a hash of the embedding in its place */
+    int32_t tok[QN_PAGE], rope[QN_PAGE];
     unsigned char is_rejected[QN_PAGE];
     uint64_t sum; /* of kv, when sum_is_right */
     bool sum_is_right;
@@ -29,7 +30,7 @@ struct slot {
 
 struct lane {
     int n_row;
-    int32_t tok[QN_MAX_DRAFT + 1];
+    uint64_t what[QN_MAX_DRAFT + 1];
     uint64_t hidden[QN_MAX_DRAFT + 1];
 };
 
@@ -144,14 +145,40 @@ static void violated(struct run *r, const char *what, int64_t a, int64_t b)
 
 /* --- the model --- */
 
-static uint64_t fold(uint64_t state, int32_t tok)
+static uint64_t fold(uint64_t state, uint64_t what)
 {
-    return qn_mix64(state ^ ((uint64_t)(uint32_t)tok + 1) * 0x9e3779b97f4a7c15u);
+    return qn_mix64(state ^ (what + 1) * 0x9e3779b97f4a7c15u);
 }
 
-static uint64_t entry(uint64_t state, int pos)
+/* Rope position as one number: that of text is its T. */
+static int32_t rope_number(const int32_t *rope)
 {
-    return qn_mix64(state + (uint64_t)pos * 0xd1342543de82ef95u);
+    return rope[0] + 131 * (rope[1] - rope[0]) + 65521 * (rope[2] - rope[0]);
+}
+
+static int32_t rope_of(const struct qn_step *s, int row)
+{
+    return s->rope_pos ? rope_number(s->rope_pos + 3 * (size_t)row) : s->pos[row];
+}
+
+static uint64_t entry(uint64_t state, int rope)
+{
+    return qn_mix64(state + (uint64_t)rope * 0xd1342543de82ef95u);
+}
+
+/* What enters the model at a row. */
+static uint64_t what_of(struct run *r, const struct qn_step *s, int row)
+{
+    uint64_t sum = 0;
+    if (!s->embed_row || s->embed_row[row] < 0) return (uint32_t)s->tok[row];
+    if (s->embed_row[row] >= s->n_embed) violated(r, "an embedding", s->embed_row[row], s->n_embed);
+    const float *p = s->embed + (size_t)s->embed_row[row] * (size_t)r->fake->config.hidden;
+    for (int i = 0; i < r->fake->config.hidden; i++) {
+        uint32_t bits;
+        memcpy(&bits, &p[i], sizeof bits);
+        sum = qn_mix64(sum ^ bits);
+    }
+    return sum | (uint64_t)1 << 63;
 }
 
 static struct page *page_of(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos)
@@ -335,16 +362,16 @@ static void flush(struct run *r, int slot, int lane, int n_commit)
     n_commit = QN_MIN(n_commit, l->n_row);
     int n = n_commit;
     if (r->fake->options.fault == QN_FAKE_COMMIT_REJECTED && n && n < l->n_row) n++;
-    for (int i = 0; i < n; i++) d->state = fold(d->state, l->tok[i]);
+    for (int i = 0; i < n; i++) d->state = fold(d->state, l->what[i]);
     if (n_commit) d->carry = l->hidden[n_commit - 1];
     d->n_tok += n_commit;
 }
 
-static void mtp_row(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos, int32_t tok,
-                    uint64_t hidden)
+static void mtp_row(struct run *r, const struct qn_step *s, const struct qn_step_seq *q, int pos,
+                    uint64_t what, uint64_t hidden)
 {
     if (pos < 1) return;
-    page_of(r, s, q, pos)->mtp[pos % QN_PAGE] = fold(hidden, tok);
+    page_of(r, s, q, pos)->mtp[pos % QN_PAGE] = fold(hidden, what);
 }
 
 /* The entry of the last place before a draft must be of its token and hidden row. */
@@ -352,7 +379,7 @@ static void check_mtp(struct run *r, const struct qn_step *s, const struct qn_st
 {
     for (int i = QN_MAX(QN_MAX(1, q->mtp_from), pos - 2 * QN_PAGE); i <= pos; i++) {
         const struct page *p = page_of(r, s, q, i), *before = page_of(r, s, q, i - 1);
-        if (p->mtp[i % QN_PAGE] != fold(before->hidden[(i - 1) % QN_PAGE], p->tok[i % QN_PAGE])) {
+        if (p->mtp[i % QN_PAGE] != fold(before->hidden[(i - 1) % QN_PAGE], p->what[i % QN_PAGE])) {
             atomic_fetch_add(&r->fake->n_mtp_hole, 1);
             return;
         }
@@ -365,10 +392,11 @@ static int draft(struct run *r, const struct qn_step *s, const struct qn_step_se
 {
     int n = 0;
     const struct qn_fake_options *o = &r->fake->options;
+    int rope = page_of(r, s, q, pos - 1)->rope[(pos - 1) % QN_PAGE];
     if (o->script) history(r, s, q, pos - 1);
     for (; n < q->n_draft_next; n++, pos++) {
-        state = fold(state, tok);
-        sum += entry(state, pos);
+        state = fold(state, (uint32_t)tok);
+        sum += entry(state, ++rope);
         uint64_t hidden = hidden_of(state, sum);
         int32_t pick = -1;
         if (o->script) {
@@ -384,6 +412,15 @@ static int draft(struct run *r, const struct qn_step *s, const struct qn_step_se
         out[n] = tok = pick;
     }
     return n;
+}
+
+/* The step goes on from the rope position that was last. */
+static void check_rope(struct run *r, const struct qn_step *s, const struct qn_step_seq *q)
+{
+    if (!q->pos0 || r->fake->options.fault != QN_FAKE_OK) return;
+    int at = q->pos0 - 1, was = page_of(r, s, q, at)->rope[at % QN_PAGE];
+    int is = s->rope_pos ? rope_number(q->rope_before) : at;
+    if (is != was) violated(r, "rope position before the rows", is, was);
 }
 
 static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_step_result *result)
@@ -407,6 +444,7 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         violated(r, "state and position differ", d->n_tok, q->pos0);
     if ((q->pos0 + q->n_row + q->n_draft_next + QN_PAGE) / QN_PAGE > q->n_page)
         violated(r, "too few pages", q->n_page, q->pos0 + q->n_row);
+    check_rope(r, s, q);
     l->n_row = 0;
     uint64_t state = d->state, hidden = d->carry, sum = 0;
     uint64_t states[QN_MAX_DRAFT + 1], sums[QN_MAX_DRAFT + 1];
@@ -418,19 +456,23 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
         int32_t tok = s->tok[row];
         if (s->row_seq[row] != at || s->pos[row] != pos) violated(r, "row arrays", s->row_seq[row], at);
         if (tok < 0 || tok >= o->vocab) violated(r, "token", tok, row);
-        state = fold(state, tok);
+        uint64_t what = what_of(r, s, row);
+        int32_t rope = rope_of(s, row);
+        state = fold(state, what);
         struct page *p = page_of(r, s, q, pos);
         if (!(o->fault == QN_FAKE_STALE_KV && p->is_rejected[pos % QN_PAGE]))
-            p->kv[pos % QN_PAGE] = entry(state, pos);
+            p->kv[pos % QN_PAGE] = entry(state, rope);
         p->is_rejected[pos % QN_PAGE] = 0;
         p->sum_is_right = false;
         p->tok[pos % QN_PAGE] = tok;
-        if (!is_decode && q->wants_mtp && (j || q->mtp_from <= pos)) mtp_row(r, s, q, pos, tok, hidden);
+        p->what[pos % QN_PAGE] = what;
+        p->rope[pos % QN_PAGE] = rope;
+        if (!is_decode && q->wants_mtp && (j || q->mtp_from <= pos)) mtp_row(r, s, q, pos, what, hidden);
         sum = j && pos % QN_PAGE ? sum + p->kv[pos % QN_PAGE] : attend(r, s, q, pos);
         hidden = hidden_of(state, sum);
         p->hidden[pos % QN_PAGE] = hidden;
         if (is_decode) {
-            l->tok[j] = tok;
+            l->what[j] = what;
             l->hidden[j] = q->wants_mtp ? hidden : NO_CARRY;
             states[j] = state;
             sums[j] = sum;
@@ -479,14 +521,13 @@ static void run_seq(struct run *r, const struct qn_step *s, int at, struct qn_st
     if (!q->wants_token || !q->wants_mtp) return;
     int end = is_decode ? q->pos0 + n_accepted + 1 : q->pos0 + q->n_row; /* place of the token just picked */
     if (is_decode) {
-        for (int j = 0; j < n_accepted; j++)
-            mtp_row(r, s, q, q->pos0 + j + 1, s->tok[q->first_row + j + 1], l->hidden[j]);
+        for (int j = 0; j < n_accepted; j++) mtp_row(r, s, q, q->pos0 + j + 1, l->what[j + 1], l->hidden[j]);
         hidden = l->hidden[n_accepted];
         state = states[n_accepted];
         sum = sums[n_accepted];
     }
     if (last.tok < 0) return;
-    mtp_row(r, s, q, end, last.tok, hidden);
+    mtp_row(r, s, q, end, (uint32_t)last.tok, hidden);
     if (!q->n_draft_next) return;
     check_mtp(r, s, q, end - 1);
     result->n_drafted[at] =
@@ -633,6 +674,8 @@ static void fake_chore(void *run, const struct qn_chore *c)
             to->mtp[i] = from->mtp[i];
             to->hidden[i] = from->hidden[i];
             to->tok[i] = from->tok[i];
+            to->what[i] = from->what[i];
+            to->rope[i] = from->rope[i];
             to->is_rejected[i] = 0;
         }
         r->page[c->to].sum_is_right = false;

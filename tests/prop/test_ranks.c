@@ -7,7 +7,10 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "engine/engine.h"
+#include "model/encode.h"
+#include "model/recipe.h"
 #include "model/shard.h"
+#include "model/synth.h"
 #include "support/ask.h"
 #include "support/test.h"
 
@@ -197,6 +200,64 @@ static void test_one_answer(void **state)
     printf("%d requests on two ranks, none differs\n", n_asked);
 }
 
+/* Every stored format is shared out: dense and MoE, one to four value heads a key head, KV heads shared. */
+static void check_stored(const char *shape_text, int n_rank, const struct qn_store *store)
+{
+    struct qn_shape shape;
+    struct qn_err e = {0};
+    struct qn_model *m;
+    char folder[] = "/tmp/quern-ranks-XXXXXX", command[80];
+    assert_non_null(mkdtemp(folder));
+    if (qn_shape_find(&shape, shape_text, &e)) fail_msg("%s", e.text);
+    struct qn_synth s = {.shape = &shape,
+                         .store = store,
+                         .recipe = strcmp(store->name, "bf16") ? qn_recipe_find("linear-mtp") : NULL,
+                         .seed = 5,
+                         .n_thread = 1,
+                         .is_quiet = true};
+    if (qn_synth_write(&s, folder, &e)) fail_msg("%s: %s", store->name, e.text);
+    if (qn_model_open(&m, folder, &e)) fail_msg("%s: %s", store->name, e.text);
+    int32_t *tok = ask_prompt(7, N_TOK, 280);
+    for (int b = 0; b < 2; b++) {
+        struct layout y = {.backend = b ? "cpu" : "ref", .act = QN_ACT_F32, .n_rank = 1, .max_seqs = 2};
+        float *one = logits_of(m, &y, tok);
+        y.n_rank = n_rank;
+        float *more = logits_of(m, &y, tok);
+        double d = distance(one, more, N_TOK * (size_t)qn_model_config(m)->vocab);
+        if (!(d < 1e-5))
+            fail_msg("%s, %s, %s: %d ranks differ by %g", shape_text, store->name, y.backend, n_rank, d);
+        free(one);
+        free(more);
+    }
+    free(tok);
+    qn_model_close(m);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_formats(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *shape;
+        int n_rank;
+        bool has_blocks; /* parts are whole blocks of 128 x 128 */
+    } cases[] = {
+        {"tiny:heads=8,kv_heads=4,head_dim=64,k_heads=8,v_heads=8,k_dim=32,v_dim=32,ffn=512", 2, true},
+        {"tiny:hidden=96,heads=12,kv_heads=6,head_dim=32,k_heads=6,v_heads=12,k_dim=16,v_dim=16,ffn=384,tied="
+         "0",
+         3, false},
+        {"tiny-moe:heads=8,kv_heads=2,head_dim=32,k_heads=8,v_heads=32,k_dim=16,v_dim=16,expert_ffn=256,"
+         "shared_ffn=256",
+         8, false},
+    };
+    for (size_t i = 0; i < QN_COUNT(cases); i++)
+        for (int k = 0; qn_store_at(k); k++) {
+            if (qn_store_at(k)->format == QN_FMT_FP8_BLOCK && !cases[i].has_blocks) continue;
+            check_stored(cases[i].shape, cases[i].n_rank, qn_store_at(k));
+        }
+}
+
 /* A degree that the heads do not allow is refused with those that fit. */
 static void test_refused(void **state)
 {
@@ -214,10 +275,8 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_one_answer),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_logits),  cmocka_unit_test(test_tokens),  cmocka_unit_test(test_one_answer),
+        cmocka_unit_test(test_formats), cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "cli/cli.h"
 #include "cli/model_opts.h"
+#include "cli/plan_machine.h"
 #include "engine/engine.h"
 #include "model/plan.h"
 
@@ -109,13 +110,15 @@ static int run(int argc, char **argv)
 {
     int64_t memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
     bool json = false, mtp = true;
-    const char *kv = "bf16", *activations = "bf16";
+    const char *kv = "bf16", *activations = "bf16", *machine = NULL;
     struct qn_model_wish over = {0};
     const struct qn_opt table[] = {
         QN_MODEL_OPTS(&over),
         {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
         {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (four fifths of what can be had)", NULL,
          NULL, 0, 0},
+        {"machine", 0, QN_OPT_STR, &machine, "SPEC",
+         "another machine: 4x96G:pcie5, h200, or a file; memory, speed and what limits it", NULL, NULL, 0, 0},
         {"context", 'c', QN_OPT_INT, &context, "N", "tokens of a sequence (the most that fit)", NULL,
          "max-model-len,context-length", 1, 1 << 24},
         {"users", 'u', QN_OPT_INT, &users, "N", "sequences at once (8, or fewer where 8 do not fit)", NULL,
@@ -131,7 +134,8 @@ static int run(int argc, char **argv)
     static const struct qn_opt_usage usage = {
         "quern plan MODEL [options]",
         "Sums the bytes of weights, state and KV cache, and says how many sequences of which length fit.",
-        "quern plan models/Qwen3.5-27B --memory 32G --context 65536"};
+        "quern plan models/Qwen3.5-27B --memory 32G --context 65536\n"
+        "  quern plan models/Qwen3.5-397B-A17B-NVFP4 --machine 4x96G:pcie5"};
     struct qn_err e = {0};
     const char *args[1];
     struct qn_model *m;
@@ -150,6 +154,19 @@ static int run(int argc, char **argv)
     rc = qn_model_opts_open(&m, args[0], &over, &e);
     if (rc) return qn_cli_failed("plan", &e);
 
+    if (machine) {
+        const struct qn_plan_machine p = {.spec = machine,
+                                          .context = (int)context,
+                                          .users = (int)users,
+                                          .rows = (int)rows,
+                                          .kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m)),
+                                          .has_mtp = mtp && qn_model_has_mtp(m),
+                                          .json = json};
+        rc = qn_plan_on_machine(m, &p, &e);
+        qn_model_close(m);
+        if (rc == QN_NOMEM && json) return 1;
+        return rc ? qn_cli_failed("plan", &e) : 0;
+    }
     qn_tally_model(m, &n.tally);
     o.kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m));
     o.config = qn_model_config(m);

@@ -20,6 +20,7 @@ static void print_lists(void)
 static int run(int argc, char **argv)
 {
     int64_t layers = 0, seed = 1, shard = 0, threads = 2;
+    bool headers_only = false;
     const struct qn_opt table[] = {
         {"format", 'f', QN_OPT_STR, &format, "F", "how weights are stored (bf16)", NULL, NULL, 0, 0},
         {"recipe", 0, QN_OPT_STR, &recipe_name, "R", "which layers are quantised", NULL, NULL, 0, 0},
@@ -27,6 +28,8 @@ static int run(int argc, char **argv)
         {"seed", 0, QN_OPT_INT, &seed, "S", "of the weights (1)", NULL, NULL, 0, INT64_MAX},
         {"shard", 0, QN_OPT_BYTES, &shard, "BYTES", "largest file (5 GB)", NULL, NULL, 0, 0},
         {"threads", 0, QN_OPT_INT, &threads, "N", "(2)", NULL, NULL, 1, 16},
+        {"headers", 0, QN_OPT_FLAG, &headers_only, NULL, "no data: enough for inspect and plan", NULL, NULL,
+         0, 0},
     };
     static const struct qn_opt_usage usage = {"quern synth SHAPE OUT [options]",
                                               "Writes a checkpoint with random weights in the published "
@@ -48,7 +51,8 @@ static int run(int argc, char **argv)
                          .recipe = recipe_name ? qn_recipe_find(recipe_name) : NULL,
                          .seed = (uint64_t)seed,
                          .shard_bytes = shard,
-                         .n_thread = (int)threads};
+                         .n_thread = (int)threads,
+                         .headers_only = headers_only};
     if (!s.store) {
         qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "unknown format '%.40s'; --help lists them", format);
         return qn_cli_usage_failed("synth", QN_INVAL, &e);

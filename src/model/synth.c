@@ -428,6 +428,7 @@ int qn_synth_write(const struct qn_synth *opt, const char *folder, struct qn_err
     QN_FAIL_IF(!any, e, QN_INVAL, "format %s with recipe %s quantises no layer of this shape", o.store->name,
                qn_recipe_name(o.recipe));
     QN_TRY(qn_writer_open(&s.writer, folder, NULL, e));
+    if (o.headers_only) qn_writer_be_sparse(s.writer);
     QN_TRY(qn_writer_declare(s.writer, s.list, s.n, o.shard_bytes, e));
     struct qn_jobs jobs = {.n = s.n_job,
                            .n_thread = o.n_thread ? o.n_thread : 2,
@@ -435,7 +436,7 @@ int qn_synth_write(const struct qn_synth *opt, const char *folder, struct qn_err
                            .bytes = job_bytes,
                            .ctx = &s,
                            .label = o.is_quiet ? NULL : "synth"};
-    QN_TRY(qn_jobs_run(&jobs, e));
+    if (!o.headers_only) QN_TRY(qn_jobs_run(&jobs, e));
     QN_TRY(write_text(&s, e));
     QN_TRY(qn_writer_commit(s.writer, e));
 out:

@@ -17,6 +17,7 @@ struct qn_synth {
     int64_t shard_bytes; /* 0: as published */
     int n_thread;
     bool is_quiet;
+    bool headers_only; /* files of full length without data: for plans */
 };
 
 int qn_synth_write(const struct qn_synth *s, const char *folder, struct qn_err *e);

@@ -31,7 +31,7 @@ struct qn_writer {
     int n_shard;
     size_t total;
     struct qn_buf notes; /* of an earlier run */
-    bool done, is_resumed, has_notes;
+    bool done, is_resumed, has_notes, is_sparse;
 };
 
 static bool is_empty_folder(const char *path)
@@ -221,13 +221,19 @@ static int make_shard(struct qn_writer *w, const struct qn_tensor *list, int sha
     QN_FAIL_IF(fd < 0, e, QN_IO, "%s: %s", w->shard_names[shard], strerror(errno));
     w->fds[shard] = fd;
     /* reserves the room, so that a full disk is known now and not after an hour */
-    int full = posix_fallocate(fd, 0, (off_t)(head.n_byte + at));
+    off_t n_byte = (off_t)(head.n_byte + at);
+    int full = w->is_sparse ? (ftruncate(fd, n_byte) ? errno : 0) : posix_fallocate(fd, 0, n_byte);
     QN_FAIL_IF(full == ENOSPC || full == EFBIG, e, QN_IO, "%s/%s needs %" PRIu64 " bytes: %s", w->partial,
                w->shard_names[shard], head.n_byte + at, strerror(full));
     QN_TRY(write_all(fd, head.data, head.n_byte, 0, w->shard_names[shard], e));
 out:
     qn_buf_free(&head);
     return rc;
+}
+
+void qn_writer_be_sparse(struct qn_writer *w)
+{
+    w->is_sparse = true;
 }
 
 int qn_writer_declare(struct qn_writer *w, const struct qn_tensor *list, int n, int64_t shard_bytes,

@@ -21,6 +21,8 @@ int qn_writer_open(struct qn_writer **out, const char *folder, const char *key, 
 const char *qn_writer_notes(const struct qn_writer *w);
 /* Notes whole lines about what is done: they count when the run is interrupted. Thread-safe. */
 int qn_writer_note(struct qn_writer *w, const char *lines, struct qn_err *e);
+/* Before declare: files take no room on disk for what is not put. */
+void qn_writer_be_sparse(struct qn_writer *w);
 /* Lays out and creates the shard files. list: name, dtype, shape and n_byte of each; names are copied. */
 int qn_writer_declare(struct qn_writer *w, const struct qn_tensor *list, int n, int64_t shard_bytes,
                       struct qn_err *e);

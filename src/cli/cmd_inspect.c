@@ -2,8 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <sys/stat.h>
 
-#include "base/shown.h"
+#include "base/gguf.h"
 #include "base/json.h"
+#include "base/shown.h"
 #include "cli/cli.h"
 #include "cli/model_opts.h"
 #include "model/plan.h"
@@ -14,6 +15,7 @@ struct extras {
     const char *template; /* where the chat template is, or NULL */
     bool has_tokenizer;
     bool has_processor;
+    bool is_inside; /* a GGUF file has them in its metadata */
 };
 
 static bool has_file(const char *folder, const char *name, long *n_byte)
@@ -26,9 +28,19 @@ static bool has_file(const char *folder, const char *name, long *n_byte)
     return found;
 }
 
-static struct extras find_extras(const char *folder)
+static struct extras find_extras(const struct qn_model *m)
 {
+    const char *folder = qn_model_folder(m);
     struct extras x = {0};
+    struct qn_gguf *g;
+    if (qn_model_is_gguf(m)) {
+        if (qn_gguf_open(&g, folder, NULL)) return x;
+        x.has_tokenizer = qn_gguf_find(g, "tokenizer.ggml.tokens") != NULL;
+        if (qn_gguf_find(g, "tokenizer.chat_template")) x.template = "in the file";
+        x.is_inside = true;
+        qn_gguf_close(g);
+        return x;
+    }
     x.has_tokenizer = has_file(folder, "tokenizer.json", NULL);
     x.has_processor = has_file(folder, "preprocessor_config.json", NULL);
     if (has_file(folder, "chat_template.jinja", NULL)) {
@@ -100,10 +112,12 @@ static void print_text(const struct qn_model *m, const struct qn_tally *t, const
     printf("mtp            %s\n", qn_model_has_mtp(m) ? "present" : "absent");
     printf("vision         %s", t->n_vision ? "present" : "absent");
     if (t->n_vision) printf(" (%d tensors, %s; skipped)", t->n_vision, qn_bytes_text(t->vision_bytes, a));
-    printf("\ntokenizer      %s\n",
-           x->has_tokenizer ? "tokenizer.json" : "missing: tokenizer.json is needed to serve");
-    printf("template       %s\n",
-           x->template ? qn_shown(x->template) : "missing: chat needs a chat_template.jinja");
+    printf("\ntokenizer      %s\n", !x->has_tokenizer ? "missing: tokenizer.json is needed to serve"
+                                    : x->is_inside    ? "in the file"
+                                                      : "tokenizer.json");
+    printf("template       %s\n", x->template    ? qn_shown(x->template)
+                                  : x->is_inside ? "missing: chat needs one (--chat-template FILE)"
+                                                 : "missing: chat needs a chat_template.jinja");
     printf("kv scales      %d of %d attention layers\n", qn_model_n_kv_scale(m), c->n_full);
     printf("files          %d, %d tensors\n\n", qn_model_n_files(m), qn_model_n_tensors(m));
     printf("%-15s %9s %16s %16s  %s\n", "part", "modules", "parameters", "bytes", "stored as");
@@ -210,13 +224,14 @@ static int run(int argc, char **argv)
     struct qn_model *m;
     int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, &e);
     if (!rc && n_arg != 1)
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder");
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__,
+                        "MODEL is needed: a checkpoint folder or a .gguf file");
     if (rc) return qn_cli_usage_failed("inspect", rc, &e);
     rc = qn_model_opts_open(&m, args[0], &wish, &e);
     if (rc) return qn_cli_failed("inspect", &e);
     struct qn_tally t;
     qn_tally_model(m, &t);
-    struct extras x = find_extras(qn_model_folder(m));
+    struct extras x = find_extras(m);
     if (json)
         print_json(m, &t, &x);
     else

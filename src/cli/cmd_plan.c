@@ -143,7 +143,7 @@ static int run(int argc, char **argv)
     struct qn_device_options o = {0};
     int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, &e);
     if (rc) return qn_cli_usage_failed("plan", rc, &e);
-    if (n_arg != 1) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder");
+    if (n_arg != 1) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder or a .gguf file");
     if (!rc && qn_kv_find(kv, false) < 0)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.40s: must be " QN_KV_NAMES, kv);
     int act = qn_act_find(activations);

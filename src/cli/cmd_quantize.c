@@ -178,6 +178,8 @@ static int run(int argc, char **argv)
         return qn_cli_usage_failed("quantize", rc, &e);
     }
     QN_TRY(qn_model_open(&m, args[0], &e));
+    QN_FAIL_IF(qn_model_is_gguf(m), &e, QN_UNSUPPORTED,
+               "%s: a GGUF file is not quantised anew; start from the safetensors release", args[0]);
     q.model = m;
     if (o.calib) QN_TRY(open_calib(&calib, &o, &q, args[0], &e));
     QN_TRY(qn_quantize_write(&q, args[1], &report, &e));

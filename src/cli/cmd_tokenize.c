@@ -62,7 +62,7 @@ static int run(int argc, char **argv)
         "quern tokenize MODEL [--decode]",
         "Reads text from stdin and writes its token ids as one JSON array on one line; with --decode the "
         "other way "
-        "round. MODEL is a folder with tokenizer.json; control tokens spelled in the text are recognised.",
+        "round. MODEL is a folder with tokenizer.json, or a .gguf file; control tokens spelled in the text are recognised.",
         "echo -n 'Hello, world!' | quern tokenize models/mini"};
     const char *folder;
     struct qn_err e = {0};

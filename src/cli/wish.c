@@ -144,7 +144,7 @@ int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_arena *aren
     rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, e);
     if (rc) return rc;
     if (n_arg) w->model = args[0];
-    QN_FAIL_IF(!w->model, e, QN_INVAL, "which model? quern serve MODEL, a checkpoint folder");
+    QN_FAIL_IF(!w->model, e, QN_INVAL, "which model? quern serve MODEL, a checkpoint folder or a .gguf file");
 out:
     return rc;
 }

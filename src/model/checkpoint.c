@@ -1,4 +1,4 @@
-/* Opening a checkpoint folder: files, prefix, roles, what is left over.
+/* Opening a checkpoint: files, prefix, roles, what is left over.
  *
  * Every linear layer and small tensor the configuration asks for is looked up once at open, which checks
  * shapes and marks tensors as used; views are made again from the same lookup when asked for, so nothing
@@ -10,10 +10,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/shown.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/model_path.h"
+#include "base/shown.h"
 #include "model/detect.h"
+#include "model/gguf.h"
 #include "model/hint.h"
 #include "model/rename.h"
 #include "model/roles.h"
@@ -29,6 +31,7 @@ struct qn_model {
     struct qn_config config;
     char *folder, *name;
     struct qn_shards shards;
+    struct qn_gguf_set gguf;   /* in place of shards; n 0: a folder of safetensors files */
     struct qn_tensor *tensors; /* [n], in file order */
     unsigned char *use;        /* [n] enum use */
     int *file_of;              /* [n] */
@@ -92,14 +95,28 @@ static bool starts_with(const char *s, const char *head)
 
 /* --- files --- */
 
-/* The tensors of the folder's files, under the names of a published checkpoint where others wrote them. */
+static int open_gguf(struct qn_model *m, const char *overrides, struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_TRY(qn_gguf_set_open(&m->gguf, m->folder, e));
+    for (int i = 0; i < m->gguf.n; i++) qn_gguf_advise(m->gguf.files[i], MADV_RANDOM);
+    QN_TRY(qn_gguf_config(&m->gguf, overrides, &m->config, e));
+out:
+    return rc;
+}
+
+/* The tensors of the files, under the names of a published checkpoint where others wrote them. */
 static int gather(struct qn_model *m, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_tensors t = {0};
     m->name_arena = qn_arena_create(MAX_INDEX_ARENA);
-    QN_TRY(qn_shards_open(&m->shards, m->folder, &t, &m->notes, e));
-    QN_TRY(qn_tensors_rename(&t, &m->config, m->name_arena, &m->notes, e));
+    if (m->gguf.n) {
+        QN_TRY(qn_gguf_tensors(&m->gguf, &m->config, m->name_arena, &t, e));
+    } else {
+        QN_TRY(qn_shards_open(&m->shards, m->folder, &t, &m->notes, e));
+        QN_TRY(qn_tensors_rename(&t, &m->config, m->name_arena, &m->notes, e));
+    }
     m->tensors = t.list;
     m->file_of = t.file_of;
     m->use = xcalloc((size_t)t.n + 1, 1);
@@ -219,7 +236,7 @@ static void settle_head(struct qn_model *m)
 static struct qn_detect lookup(const struct qn_model *m, bool mark)
 {
     return (struct qn_detect){mark ? find_and_mark : find_const, (void *)(uintptr_t)m,
-                              qn_hint_is_gptq_v2(m->hint)};
+                              m->hint && qn_hint_is_gptq_v2(m->hint)};
 }
 
 /* A slice of a fused 3-D expert tensor. NULL in *fused when there is none under either spelling. */
@@ -352,8 +369,9 @@ static int check_text(struct qn_model *m, struct qn_err *e)
     struct qn_linear l;
     const struct qn_tensor *t;
     QN_TRY(make_linear(m, &d, QN_ROLE_EMBED, 0, 0, false, &l, e));
-    QN_FAIL_IF(l.format != QN_FMT_F32 && l.format != QN_FMT_BF16 && l.format != QN_FMT_F16, e, QN_UNSUPPORTED,
-               "%s is stored as %s; embeddings are read as BF16, F16 or F32", l.name,
+    QN_FAIL_IF(l.format != QN_FMT_F32 && l.format != QN_FMT_BF16 && l.format != QN_FMT_F16 &&
+                   !qn_format_is_block(l.format),
+               e, QN_UNSUPPORTED, "%s is stored as %s; embeddings are read as BF16, F16 or F32", l.name,
                qn_format_name(l.format));
     QN_TRY(make_linear(m, &d, QN_ROLE_HEAD, 0, 0, false, &l, e));
     QN_TRY(vec_tensor(m, &d, QN_VEC_FINAL_NORM, 0, &t, e));
@@ -562,6 +580,11 @@ static uint64_t fingerprint(const struct qn_model *m)
         const void *header = qn_safetensors_header(m->shards.files[f], &n);
         h = qn_hash_bytes(h, header, n);
     }
+    for (int f = 0; f < m->gguf.n; f++) {
+        size_t n;
+        const void *header = qn_gguf_header(m->gguf.files[f], &n);
+        h = qn_hash_bytes(h, header, n);
+    }
     /* 64 bytes from the middle of some tensors */
     int step = m->n / SAMPLES + 1;
     for (int i = 0; i < m->n; i += step) {
@@ -572,42 +595,10 @@ static uint64_t fingerprint(const struct qn_model *m)
     return h;
 }
 
-static char *last_part(const char *folder)
-{
-    size_t n = strlen(folder);
-    while (n > 1 && folder[n - 1] == '/') n--;
-    size_t start = n;
-    while (start > 0 && folder[start - 1] != '/') start--;
-    if (n - start == 1 && folder[start] == '.') {
-        char *real = realpath(folder, NULL);
-        if (real) {
-            char *name = last_part(real);
-            free(real);
-            return name;
-        }
-    }
-    return xstrndup(folder + start, n - start);
-}
-
-int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e)
-{
-    return qn_model_open_with(out, folder, NULL, e);
-}
-
-int qn_model_open_with(struct qn_model **out, const char *folder, const struct qn_model_options *o,
-                       struct qn_err *e)
+/* What is known once every tensor has a name: roles, what is left over, what looks odd. */
+static int check_model(struct qn_model *m, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_model *m = xcalloc(1, sizeof *m);
-    m->folder = xstrdup(folder);
-    char *last = last_part(folder);
-    m->name = xstrdup(qn_shown(last));
-    free(last);
-    QN_FAIL_IF(access(folder, F_OK), e, QN_NOTFOUND, "%s: no such folder", folder);
-    QN_TRY(qn_config_read(&m->config, folder, o ? o->overrides : NULL, e));
-    for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);
-    QN_TRY(qn_hint_read(&m->hint, folder, e));
-    QN_TRY(gather(m, e));
     QN_TRY(find_names(m, e));
     settle_head(m);
     QN_TRY(check_text(m, e));
@@ -616,10 +607,39 @@ int qn_model_open_with(struct qn_model **out, const char *folder, const struct q
     check_norms(m);
     check_kv_scales(m);
     check_scale_sanity(m);
-    qn_hint_compare(m->hint, m);
-    for (int i = 0; i < qn_hint_n_note(m->hint); i++) note(m, "%s", qn_hint_note(m->hint, i));
+    if (m->hint) qn_hint_compare(m->hint, m);
+    for (int i = 0; m->hint && i < qn_hint_n_note(m->hint); i++) note(m, "%s", qn_hint_note(m->hint, i));
     m->fingerprint = fingerprint(m);
+out:
+    return rc;
+}
+
+int qn_model_open(struct qn_model **out, const char *path, struct qn_err *e)
+{
+    return qn_model_open_with(out, path, NULL, e);
+}
+
+int qn_model_open_with(struct qn_model **out, const char *path, const struct qn_model_options *o,
+                       struct qn_err *e)
+{
+    int rc = QN_OK;
+    const char *overrides = o ? o->overrides : NULL;
+    struct qn_model *m = xcalloc(1, sizeof *m);
+    char *name = qn_model_path_name(path);
+    m->name = xstrdup(qn_shown(name));
+    free(name);
+    QN_TRY(qn_model_path_resolve(path, &m->folder, e));
+    if (qn_model_path_is_gguf(m->folder)) {
+        QN_TRY(open_gguf(m, overrides, e));
+    } else {
+        QN_TRY(qn_config_read(&m->config, m->folder, overrides, e));
+        QN_TRY(qn_hint_read(&m->hint, m->folder, e));
+    }
+    for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);
+    QN_TRY(gather(m, e));
+    QN_TRY(check_model(m, e));
     for (int i = 0; i < m->shards.n; i++) qn_safetensors_advise(m->shards.files[i], MADV_NORMAL);
+    for (int i = 0; i < m->gguf.n; i++) qn_gguf_advise(m->gguf.files[i], MADV_NORMAL);
     *out = m;
     m = NULL;
 out:
@@ -631,6 +651,7 @@ void qn_model_close(struct qn_model *m)
 {
     if (!m) return;
     qn_shards_close(&m->shards);
+    qn_gguf_set_close(&m->gguf);
     qn_notes_free(&m->notes);
     qn_arena_free(m->name_arena);
     qn_map_free(&m->by_name);
@@ -711,7 +732,12 @@ const struct qn_names *qn_model_names(const struct qn_model *m)
 
 int qn_model_n_files(const struct qn_model *m)
 {
-    return m->shards.n;
+    return m->gguf.n ? m->gguf.n : m->shards.n;
+}
+
+bool qn_model_is_gguf(const struct qn_model *m)
+{
+    return m->gguf.n > 0;
 }
 
 static int view(const struct qn_model *m, enum qn_role role, int layer, int expert, bool is_deep,
@@ -742,6 +768,25 @@ int qn_model_stored(const struct qn_model *m, enum qn_role role, int layer, int 
     return view(m, role, layer, expert, false, out, e);
 }
 
+/* GGUF files hold 1 + w and -exp(A_log). */
+static int undo_gguf(enum qn_vec vec, const char *name, float *x, size_t n, struct qn_err *e)
+{
+    int rc = QN_OK;
+    if (vec == QN_VEC_CONV || vec == QN_VEC_DT_BIAS || vec == QN_VEC_GDN_NORM) goto out;
+    for (size_t i = 0; i < n; i++) {
+        if (vec != QN_VEC_A_LOG) {
+            x[i] -= 1;
+            continue;
+        }
+        QN_FAIL_IF(!(x[i] < 0), e, QN_FORMAT,
+                   "%s: value %zu is %g; a GGUF file holds -exp(A_log), which is below nought", name, i,
+                   (double)x[i]);
+        x[i] = (float)log(-(double)x[i]);
+    }
+out:
+    return rc;
+}
+
 int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -751,6 +796,7 @@ int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *ou
     QN_FAIL_IF(!want, e, QN_NOTFOUND, "%s: layer %d has no such tensor", m->name, layer);
     QN_TRY(vec_tensor(m, &d, vec, layer, &t, e));
     QN_TRY(qn_tensor_to_f32(t, out, n, e));
+    if (m->gguf.n) QN_TRY(undo_gguf(vec, t->name, out, n, e));
 out:
     return rc;
 }

@@ -1,4 +1,5 @@
-/* An open checkpoint folder: its configuration, its tensors by name, and the model they form.
+/* An open checkpoint, a folder or a GGUF file: its configuration, its tensors by name, and the model they
+ * form.
  *
  * Opening maps the files (nothing is read beyond headers), finds the name prefix, checks that each role
  * has its tensors with the expected shapes and that no text tensor is left over, and records every
@@ -15,18 +16,19 @@ struct qn_model;
 
 /* Errors: QN_NOTFOUND (file or shard, named), QN_FORMAT (header, offsets, shapes; names tensor, expected,
  * found, remedy), QN_UNSUPPORTED. */
-int qn_model_open(struct qn_model **out, const char *folder, struct qn_err *e);
+int qn_model_open(struct qn_model **out, const char *path, struct qn_err *e);
 /* The same with what a user lays over the checkpoint. NULL: nothing. */
 struct qn_model_options {
     const char *overrides; /* JSON laid over config.json (qn_config_read), or NULL */
 };
-int qn_model_open_with(struct qn_model **out, const char *folder, const struct qn_model_options *o,
+int qn_model_open_with(struct qn_model **out, const char *path, const struct qn_model_options *o,
                        struct qn_err *e);
 void qn_model_close(struct qn_model *m);
 
 const struct qn_config *qn_model_config(const struct qn_model *m);
-const char *qn_model_folder(const struct qn_model *m);
-const char *qn_model_name(const struct qn_model *m); /* last part of the folder */
+const char *qn_model_folder(const struct qn_model *m); /* what the path stood for: a folder or a .gguf file */
+bool qn_model_is_gguf(const struct qn_model *m);
+const char *qn_model_name(const struct qn_model *m); /* qn_model_path_name */
 bool qn_model_has_mtp(const struct qn_model *m);     /* mtp tensors are in the file */
 uint64_t
 qn_model_fingerprint(const struct qn_model *m); /* of config and tensor headers and samples of data */

@@ -50,6 +50,7 @@ struct qn_config {
     int n_k_head, n_v_head, k_dim, v_dim; /* [NK] [NV] [DK] [DV]; NV is a multiple of NK */
     int conv_taps;                        /* 4 */
     enum qn_gate_act gate_act;
+    bool is_tiled; /* value heads as GGUF files order them: see qn_config_key_head */
 
     /* feed forward */
     int ffn;             /* [F], dense */
@@ -88,6 +89,13 @@ static inline int qn_config_value_dim(const struct qn_config *c)
 static inline int qn_config_conv_dim(const struct qn_config *c) /* [CD] */
 {
     return 2 * qn_config_key_dim(c) + qn_config_value_dim(c);
+}
+
+/* The key head that value head j goes with: neighbours share one, or, in the order of GGUF files, heads NK
+ * apart. */
+static inline int qn_config_key_head(const struct qn_config *c, int j)
+{
+    return c->is_tiled ? j % c->n_k_head : j / (c->n_v_head / c->n_k_head);
 }
 
 /* Frequencies of the rotary embedding [rotary_dim / 2], and the factor on its cosines and sines. Every back

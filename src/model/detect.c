@@ -146,6 +146,20 @@ static int gptq_offset(const struct qn_tensor *zeros, bool is_v2)
     return all7 ? 1 : all8 ? 0 : is_v2 ? 0 : 1;
 }
 
+/* A block type of GGUF. NVFP4 may have a scale of the whole tensor beside it. */
+static int detect_block(const struct qn_tensor *w, const struct qn_tensor *whole, bool is_deep,
+                        struct qn_linear *l, struct qn_err *e)
+{
+    int rc = QN_OK;
+    if (!is_shape(w, l->n_out, l->n_in)) return wrong_shape(w, e, "[%d, %d]", l->n_out, l->n_in);
+    l->format = qn_block_format(w->dtype);
+    l->weight = *w;
+    if (!whole) return QN_OK;
+    if (!is_float(whole->dtype) || count(whole) != 1) return wrong(whole, e, "one float");
+    if (is_deep) l->scale2 = scalar(whole, e, &rc);
+    return rc;
+}
+
 /* 0: g_idx is k / group and can be forgotten. */
 static bool is_act_order(const struct qn_tensor *g_idx, int group)
 {
@@ -289,6 +303,8 @@ int qn_detect_linear(const struct qn_detect *d, const char *stem, int n_out, int
         }
         l.weight = *w;
         l.format = w->dtype == QN_F32 ? QN_FMT_F32 : w->dtype == QN_F16 ? QN_FMT_F16 : QN_FMT_BF16;
+    } else if (qn_dtype_is_block(w->dtype)) {
+        QN_TRY(detect_block(w, companion(d, stem, "scale"), is_deep, &l, e));
     } else if (w->dtype == QN_U8 && scale && scale->dtype == QN_F8_E4M3) {
         QN_TRY(scale2 ? detect_nvfp4(w, scale, scale2, false, is_deep, &l, e)
                       : missing(stem, "weight_scale_2", "NVFP4 needs it", e));

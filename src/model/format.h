@@ -7,32 +7,10 @@
 #ifndef QN_FORMAT_H
 #define QN_FORMAT_H
 
-#include "base/err.h"
-
-enum qn_dtype {
-    QN_F32,
-    QN_BF16,
-    QN_F16,
-    QN_F8_E4M3,
-    QN_F8_E5M2,
-    QN_F8_E8M0,
-    QN_U8,
-    QN_I8,
-    QN_I16,
-    QN_I32,
-    QN_I64,
-    QN_F64,
-    QN_BOOL,
-    QN_U16,
-    QN_U32,
-    QN_U64,
-    QN_N_DTYPE
-};
+#include "model/blocks.h"
+#include "model/dtype.h"
 
 #define QN_MAX_DIM 6 /* the patch projection of a vision tower has five */
-
-const char *qn_dtype_name(enum qn_dtype t); /* "BF16", as in safetensors */
-size_t qn_dtype_bytes(enum qn_dtype t);
 
 struct qn_tensor {
     const char *name;
@@ -55,10 +33,34 @@ enum qn_format {
     QN_FMT_INT4_GPTQ,   /* GPTQ v1 / v2 */
     QN_FMT_INT4_CT,     /* compressed-tensors pack-quantized */
     QN_FMT_INT8_CHANNEL, /* compressed-tensors int-quantized, symmetric, one scale an output row */
+    /* blocks of GGUF files as they are, in the order of their dtypes */
+    QN_FMT_Q4_0,
+    QN_FMT_Q4_1,
+    QN_FMT_Q5_0,
+    QN_FMT_Q5_1,
+    QN_FMT_Q8_0,
+    QN_FMT_Q2_K,
+    QN_FMT_Q3_K,
+    QN_FMT_Q4_K,
+    QN_FMT_Q5_K,
+    QN_FMT_Q6_K,
+    QN_FMT_IQ4_NL,
+    QN_FMT_IQ4_XS,
+    QN_FMT_GGUF_MXFP4,
+    QN_FMT_GGUF_NVFP4, /* scale2: the tensor's own scale, 1 without one */
     QN_N_FORMAT
 };
 
 const char *qn_format_name(enum qn_format f); /* "BF16", "NVFP4", ... */
+
+static inline bool qn_format_is_block(enum qn_format f)
+{
+    return f >= QN_FMT_Q4_0 && f <= QN_FMT_GGUF_NVFP4;
+}
+static inline enum qn_format qn_block_format(enum qn_dtype t)
+{
+    return (enum qn_format)(QN_FMT_Q4_0 + (t - QN_Q4_0));
+}
 
 /* One linear layer. Which companions are set depends on the format. For a slice of a fused 3-D expert
  * tensor, weight.data points at the slice and weight.shape is [N, K]. */
@@ -69,8 +71,8 @@ struct qn_linear {
     struct qn_tensor scale;  /* weight_scale | weight_scale_inv | scales; dtype F32/BF16/F16/E4M3 */
     struct qn_tensor zeros;  /* qzeros (AWQ, GPTQ); n_dim 0 when absent: GPTQ symmetric, zero 8 */
     struct qn_tensor g_idx;  /* act-order (GPTQ, INT4_CT); n_dim 0 when absent or k / group */
-    float scale2;            /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2, or
-                                1 / weight_global_scale); 1 elsewhere */
+    float scale2;            /* NVFP4: the multiplying factor of the whole tensor (weight_scale_2,
+                                1 / weight_global_scale, .scale in GGUF); 1 elsewhere */
     int group;               /* k values that share a scale (16, 128, ...); 0 when not grouped */
     int zero_offset;         /* GPTQ v1: 1 (stored z - 1), v2 and AWQ: 0 */
     char name[256];          /* module stem, for messages */
@@ -92,31 +94,5 @@ float qn_tensor_value(const struct qn_tensor *t, size_t i);
 
 /* A small tensor (norm, A_log, conv, ...) widened to float, n values. */
 int qn_tensor_to_f32(const struct qn_tensor *t, float *out, size_t n, struct qn_err *e);
-
-/* Scalar conversions used by every layer above. */
-static inline float qn_bf16_to_f32(uint16_t b)
-{
-    union {
-        uint32_t u;
-        float f;
-    } v = {(uint32_t)b << 16};
-    return v.f;
-}
-static inline uint16_t qn_f32_to_bf16(float x) /* round to nearest even; NaN stays NaN */
-{
-    union {
-        float f;
-        uint32_t u;
-    } v = {x};
-    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 0x40);
-    return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
-}
-float qn_f16_to_f32(uint16_t h);
-uint16_t qn_f32_to_f16(float x);
-float qn_e4m3_to_f32(uint8_t b);
-uint8_t qn_f32_to_e4m3(float x); /* nearest even, saturating at 448 */
-float qn_e5m2_to_f32(uint8_t b);
-uint8_t qn_f32_to_e5m2(float x);
-float qn_e2m1_to_f32(uint8_t code);
 
 #endif

@@ -162,7 +162,7 @@ static int dtype_of(struct scan *s, const char *name, enum qn_dtype *out)
     if (rc) return rc;
     for (int t = 0; t < QN_N_DTYPE; t++) {
         const char *word = qn_dtype_name((enum qn_dtype)t);
-        if (strlen(word) == n && !memcmp(word, s->text + at, n)) {
+        if (qn_dtype_bytes((enum qn_dtype)t) && strlen(word) == n && !memcmp(word, s->text + at, n)) {
             *out = (enum qn_dtype)t;
             return QN_OK;
         }

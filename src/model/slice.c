@@ -57,7 +57,7 @@ int qn_slice_step_in(const struct qn_linear *l)
     case QN_FMT_FP8_BLOCK:
         return FP8_BLOCK;
     default:
-        return 1;
+        return qn_format_is_block(l->format) ? qn_block_values(l->weight.dtype) : 1;
     }
 }
 
@@ -213,6 +213,10 @@ static int list_matrices(struct matrix *list, const struct qn_linear *l, struct 
         s = (struct layout){scale, 1, QN_MAX(l->group, 1), true};
         break;
     default:
+        if (qn_format_is_block(l->format)) { /* a block is an element */
+            w.bits = qn_block_bytes(l->weight.dtype) * 8;
+            w.per_in = qn_block_values(l->weight.dtype);
+        }
         break;
     }
     add(list, &n, l, &l->weight, &to->weight, &w, cut, 0);
@@ -223,7 +227,7 @@ static int list_matrices(struct matrix *list, const struct qn_linear *l, struct 
 
 static bool is_known(enum qn_format f)
 {
-    return f <= QN_FMT_INT8_CHANNEL;
+    return f <= QN_FMT_INT8_CHANNEL || qn_format_is_block(f);
 }
 
 static int check_cut(const struct qn_linear *l, const struct qn_cut *cut, bool cuts_in, struct qn_err *e)
@@ -282,7 +286,10 @@ int qn_slice_make(struct qn_slice *out, const struct qn_linear *whole, const str
         at += QN_ROUND_UP(bytes_of(m), 64);
     }
     l->weight.shape[0] = (int64_t)rows_of(&list[0]); /* as stored; the rest follows from n_out, n_in, group */
-    l->weight.shape[1] = (int64_t)(cols_of(&list[0]) * list[0].bits / 8 / qn_dtype_bytes(l->weight.dtype));
+    l->weight.shape[1] =
+        qn_format_is_block(l->format)
+            ? l->n_in
+            : (int64_t)(cols_of(&list[0]) * list[0].bits / 8 / qn_dtype_bytes(l->weight.dtype));
 out:
     if (rc) qn_slice_free(out);
     return rc;

@@ -4,6 +4,8 @@
 
 #include <sys/stat.h>
 
+#include "base/gguf_json.h"
+#include "base/model_path.h"
 #include "text/jinja.h"
 #include "text/marker.h"
 #include "text/tokenizer.h"
@@ -38,6 +40,21 @@ static int read_config(struct qn_json **out, struct qn_arena *arena, const char 
     QN_TRY(rc);
     QN_FAIL_IF((*out)->type != QN_JSON_OBJECT, e, QN_FORMAT, "%s: not a JSON object", path);
 out:
+    return rc;
+}
+
+/* One of the JSON files a GGUF file stands for. */
+static int json_of_gguf(struct qn_json **out, struct qn_arena *arena, const struct qn_gguf *g,
+                        const char *name,
+                        int (*write)(const struct qn_gguf *, struct qn_buf *, struct qn_err *),
+                        struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_buf text = QN_BUF_INIT(QN_TEXT_MAX_CONFIG_BYTES);
+    QN_TRY(write(g, &text, e));
+    QN_TRY(qn_json_parse(out, arena, qn_buf_str(&text), text.n_byte, name, e));
+out:
+    qn_buf_free(&text);
     return rc;
 }
 
@@ -247,28 +264,69 @@ out:
     return rc;
 }
 
-int qn_text_open(struct qn_text **out, const char *folder, const struct qn_text_opt *opt, struct qn_err *e)
+/* The small JSON files; NULL where there is none. */
+struct configs {
+    struct qn_json *tokenizer, *generation, *model;
+};
+
+/* Configurations, tokenizer and template of a folder. */
+static int open_folder(struct qn_text *t, const char *folder, const struct qn_text_opt *opt,
+                       struct configs *c, struct qn_err *e)
+{
+    int rc = QN_OK;
+    QN_TRY(read_config(&c->tokenizer, t->arena, folder, "tokenizer_config.json", e));
+    QN_TRY(read_config(&c->generation, t->arena, folder, "generation_config.json", e));
+    QN_TRY(read_config(&c->model, t->arena, folder, "config.json", e));
+    if (!opt->no_tokenizer) QN_TRY(qn_tokenizer_open(&t->tokenizer, folder, e));
+    QN_TRY(open_template(t, folder, opt, c->tokenizer, e));
+out:
+    return rc;
+}
+
+/* The same from the metadata of a GGUF file. */
+static int open_gguf(struct qn_text *t, const char *path, const struct qn_text_opt *opt, struct configs *c,
+                     struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_gguf *g = NULL;
+    QN_TRY(qn_gguf_open(&g, path, e));
+    QN_TRY(qn_gguf_check_model(g, NULL, e));
+    QN_TRY(
+        json_of_gguf(&c->tokenizer, t->arena, g, "tokenizer_config.json", qn_gguf_tokenizer_config_json, e));
+    QN_TRY(json_of_gguf(&c->generation, t->arena, g, "generation_config.json", qn_gguf_generation_json, e));
+    if (!opt->no_tokenizer) QN_TRY(qn_tokenizer_open_gguf(&t->tokenizer, g, e));
+    if (opt->template_path)
+        QN_TRY(compile_file(t, opt->template_path, e));
+    else
+        QN_TRY(compile_member(t, c->tokenizer, "the metadata of the .gguf file", e));
+out:
+    qn_gguf_close(g);
+    return rc;
+}
+
+int qn_text_open(struct qn_text **out, const char *path, const struct qn_text_opt *opt, struct qn_err *e)
 {
     static const struct qn_text_opt plain;
     int rc = QN_OK;
-    struct qn_json *tokenizer_config, *generation, *config;
+    char *folder = NULL;
+    struct configs c = {0};
     struct qn_text *t = xcalloc(1, sizeof *t);
     struct stat st;
     if (!opt) opt = &plain;
-    QN_FAIL_IF(stat(folder, &st) || !S_ISDIR(st.st_mode), e, QN_NOTFOUND, "%s: no such folder", folder);
+    QN_TRY(qn_model_path_resolve(path, &folder, e));
+    bool is_gguf = qn_model_path_is_gguf(folder);
+    QN_FAIL_IF(stat(folder, &st) || (!S_ISDIR(st.st_mode) && !is_gguf), e, QN_NOTFOUND,
+               "%s: neither a folder nor a .gguf file", folder);
     t->arena = qn_arena_create(QN_TEXT_MAX_CONFIG_BYTES * 8);
-    QN_TRY(read_config(&tokenizer_config, t->arena, folder, "tokenizer_config.json", e));
-    QN_TRY(read_config(&generation, t->arena, folder, "generation_config.json", e));
-    QN_TRY(read_config(&config, t->arena, folder, "config.json", e));
-    if (!opt->no_tokenizer) QN_TRY(qn_tokenizer_open(&t->tokenizer, folder, e));
-    QN_TRY(open_template(t, folder, opt, tokenizer_config, e));
-    QN_TRY(read_special(t, tokenizer_config, e));
-    QN_TRY(read_defaults(&t->defaults, generation, e));
+    QN_TRY((is_gguf ? open_gguf : open_folder)(t, folder, opt, &c, e));
+    QN_TRY(read_special(t, c.tokenizer, e));
+    QN_TRY(read_defaults(&t->defaults, c.generation, e));
     read_ids(t);
-    read_stops(t, config, generation);
+    read_stops(t, c.model, c.generation);
     *out = t;
     t = NULL;
 out:
+    free(folder);
     qn_text_close(t);
     return rc;
 }

@@ -54,8 +54,9 @@ struct qn_text_opt {
     bool no_tokenizer;         /* render text only: tokenizer.json is not read */
 };
 
-/* opt may be NULL. Errors name the file. A folder without a template opens; rendering then says so. */
-int qn_text_open(struct qn_text **out, const char *folder, const struct qn_text_opt *opt, struct qn_err *e);
+/* path: a folder, or a .gguf file, whose metadata hold all of this (base/model_path.h). opt may be NULL.
+ * Errors name the file. A folder without a template opens; rendering then says so. */
+int qn_text_open(struct qn_text **out, const char *path, const struct qn_text_opt *opt, struct qn_err *e);
 void qn_text_close(struct qn_text *t); /* NULL is allowed */
 /* The markers (marker.h) that are one added token here and do not end a turn: a bit each. */
 unsigned qn_text_markers(const struct qn_text *t);

@@ -2,9 +2,11 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/tokenizer.h"
 
+#include "base/gguf_json.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/model_path.h"
 #include "text/bpe.h"
 #include "text/marker.h"
 #include "text/pretok.h"
@@ -610,7 +612,18 @@ out:
     return rc;
 }
 
-int qn_tokenizer_open(struct qn_tokenizer **out, const char *folder, struct qn_err *e)
+int qn_tokenizer_open_gguf(struct qn_tokenizer **out, const struct qn_gguf *g, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_buf text = QN_BUF_INIT(QN_GGUF_JSON_MAX);
+    QN_TRY(qn_gguf_tokenizer_json(g, &text, e));
+    QN_TRY(qn_tokenizer_open_text(out, qn_buf_str(&text), text.n_byte, NULL, 0, qn_gguf_path(g), e));
+out:
+    qn_buf_free(&text);
+    return rc;
+}
+
+static int open_folder(struct qn_tokenizer **out, const char *folder, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_buf json = QN_BUF_INIT(QN_TOKENIZER_MAX_FILE_BYTES), config = QN_BUF_INIT((size_t)16 << 20);
@@ -635,6 +648,25 @@ out:
     qn_buf_free(&config);
     free(path);
     free(config_path);
+    return rc;
+}
+
+int qn_tokenizer_open(struct qn_tokenizer **out, const char *path, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char *found = NULL;
+    struct qn_gguf *g = NULL;
+    QN_TRY(qn_model_path_resolve(path, &found, e));
+    if (qn_model_path_is_gguf(found)) {
+        QN_TRY(qn_gguf_open(&g, found, e));
+        QN_TRY(qn_gguf_check_model(g, NULL, e));
+        QN_TRY(qn_tokenizer_open_gguf(out, g, e));
+    } else {
+        QN_TRY(open_folder(out, found, e));
+    }
+out:
+    qn_gguf_close(g);
+    free(found);
     return rc;
 }
 

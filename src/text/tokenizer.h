@@ -4,9 +4,9 @@
  * Threads: immutable after open; any number of threads may use one tokenizer at once. Scratch memory is
  * per call.
  *
- * What is read: FOLDER/tokenizer.json, and the added_tokens_decoder of FOLDER/tokenizer_config.json when
- * that file is present (the family keeps some control tokens only there; tokenizer.json wins where both name
- * an id). Nothing else of the folder is needed.
+ * What is read: of a GGUF file its metadata; of a folder tokenizer.json, and the added_tokens_decoder of
+ * FOLDER/tokenizer_config.json when that file is present (the family keeps some control tokens only there;
+ * tokenizer.json wins where both name an id). Nothing else of the folder is needed.
  *
  * Encoding equals the reference library's encode(text, add_special_tokens=False) on the same file:
  *   1. added tokens are cut out of the text, leftmost-longest (see `literal` below),
@@ -54,7 +54,10 @@ struct qn_tokenizer;
 
 /* Errors: QN_NOTFOUND (no tokenizer.json), QN_IO, QN_TOOBIG (a cap above), QN_FORMAT (not JSON, wrong types,
  * a merge of unknown tokens), QN_UNSUPPORTED (not byte-level BPE; the text names what was found). */
-int qn_tokenizer_open(struct qn_tokenizer **out, const char *folder, struct qn_err *e);
+int qn_tokenizer_open(struct qn_tokenizer **out, const char *path, struct qn_err *e);
+/* From the metadata of a GGUF file, as the tokenizer.json it was made from would say it. */
+struct qn_gguf;
+int qn_tokenizer_open_gguf(struct qn_tokenizer **out, const struct qn_gguf *g, struct qn_err *e);
 /* The same from memory. config_json (tokenizer_config.json) may be NULL. `what` names the text in errors. */
 int qn_tokenizer_open_text(struct qn_tokenizer **out, const char *json, size_t n_json,
                            const char *config_json, size_t n_config, const char *what, struct qn_err *e);

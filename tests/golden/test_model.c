@@ -5,18 +5,31 @@
 #include <unistd.h>
 
 #include "base/cpu.h"
+#include "base/gguf.h"
+#include "base/model_path.h"
 #include "model/safetensors.h"
 #include "support/rig.h"
 #include "support/test.h"
 
 static const char *const cases[] = {"dense-tied", "dense-untied-mtp", "dense-ratio4-odd", "moe-fused",
                                     "moe-expert-mtp"};
+/* The same models as llama.cpp's converter writes them (tools/make_gguf_golden.py). */
+static const char *const gguf_cases[] = {"dense-tied-00001-of-00003.gguf", "dense-untied-mtp.gguf",
+                                         "dense-ratio4-odd.gguf", "moe-expert-mtp.gguf"};
 
 static void open_case(struct rig *r, struct rig_golden *g, const char *name, const struct rig_options *o)
 {
-    rig_golden_read(g, name, 0);
-    rig_open(r, g->folder, o);
-    rig_golden_read(g, name, r->c->vocab);
+    char golden[64], path[512];
+    int part, count;
+    snprintf(golden, sizeof golden, "%s", name);
+    snprintf(path, sizeof path, "%s/golden/gguf/%s", QN_TEST_DIR, name);
+    if (qn_gguf_split_name(golden, &part, &count))
+        golden[strlen(golden) - strlen("-00001-of-00003.gguf")] = 0;
+    bool is_gguf = qn_model_path_is_gguf(name);
+    if (qn_model_path_is_gguf(golden)) golden[strlen(golden) - strlen(".gguf")] = 0;
+    rig_golden_read(g, golden, 0);
+    rig_open(r, is_gguf ? path : g->folder, o);
+    rig_golden_read(g, golden, r->c->vocab);
 }
 
 static double worst_of(const float *a, const float *b, size_t n)
@@ -104,6 +117,17 @@ static void test_ref(void **state)
     (void)state;
     for (size_t i = 0; i < QN_COUNT(cases); i++)
         check_exact(cases[i], &(struct rig_options){.backend = "ref", .act = QN_ACT_F32, .poison = true});
+}
+
+static void test_gguf(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(gguf_cases); i++) {
+        check_exact(gguf_cases[i],
+                    &(struct rig_options){.backend = "ref", .act = QN_ACT_F32, .poison = true});
+        check_exact(gguf_cases[i], &(struct rig_options){
+                                       .backend = "cpu", .act = QN_ACT_F32, .n_thread = 2, .poison = true});
+    }
 }
 
 /* Every instruction set this machine has, one after the other. */
@@ -258,10 +282,8 @@ static void test_nan(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ref),
-        cmocka_unit_test(test_cpu_f32),
-        cmocka_unit_test(test_cpu_bf16),
-        cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_ref),      cmocka_unit_test(test_gguf), cmocka_unit_test(test_cpu_f32),
+        cmocka_unit_test(test_cpu_bf16), cmocka_unit_test(test_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

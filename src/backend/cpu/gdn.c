@@ -120,7 +120,7 @@ static void run_head(void *ctx, int item, int thread)
     struct qn_device *d = a->d;
     const struct qn_config *c = &d->c;
     const struct qn_kern *kern = d->cpu->k;
-    int nv = c->n_v_head, j = item % nv, q = a->op->first + item / nv, g = j / (nv / c->n_k_head);
+    int nv = c->n_v_head, j = item % nv, q = a->op->first + item / nv, g = qn_config_key_head(c, j);
     const struct qn_step_seq *seq = &a->s->seq[q];
     bool is_decode = qn_step_is_decode(a->s, q);
     struct qn_lane lane = {0};
@@ -210,8 +210,7 @@ void qn_cpu_state_flush(struct qn_device *d, int slot, int lane_index, int n_com
                     d->cpu->k->fold(qn_host_state(d, slot, layer) + (size_t)j * d->head_floats +
                                         (size_t)(col / 16) * tile_floats,
                                     c->k_dim, lane.alpha[(size_t)i * c->n_v_head + j],
-                                    lane.k + (size_t)i * d->kd +
-                                        (size_t)(j / (c->n_v_head / c->n_k_head)) * c->k_dim,
+                                    lane.k + (size_t)i * d->kd + (size_t)qn_config_key_head(c, j) * c->k_dim,
                                     lane.delta + ((size_t)i * c->n_v_head + j) * d->dv_pad + col);
         qn_ref_window_flush(d, slot, lane_index, layer, n_commit);
     }

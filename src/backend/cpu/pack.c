@@ -139,6 +139,14 @@ static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err 
         if (l->g_idx.n_dim) QN_TRY(make_order(p, l, e));
         break;
     default:
+        if (qn_format_is_block(l->format)) {
+            QN_TRY(qn_linear_check(l, e));
+            p->kind = PACK_F32;
+            p->unit_bytes = 128;
+            p->expands = p->isa == QN_ISA_AVX512BF16;
+            if (p->expands) p->isa = QN_ISA_AVX512;
+            break;
+        }
         QN_FAIL(e, QN_UNSUPPORTED, "%s: format %s is not served by cpu", l->name, qn_format_name(l->format));
     }
     if (p->group) p->n_group = (int)QN_CEIL_DIV(l->n_in, p->group);
@@ -222,6 +230,20 @@ static unsigned char *unit_at(struct qn_packed *p, int tile, int u)
     return p->codes + pack_unit_index(p, tile, u) * (size_t)p->unit_bytes;
 }
 
+/* Blocks that have no form of their own here, as floats. */
+static void widen_tile(struct qn_packed *p, const struct qn_linear *l, int tile)
+{
+    int n_lane = QN_MIN(QN_TILE, p->n_out - tile * QN_TILE);
+    size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0)), K = (size_t)p->n_in;
+    float *row = xmalloc(K * sizeof *row);
+    for (int i = 0; i < n_lane; i++) {
+        QN_CHECK(!qn_linear_rows(l, tile * QN_TILE + i, 1, row, NULL)); /* checked when it was loaded */
+        unsigned char *to = unit_at(p, tile, 0) + (size_t)i * 4;
+        for (size_t k = 0; k < K; k++) memcpy(to + k / 2 * step + k % 2 * 64, &row[k], 4);
+    }
+    free(row);
+}
+
 /* Plain numbers, a tile at a time: 4-byte words of 16 rows, transposed. Pairs of BF16 are words as they lie;
  * floats come as two words a pair. */
 static void pack_tile_plain(struct qn_packed *p, const struct qn_linear *l, int tile)
@@ -231,6 +253,10 @@ static void pack_tile_plain(struct qn_packed *p, const struct qn_linear *l, int 
     size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0));
     unsigned char *to = unit_at(p, tile, 0);
     const unsigned char *w = l->weight.data;
+    if (qn_format_is_block(l->format)) {
+        widen_tile(p, l, tile);
+        return;
+    }
     if (l->format == QN_FMT_F16) { /* widened */
         for (size_t k = 0; k < K; k++)
             for (int i = 0; i < n_lane; i++) {

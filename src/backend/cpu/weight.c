@@ -4,11 +4,11 @@
 #include "base/mapped.h"
 #include "base/mem.h"
 
-/* A table of plain numbers that is only read row by row is copied as it is. In the file's mapping the system
- * would be free to drop it, and a prompt's rows would wait for the disk one by one. */
+/* A table of plain numbers, or of blocks, that is only read row by row is copied as it is. In the file's
+ * mapping the system would be free to drop it, and a prompt's rows would wait for the disk one by one. */
 static bool is_plain(enum qn_format f)
 {
-    return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16;
+    return f == QN_FMT_F32 || f == QN_FMT_BF16 || f == QN_FMT_F16 || qn_format_is_block(f);
 }
 
 #define FILL_TILES 8

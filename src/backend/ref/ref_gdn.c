@@ -155,7 +155,7 @@ static void run_head(struct qn_device *d, const struct qn_step *s, int q, int la
 {
     const struct qn_config *c = &d->c;
     const struct qn_step_seq *seq = &s->seq[q];
-    int dk = c->k_dim, dv = c->v_dim, nv = c->n_v_head, g = j / (nv / c->n_k_head);
+    int dk = c->k_dim, dv = c->v_dim, nv = c->n_v_head, g = qn_config_key_head(c, j);
     size_t stride = (size_t)d->dv_pad;
     float *state = qn_host_state(d, seq->slot, layer) + (size_t)j * d->head_floats;
     struct qn_lane lane = {0};
@@ -225,7 +225,7 @@ void qn_ref_state_flush(struct qn_device *d, int slot, int lane_index, int n_com
             for (int i = 0; i < n_commit; i++)
                 fold(qn_host_state(d, slot, layer) + (size_t)j * d->head_floats, c->k_dim, c->v_dim,
                      (size_t)d->dv_pad, lane.alpha[(size_t)i * c->n_v_head + j],
-                     lane.k + (size_t)i * d->kd + (size_t)(j / (c->n_v_head / c->n_k_head)) * c->k_dim,
+                     lane.k + (size_t)i * d->kd + (size_t)qn_config_key_head(c, j) * c->k_dim,
                      lane.delta + ((size_t)i * c->n_v_head + j) * d->dv_pad);
         qn_ref_window_flush(d, slot, lane_index, layer, n_commit);
     }

@@ -3,7 +3,7 @@
 PORT ?= 8080
 CMAKE_BUILD = cmake --build
 
-.PHONY: all build serve test test-long test-arm64 check bench fmt clean oracle fuzz
+.PHONY: all build serve quick test test-long test-arm64 check bench fmt clean oracle fuzz
 
 all: build
 
@@ -15,6 +15,12 @@ build:
 
 serve: build            ## build, then serve the shipped model with its chat page
 	@tools/serve.sh $(PORT)
+
+quick:                  ## unit tests, fuzz replay, include check: seconds
+	@tools/setup.sh test
+	@cmake --preset ci >/dev/null
+	@$(CMAKE_BUILD) build
+	@ctest --test-dir build -L quick -j "$$(nproc)" --output-on-failure
 
 test:                   ## everything that must pass: unit, golden, property, fuzz replay, end to end
 	@tools/setup.sh test

@@ -446,7 +446,10 @@ void qn_flags_help(FILE *out)
                 char line[200];
                 fl_describe(f.rule, line, sizeof line);
                 fprintf(out, "\n  %s\n", line);
-                if (f.rule->fine) fprintf(out, "  (accepted with %s)\n", f.rule->fine);
+                if (f.rule->fine && *f.rule->fine == '!')
+                    fprintf(out, "  (accepted with all but %s)\n", f.rule->fine + 1);
+                else if (f.rule->fine)
+                    fprintf(out, "  (accepted with %s)\n", f.rule->fine);
             }
             last = f.rule;
             fprintf(out, "    %s%.*s%s (%.*s)\n", f.name[0] == '-' ? "" : "--", f.n_name, f.name,

@@ -44,7 +44,7 @@ enum qn_flag_value {
 struct qn_flag_rule {
     enum qn_flag_does does;
     enum qn_flag_value value;
-    const char *to, *text, *fine; /* or NULL; fine: values separated by commas */
+    const char *to, *text, *fine; /* or NULL; fine: values separated by commas; behind a !: all but those */
     /* NAME/MAKERSn separated by blanks. NAME without two dashes, with one; MAKERS of v s l i k t, p: met only in what people write; n is what
      * follows: 0 nothing, 1 a value, 2 two, ? one or nothing, + some, b nothing (and a twin --no-NAME), j
      * JSON (--NAME.member) */

@@ -417,7 +417,10 @@ int fl_apply(struct fl *r, const struct fl_use *u, struct qn_err *e)
     default:
         break;
     }
-    bool is_off = u->value ? is_word(u->value, rule->fine) : !u->is_on;
+    bool is_off = !u->is_on;
+    if (u->value)
+        is_off = rule->fine && *rule->fine == '!' ? !is_word(u->value, rule->fine + 1)
+                                                  : is_word(u->value, rule->fine);
     if (is_off) {
         say(u, "not needed: it is so without");
         return QN_OK;

@@ -167,7 +167,7 @@ const struct qn_flag_rule qn_flag_rules[] = {
      "vision-gemma-12b-default/l0 vision-gemma-4b-default/l0"},
     {QN_FLAG_REFUSE, QN_VALUE_TEXT, NULL, "a context that is full ends the answer; texts are not shifted", "off,0,1,false,none",
      "context-shift/li? -gan/i1 grp-attn-n/i1"},
-    {QN_FLAG_REFUSE, QN_VALUE_TEXT, NULL, "random weights make no answers", "auto,safetensors,fastsafetensors,pt,npcache,runai_streamer,runai-streamer,runai_streamer_sharded,sharded_state,tensorizer,instanttensor,mistral,hf,bitsandbytes,gguf,remote,remote_instance,layered,flash_rl,private,modelexpress,rdma,fastsafetensor,int,prefetch,default",
+    {QN_FLAG_REFUSE, QN_VALUE_TEXT, NULL, "random weights make no answers", "!dummy",
      "load-format/vst1"},
     {QN_FLAG_REFUSE, QN_VALUE_TEXT, NULL, "a prompt that is too long is an error; ask for truncation in the request (truncate_prompt_tokens)", "false",
      "allow-auto-truncate/s0"},

@@ -4,6 +4,7 @@ SPDX-License-Identifier: Apache-2.0"""
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -112,3 +113,8 @@ def test_help():
     assert "--context" in ours.stdout and "--max-model-len" not in ours.stdout and "--tool-call-parser" not in ours.stdout
     for part in ("as --context", "--max-model-len VALUE (vt)", "refused", "-ngl VALUE (li)"):
         assert part in theirs.stdout, part
+
+
+def test_documented_tables():
+    result = subprocess.run([sys.executable, ROOT / "tools" / "flags_doc.py", "--check"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

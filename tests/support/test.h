@@ -13,4 +13,10 @@
 
 #include <cmocka.h>
 
+/* QUERN_TEST=GLOB runs the tests of a program whose names fit. */
+static inline void __attribute__((constructor)) qn_test_filter(void)
+{
+    if (getenv("QUERN_TEST")) cmocka_set_test_filter(getenv("QUERN_TEST"));
+}
+
 #endif

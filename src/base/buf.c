@@ -8,6 +8,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 
+#define LARGE_BYTES ((size_t)1 << 20) /* from here on by half */
+
 void qn_buf_init(struct qn_buf *b, size_t max_bytes)
 {
     *b = (struct qn_buf){.max_bytes = max_bytes};
@@ -16,6 +18,7 @@ void qn_buf_init(struct qn_buf *b, size_t max_bytes)
 void qn_buf_free(struct qn_buf *b)
 {
     free(b->data);
+    qn_share_give(b->share, b->capacity);
     qn_buf_init(b, b->max_bytes);
 }
 
@@ -33,9 +36,16 @@ int qn_buf_reserve(struct qn_buf *b, size_t n_more)
     size_t need = b->n_byte + n_more + 1;
     if (need <= b->capacity) return QN_OK;
     size_t capacity = b->capacity ? b->capacity : 64;
-    while (capacity < need) capacity = capacity > SIZE_MAX / 2 ? need : capacity * 2;
+    while (capacity < need && capacity < LARGE_BYTES) capacity *= 2;
+    if (capacity < need) capacity = QN_MAX(need, b->capacity + b->capacity / 2);
+    if (!b->data) b->share = qn_share_mine();
+    if (!qn_share_take(b->share, capacity - b->capacity)) return b->failed = QN_NOMEM;
     char *data = try_realloc(b->data, capacity, 1);
-    if (!data) return b->failed = QN_NOMEM;
+    if (!data) {
+        qn_share_give(b->share, capacity - b->capacity);
+        qn_share_failed(b->share, capacity);
+        return b->failed = QN_NOMEM;
+    }
     b->data = data;
     b->capacity = capacity;
     return QN_OK;
@@ -89,6 +99,7 @@ void qn_buf_drop(struct qn_buf *b, size_t n)
 char *qn_buf_take(struct qn_buf *b)
 {
     char *data = b->data ? b->data : xstrdup("");
+    qn_share_give(b->share, b->capacity);
     b->data = NULL;
     qn_buf_init(b, b->max_bytes);
     return data;

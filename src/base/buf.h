@@ -6,18 +6,20 @@
 #ifndef QN_BUF_H
 #define QN_BUF_H
 
+#include "base/budget.h"
 #include "base/err.h"
 
 struct qn_buf {
     char *data; /* [n_byte] plus a NUL; NULL while empty */
     size_t n_byte, capacity;
     size_t max_bytes;
-    int failed; /* first failure code, or QN_OK */
+    int failed;     /* first failure code, or QN_OK */
+    qn_share share; /* the request whose memory it is, since its first byte */
 };
 
 #define QN_BUF_INIT(max)                                                                                     \
     {                                                                                                        \
-        NULL, 0, 0, (max), QN_OK                                                                             \
+        NULL, 0, 0, (max), QN_OK, 0                                                                          \
     }
 
 void qn_buf_init(struct qn_buf *b, size_t max_bytes);

@@ -258,8 +258,8 @@ static int compare_keys(const void *a, const void *b)
 static bool merge_duplicates(struct parser *p, struct qn_json *v)
 {
     if (v->n < 2) return true;
-    struct qn_json_key **order = malloc(v->n * sizeof(void *));
-    bool *drop = calloc(v->n, 1);
+    struct qn_json_key **order = try_malloc(v->n, sizeof(void *));
+    bool *drop = try_calloc(v->n, 1);
     if (!order || !drop) {
         free(order);
         free(drop);

@@ -6,10 +6,12 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "base/budget.h"
 #include "base/clock.h"
 #include "base/mem.h"
 
 #define CHUNK_BYTES ((size_t)4096)
+#define SPARE_BYTES ((size_t)1024)
 
 struct gate {
     pthread_mutex_t lock;
@@ -99,6 +101,8 @@ struct chunk {
 struct qn_ring {
     struct gate gate;
     struct chunk *first, *last;
+    qn_share share;
+    struct chunk *spare;      /* for the last record, when there is no memory for another */
     size_t n_byte, max_bytes; /* of unread records with their lengths */
 };
 
@@ -107,6 +111,8 @@ struct qn_ring *qn_ring_create(size_t max_bytes)
     struct qn_ring *r = xcalloc(1, sizeof *r);
     gate_init(&r->gate);
     r->max_bytes = max_bytes;
+    r->share = qn_share_mine();
+    r->spare = xmalloc(sizeof *r->spare + SPARE_BYTES);
     return r;
 }
 
@@ -116,13 +122,36 @@ void qn_ring_free(struct qn_ring *r)
     while (r->first) {
         struct chunk *c = r->first;
         r->first = c->next;
+        qn_share_give(r->share, sizeof *c + c->capacity);
         free(c);
     }
+    free(r->spare);
     gate_destroy(&r->gate);
     free(r);
 }
 
-int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte)
+/* A chunk for a record; the last record finds one that was set aside at birth. */
+static struct chunk *more(struct qn_ring *r, size_t need, bool is_last)
+{
+    size_t capacity = QN_MAX(CHUNK_BYTES, need);
+    struct chunk *c = NULL;
+    if (qn_share_take(r->share, sizeof *c + capacity)) {
+        c = malloc(sizeof *c + capacity);
+        if (!c) {
+            qn_share_give(r->share, sizeof *c + capacity);
+            qn_share_failed(r->share, sizeof *c + capacity);
+        }
+    }
+    if (!c && is_last && need <= SPARE_BYTES) {
+        c = r->spare;
+        r->spare = NULL;
+        capacity = SPARE_BYTES;
+    }
+    if (c) *c = (struct chunk){.capacity = capacity};
+    return c;
+}
+
+static int push(struct qn_ring *r, const void *data, size_t n_byte, bool is_last)
 {
     int rc = QN_OK;
     size_t need = sizeof(size_t) + n_byte;
@@ -131,8 +160,11 @@ int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte)
         rc = QN_TOOBIG;
     } else {
         if (!r->last || r->last->capacity - r->last->to < need) {
-            struct chunk *c = xmalloc(sizeof *c + QN_MAX(CHUNK_BYTES, need));
-            *c = (struct chunk){.capacity = QN_MAX(CHUNK_BYTES, need)};
+            struct chunk *c = more(r, need, is_last);
+            if (!c) {
+                rc = QN_NOMEM;
+                goto out;
+            }
             if (r->last)
                 r->last->next = c;
             else
@@ -144,8 +176,19 @@ int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte)
         r->last->to += need;
         r->n_byte += need;
     }
+out:
     pthread_mutex_unlock(&r->gate.lock);
     return rc;
+}
+
+int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte)
+{
+    return push(r, data, n_byte, false);
+}
+
+int qn_ring_end(struct qn_ring *r, const void *data, size_t n_byte)
+{
+    return push(r, data, n_byte, true);
 }
 
 void qn_ring_wake(struct qn_ring *r)
@@ -169,6 +212,7 @@ int qn_ring_pop(struct qn_ring *r, void *to, size_t max_bytes, size_t *n_byte, i
         while (r->first->from == r->first->to) { /* read to its end, and not the last */
             struct chunk *c = r->first;
             r->first = c->next;
+            qn_share_give(r->share, sizeof *c + c->capacity);
             free(c);
         }
         struct chunk *c = r->first;

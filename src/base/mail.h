@@ -31,9 +31,12 @@ struct qn_ring;
 
 struct qn_ring *qn_ring_create(size_t max_bytes);
 void qn_ring_free(struct qn_ring *r); /* NULL is allowed */
-/* The writer. QN_TOOBIG over the maximum: the record is not taken. A reader that sleeps is not woken: that
+/* The writer. QN_TOOBIG over the maximum, QN_NOMEM when the request whose ring it is may have no
+ * more memory (base/budget.h): the record is not taken. A reader that sleeps is not woken: that
  * takes a system call, which the writer makes when it has the time. */
 int qn_ring_push(struct qn_ring *r, const void *data, size_t n_byte);
+/* The last record, of at most 1000 bytes: memory for it was set aside at birth. */
+int qn_ring_end(struct qn_ring *r, const void *data, size_t n_byte);
 void qn_ring_wake(struct qn_ring *r);
 /* The reader. Copies the next record, at most max_bytes of it, and gives its length. QN_TIMEOUT. */
 int qn_ring_pop(struct qn_ring *r, void *to, size_t max_bytes, size_t *n_byte, int64_t timeout_us);

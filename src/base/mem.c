@@ -2,10 +2,13 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "base/mem.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include "base/budget.h"
 
 QN_NORETURN static void out_of_memory(size_t n_byte)
 {
@@ -13,9 +16,49 @@ QN_NORETURN static void out_of_memory(size_t n_byte)
     abort();
 }
 
+/* What is given up when the system has nothing more, so that small allocations of running requests still
+ * come; large ones, which use the try_ forms, end their request. */
+static struct {
+    pthread_mutex_t lock;
+    size_t n_byte;
+    void *block;
+    unsigned n_lost; /* times it was given up, or there was nothing to give up */
+} reserve = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* After a failure: true when there is a reason to try once more. */
+static bool give_up_reserve(size_t n_byte)
+{
+    pthread_mutex_lock(&reserve.lock);
+    void *block = reserve.block;
+    reserve.block = NULL;
+    reserve.n_lost++;
+    pthread_mutex_unlock(&reserve.lock);
+    free(block);
+    qn_share_failed(qn_share_mine(), n_byte);
+    return true; /* another thread may have given it up, or given something back, just now */
+}
+
+void qn_mem_keep_reserve(size_t n_byte)
+{
+    pthread_mutex_lock(&reserve.lock);
+    reserve.n_byte = n_byte;
+    if (!reserve.block && n_byte) reserve.block = malloc(n_byte);
+    pthread_mutex_unlock(&reserve.lock);
+}
+
+bool qn_mem_is_short(void)
+{
+    pthread_mutex_lock(&reserve.lock);
+    if (!reserve.block && reserve.n_byte) reserve.block = malloc(reserve.n_byte);
+    bool is_short = !reserve.block && reserve.n_byte;
+    pthread_mutex_unlock(&reserve.lock);
+    return is_short;
+}
+
 void *xmalloc(size_t n_byte)
 {
     void *p = malloc(n_byte ? n_byte : 1);
+    if (!p && give_up_reserve(n_byte)) p = malloc(n_byte ? n_byte : 1);
     if (!p) out_of_memory(n_byte);
     return p;
 }
@@ -23,6 +66,7 @@ void *xmalloc(size_t n_byte)
 void *xcalloc(size_t n, size_t size)
 {
     void *p = calloc(n ? n : 1, size ? size : 1);
+    if (!p && give_up_reserve(n * size)) p = calloc(n ? n : 1, size ? size : 1);
     if (!p) out_of_memory(n * size);
     return p;
 }
@@ -30,6 +74,7 @@ void *xcalloc(size_t n, size_t size)
 void *xrealloc(void *p, size_t n_byte)
 {
     void *q = realloc(p, n_byte ? n_byte : 1);
+    if (!q && give_up_reserve(n_byte)) q = realloc(p, n_byte ? n_byte : 1);
     if (!q) out_of_memory(n_byte);
     return q;
 }
@@ -61,6 +106,11 @@ char *xasprintf(const char *fmt, ...)
     va_start(ap, fmt);
     int n = vasprintf(&out, fmt, ap);
     va_end(ap);
+    if (n < 0 && give_up_reserve(0)) {
+        va_start(ap, fmt);
+        n = vasprintf(&out, fmt, ap);
+        va_end(ap);
+    }
     if (n < 0) out_of_memory(0);
     return out;
 }
@@ -79,21 +129,28 @@ bool qn_add_size(size_t a, size_t b, size_t *out)
     return true;
 }
 
+/* The request that this thread works for remembers that it did not get something. */
+static void *tried(void *p, size_t n_byte)
+{
+    if (!p) qn_share_failed(qn_share_mine(), n_byte);
+    return p;
+}
+
 void *try_malloc(size_t n, size_t size)
 {
     size_t n_byte;
-    return qn_mul_size(n, size, &n_byte) ? malloc(n_byte ? n_byte : 1) : NULL;
+    return qn_mul_size(n, size, &n_byte) ? tried(malloc(n_byte ? n_byte : 1), n_byte) : NULL;
 }
 
 void *try_calloc(size_t n, size_t size)
 {
-    return calloc(n ? n : 1, size ? size : 1);
+    return tried(calloc(n ? n : 1, size ? size : 1), size);
 }
 
 void *try_realloc(void *p, size_t n, size_t size)
 {
     size_t n_byte;
-    return qn_mul_size(n, size, &n_byte) ? realloc(p, n_byte ? n_byte : 1) : NULL;
+    return qn_mul_size(n, size, &n_byte) ? tried(realloc(p, n_byte ? n_byte : 1), n_byte) : NULL;
 }
 
 #define HUGE_BYTES ((size_t)2 << 20)
@@ -270,13 +327,16 @@ struct block {
 
 struct qn_arena {
     struct block *blocks; /* newest first */
-    size_t limit, used;   /* used: bytes handed out */
+    qn_share share;       /* the request whose memory it is */
+    size_t n_taken;
+    size_t limit, used; /* used: bytes handed out */
 };
 
 struct qn_arena *qn_arena_create(size_t limit_bytes)
 {
     struct qn_arena *a = xcalloc(1, sizeof *a);
     a->limit = limit_bytes;
+    a->share = qn_share_mine();
     return a;
 }
 
@@ -288,6 +348,7 @@ void qn_arena_free(struct qn_arena *a)
         a->blocks = b->next;
         free(b);
     }
+    qn_share_give(a->share, a->n_taken);
     free(a);
 }
 
@@ -300,8 +361,14 @@ void *qn_arena_alloc(struct qn_arena *a, size_t n_byte)
     if (!b || b->n_byte - b->used < n_byte) {
         size_t size = b ? QN_MIN(b->n_byte * 2, (size_t)1 << 20) : 4096;
         size = QN_MAX(size, n_byte);
+        if (!qn_share_take(a->share, sizeof *b + size)) return NULL;
         b = malloc(sizeof *b + size);
-        if (!b) return NULL;
+        if (!b) {
+            qn_share_give(a->share, sizeof *b + size);
+            qn_share_failed(a->share, sizeof *b + size);
+            return NULL;
+        }
+        a->n_taken += sizeof *b + size;
         b->n_byte = size;
         b->used = 0;
         b->next = a->blocks;

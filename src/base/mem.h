@@ -21,6 +21,12 @@ void *try_malloc(size_t n, size_t size); /* NULL on overflow or exhaustion; free
 void *try_calloc(size_t n, size_t size);
 void *try_realloc(void *p, size_t n, size_t size);
 
+/* A block set aside for a server: when an allocation of the x family fails, it is given up and the allocation
+ * tried again. While it is missing, memory is short: no new work should begin. qn_mem_is_short tries to have
+ * it back first. Without a reserve memory is never short, and a failure stops the process. */
+void qn_mem_keep_reserve(size_t n_byte);
+bool qn_mem_is_short(void);
+
 /* false on overflow; *out is then untouched. */
 bool qn_mul_size(size_t a, size_t b, size_t *out);
 bool qn_add_size(size_t a, size_t b, size_t *out);

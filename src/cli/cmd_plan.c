@@ -37,6 +37,7 @@ static void print_text(const struct qn_model *m, const struct numbers *n)
             printf("  %-13s%14" PRIu64 "\n", qn_part_name((enum qn_part)p), n->tally.part[p].bytes);
     printf("scratch        %14" PRIu64 "  %s\n", n->in.workspace_bytes,
            qn_bytes_text(n->in.workspace_bytes, a));
+    printf("requests       %14" PRIu64 "  %s\n", n->in.request_bytes, qn_bytes_text(n->in.request_bytes, a));
     printf("page           %14zu  %d tokens, %zu bytes a token (%s)\n", n->in.page_bytes, n->in.page_tok,
            n->in.page_bytes / (size_t)n->in.page_tok, n->kv);
     printf("state slot     %14zu  a sequence or a snapshot; as much as %.0f tokens of KV\n", n->in.slot_bytes,
@@ -77,10 +78,11 @@ static void print_json(const struct qn_model *m, const struct numbers *n)
         first = false;
     }
     qn_buf_printf(&b,
-                  "}},\"workspace_bytes\":%" PRIu64 ",\"kv\":\"%s\",\"page_bytes\":%zu,\"page_tokens\":%d,"
+                  "}},\"workspace_bytes\":%" PRIu64 ",\"request_bytes\":%" PRIu64
+                  ",\"kv\":\"%s\",\"page_bytes\":%zu,\"page_tokens\":%d,"
                   "\"slot_bytes\":%zu,\"lane_bytes\":%zu,\"fits\":%s",
-                  n->in.workspace_bytes, n->kv, n->in.page_bytes, n->in.page_tok, n->in.slot_bytes,
-                  n->in.lane_bytes, n->plan_rc ? "false" : "true");
+                  n->in.workspace_bytes, n->in.request_bytes, n->kv, n->in.page_bytes, n->in.page_tok,
+                  n->in.slot_bytes, n->in.lane_bytes, n->plan_rc ? "false" : "true");
     if (n->plan_rc) {
         qn_buf_puts(&b, ",\"reason\":");
         qn_json_write_str(&b, n->why, strlen(n->why), false);
@@ -108,7 +110,7 @@ static void print_json(const struct qn_model *m, const struct numbers *n)
 
 static int run(int argc, char **argv)
 {
-    int64_t memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
+    int64_t memory = 0, request_memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
     bool json = false, mtp = true;
     const char *kv = "bf16", *activations = "bf16", *machine = NULL;
     struct qn_model_wish over = {0};
@@ -119,6 +121,8 @@ static int run(int argc, char **argv)
          NULL, 0, 0},
         {"machine", 0, QN_OPT_STR, &machine, "SPEC",
          "another machine: 4x96G:pcie5, h200, or a file; memory, speed and what limits it", NULL, NULL, 0, 0},
+        {"request-memory", 0, QN_OPT_BYTES, &request_memory, "BYTES",
+         "of it for requests (a sixteenth, 32M to 1G)", NULL, NULL, 0, 0},
         {"context", 'c', QN_OPT_INT, &context, "N", "tokens of a sequence (the most that fit)", NULL,
          "max-model-len,context-length", 1, 1 << 24},
         {"users", 'u', QN_OPT_INT, &users, "N", "sequences at once (8, or fewer where 8 do not fit)", NULL,
@@ -143,7 +147,9 @@ static int run(int argc, char **argv)
     struct qn_device_options o = {0};
     int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, &e);
     if (rc) return qn_cli_usage_failed("plan", rc, &e);
-    if (n_arg != 1) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is needed: a checkpoint folder or a .gguf file");
+    if (n_arg != 1)
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__,
+                        "MODEL is needed: a checkpoint folder or a .gguf file");
     if (!rc && qn_kv_find(kv, false) < 0)
         rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.40s: must be " QN_KV_NAMES, kv);
     int act = qn_act_find(activations);
@@ -175,6 +181,7 @@ static int run(int argc, char **argv)
     qn_backend_get("cpu")->sizes(&o, &n.sizes);
     /* the engine's own reckoning, so that a server allocates these */
     if (!memory) memory = (int64_t)(qn_mem_available() / 5 * 4);
+    if (!request_memory) request_memory = (int64_t)qn_plan_request_bytes((uint64_t)memory);
     struct qn_engine_options wish = {.model = m,
                                      .backend = qn_backend_get("cpu"),
                                      .act = o.act,
@@ -183,6 +190,7 @@ static int run(int argc, char **argv)
                                      .max_seqs = (int)users,
                                      .step_tokens = (int)rows,
                                      .memory_bytes = memory,
+                                     .request_bytes = request_memory,
                                      .mtp = o.has_mtp ? -1 : 0};
     struct qn_engine_info info = {0};
     n.plan_rc = qn_engine_plan(&info, &wish, &e);
@@ -194,16 +202,18 @@ static int run(int argc, char **argv)
                               .n_lane = info.max_seqs,
                               .weight_bytes = info.weight_bytes,
                               .workspace_bytes = info.workspace_bytes,
+                              .request_bytes = (uint64_t)request_memory,
                               .page_bytes = info.kv_bytes,
                               .slot_bytes = (uint64_t)info.n_slot * n.sizes.slot_bytes,
                               .lane_bytes = (uint64_t)info.max_seqs * n.sizes.lane_bytes};
-    n.plan.total_bytes =
-        info.weight_bytes + info.workspace_bytes + info.kv_bytes + n.plan.slot_bytes + n.plan.lane_bytes;
+    n.plan.total_bytes = (uint64_t)request_memory + info.weight_bytes + info.workspace_bytes + info.kv_bytes +
+                         n.plan.slot_bytes + n.plan.lane_bytes;
     n.kv = qn_kv_name(o.kv);
     if (!o.has_mtp) n.tally.part[QN_PART_MTP].bytes = 0;
     n.in = (struct qn_plan_in){.memory = (uint64_t)memory,
                                .weight_bytes = n.tally.text_bytes + (o.has_mtp ? n.tally.mtp_bytes : 0),
                                .workspace_bytes = info.workspace_bytes,
+                               .request_bytes = (uint64_t)request_memory,
                                .page_bytes = n.sizes.page_bytes,
                                .slot_bytes = n.sizes.slot_bytes,
                                .lane_bytes = n.sizes.lane_bytes,

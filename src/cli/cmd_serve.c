@@ -161,6 +161,32 @@ out:
     return rc;
 }
 
+/* A part of the machine's memory, but not more than can be had: others may use the rest. */
+static int64_t part_of_memory(double part)
+{
+    double asked = part * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double most = (double)qn_mem_available() * 0.95;
+    char a[24], b[24];
+    if (asked > most)
+        fprintf(stderr, "--memory-part %g: %s of the machine's; %s can be had and are used\n", part,
+                qn_bytes_text((uint64_t)asked, a), qn_bytes_text((uint64_t)most, b));
+    return (int64_t)QN_MIN(asked, most);
+}
+
+/* 0: what the machine has */
+static int64_t memory_bytes(const struct qn_wish *w)
+{
+    if (w->memory || isnan(w->memory_part)) return w->memory;
+    return part_of_memory(w->memory_part);
+}
+
+static size_t request_bytes(const struct qn_wish *w)
+{
+    if (w->request_memory) return (size_t)QN_MAX(w->request_memory, 4 << 20);
+    int64_t memory = memory_bytes(w);
+    return (size_t)qn_plan_request_bytes(memory ? (uint64_t)memory : qn_mem_available() / 5 * 4);
+}
+
 static void set_server(struct job *j)
 {
     const struct qn_wish *w = &j->wish;
@@ -174,6 +200,7 @@ static void set_server(struct job *j)
         .host = w->host,
         .port = (int)w->port,
         .gate = j->gate,
+        .request_bytes = request_bytes(w),
         .max_body_bytes = (size_t)w->max_body,
         .max_requests = (int)w->max_requests,
         .body_timeout_s = (int)w->body_timeout,
@@ -208,18 +235,6 @@ static int fit_ranks(const struct qn_model *m, int wanted)
     return n;
 }
 
-/* A part of the machine's memory, but not more than can be had: others may use the rest. */
-static int64_t part_of_memory(double part)
-{
-    double asked = part * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    double most = (double)qn_mem_available() * 0.95;
-    char a[24], b[24];
-    if (asked > most)
-        fprintf(stderr, "--memory-part %g: %s of the machine's; %s can be had and are used\n", part,
-                qn_bytes_text((uint64_t)asked, a), qn_bytes_text((uint64_t)most, b));
-    return (int64_t)QN_MIN(asked, most);
-}
-
 static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_err *e)
 {
     int rc = QN_OK, kv = -1;
@@ -236,8 +251,8 @@ static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_er
     g.max_queue = (int)w->max_queue;
     if (w->step_tokens > 0) g.step_tokens = (int)w->step_tokens;
     g.n_tok = qn_tokenizer_n_vocab(j->text->tokenizer);
-    g.memory_bytes = w->memory;
-    if (!w->memory && !isnan(w->memory_part)) g.memory_bytes = part_of_memory(w->memory_part);
+    g.memory_bytes = memory_bytes(w);
+    g.request_bytes = (int64_t)request_bytes(w);
     g.mtp = j->depth;
     g.no_prefix_cache = w->no_prefix_cache;
     if (w->ram_tier) g.ram_tier_bytes = w->ram_tier;

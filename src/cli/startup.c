@@ -47,7 +47,7 @@ void qn_startup_print(const struct qn_startup *u)
     const struct qn_model *model = u->model;
     const struct qn_engine_info *i = u->info;
     const char *device = u->device;
-    char a[24], b[24], c[24], d[24], line[200];
+    char a[24], b[24], c[24], d[24], r[24], line[200];
     const struct qn_config *cfg = o->config;
     const struct qn_text *t = o->text;
     fprintf(stderr, "quern %s\n", QN_VERSION);
@@ -55,9 +55,9 @@ void qn_startup_print(const struct qn_startup *u)
         cfg->architecture, cfg->n_layer, cfg->n_full, cfg->n_gdn, cfg->hidden,
         cfg->is_moe ? ", mixture of experts" : "");
     if (model) print_formats(model);
-    row("memory", "weights %s, KV %s, state %s, workspace %s", qn_bytes_text(i->weight_bytes, a),
-        qn_bytes_text(i->kv_bytes, b), qn_bytes_text(i->state_bytes, c),
-        qn_bytes_text(i->workspace_bytes, d));
+    row("memory", "weights %s, KV %s, state %s, workspace %s, requests %s", qn_bytes_text(i->weight_bytes, a),
+        qn_bytes_text(i->kv_bytes, b), qn_bytes_text(i->state_bytes, c), qn_bytes_text(i->workspace_bytes, d),
+        qn_bytes_text(i->request_bytes, r));
     row("context", "%d tokens; %d sequences at once; %d pages of %d, %d state slots", i->max_context,
         i->max_seqs, i->n_page, QN_PAGE, i->n_slot);
     char threads[24] = "one a core";

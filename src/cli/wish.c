@@ -78,6 +78,8 @@ int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_arena *aren
         COUNT("step-tokens", step_tokens, "N", "prefill tokens in a step", .min = -1, .max = 1 << 20),
         STR("kv", kv, "TYPE", "type of the KV cache: auto, " QN_KV_NAMES, .env = "QUERN_KV"),
         BYTES("memory", memory, "for weights, caches and workspace", .env = "QUERN_MEMORY"),
+        BYTES("request-memory", request_memory,
+              "of it for requests: bodies, prompts, tokens, answers (a sixteenth, 32M to 1G)"),
         NUM("memory-part", memory_part, "PART", "the same as a part of the machine's, 0 to 1"),
         FLAG("no-prefix-cache", no_prefix_cache, "forget prompts at once"),
         BYTES("ram-tier", ram_tier, "host memory for prefixes that left the cache"),

@@ -11,8 +11,8 @@
 struct qn_wish {
     const char *model, *host, *device, *mtp, *kv, *names, *keys, *key_file, *origins, *hosts, *template,
         *kwargs, *generation, *trace, *activations, *disk_tier, *level, *think;
-    int64_t port, threads, context, max_seqs, max_queue, step_tokens, memory, max_body, max_requests,
-        body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, max_tokens, stuck;
+    int64_t port, threads, context, max_seqs, max_queue, step_tokens, memory, request_memory, max_body,
+        max_requests, body_timeout, drain, ranks, ram_tier, disk_bytes, disk_writes, max_tokens, stuck;
     double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
     int64_t top_k;
     struct qn_model_wish over;

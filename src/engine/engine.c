@@ -734,6 +734,8 @@ int qn_engine_submit(struct qn_engine *g, const struct qn_request_params *p, str
     struct qn_request_params own = *p;
     own.max_new = QN_MIN(p->max_new, g->info.max_context - p->n_tok);
     struct qn_request *r = qn_request_create(&own);
+    if (!r) atomic_fetch_sub(&g->n_inside, 1);
+    QN_FAIL_IF(!r, e, QN_NOMEM, "there is no memory for a request of %d tokens", p->n_tok);
     r->letter.kind = LETTER_REQUEST;
     *out = r;
     qn_mail_post(g->mail, &r->letter);

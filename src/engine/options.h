@@ -35,6 +35,7 @@ struct qn_engine_options {
     struct qn_mask *mask;       /* for grammars; the engine's alone until close; NULL: they are refused */
     int n_page, n_slot;         /* sizes of the pools; 0: from memory */
     int64_t memory_bytes;       /* for weights, caches and workspace; 0: from the machine */
+    int64_t request_bytes;      /* host memory of requests, inside memory_bytes; 0: none is kept for them */
     int mtp;                    /* -1: automatic depth; 0: off; 1..QN_MAX_DRAFT: fixed */
     bool no_prefix_cache;
     int snapshot_gap; /* tokens a state snapshot has to save to be worth a cut in a prefill; 0: default */
@@ -58,7 +59,7 @@ struct qn_engine_info {
     int mtp;            /* as in the options */
     const char *kv;     /* "BF16", ... */
     const char *isa;    /* of the device: "avx512bf16", "plain C"; "" before it is open */
-    size_t weight_bytes, kv_bytes, state_bytes, workspace_bytes, ram_tier_bytes;
+    size_t weight_bytes, kv_bytes, state_bytes, workspace_bytes, ram_tier_bytes, request_bytes;
     double load_s;
 };
 

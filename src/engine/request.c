@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/budget.h"
 #include "engine/ban.h"
 #include "text/grammar.h"
 
@@ -81,27 +82,55 @@ out:
     return rc;
 }
 
-static void *copy(const void *from, int n, size_t size)
+/* *to is NULL where there is nothing to copy; false: no memory. */
+static bool copy(const void **to, const void *from, int n, size_t size)
 {
-    if (n <= 0) return NULL;
-    void *to = xreallocarray(NULL, (size_t)n, size);
-    memcpy(to, from, (size_t)n * size);
-    return to;
+    *to = NULL;
+    if (n <= 0) return true;
+    void *new = try_malloc((size_t)n, size);
+    if (new) memcpy(new, from, (size_t)n * size);
+    *to = new;
+    return new;
+}
+
+#define COPY(field, n) copy((const void **)&r->params.field, p->field, p->n, sizeof *p->field)
+
+/* What a request holds until both sides are done with it: its copies, and the sequence's ids. */
+static size_t size_of(const struct qn_request_params *p)
+{
+    size_t each =
+        4 * (size_t)p->n_tok; /* the copy; the sequence's own, which grows to twice itself and more */
+    return sizeof(struct qn_request) +
+           sizeof(int32_t) * (each + 2 * (size_t)p->n_bias + (size_t)p->n_stop + (size_t)p->n_allowed_word);
 }
 
 struct qn_request *qn_request_create(const struct qn_request_params *p)
 {
     struct qn_request *r = xcalloc(1, sizeof *r);
     r->params = *p;
-    r->params.tok = copy(p->tok, p->n_tok, sizeof *p->tok);
-    r->params.span = qn_spans_copy(p->span, p->n_span);
-    r->params.bias_tok = copy(p->bias_tok, p->n_bias, sizeof *p->bias_tok);
-    r->params.bias = copy(p->bias, p->n_bias, sizeof *p->bias);
-    r->params.stop_tok = copy(p->stop_tok, p->n_stop, sizeof *p->stop_tok);
-    r->params.think_close = copy(p->think_close, p->n_think_close, sizeof *p->think_close);
-    r->params.allowed_bits = copy(p->allowed_bits, p->n_allowed_word, sizeof *p->allowed_bits);
+    r->params.span = NULL;
     r->params.ban_tok = NULL;
     r->params.ban_len = NULL;
+    r->params.constraint = NULL;
+    r->share = qn_share_mine();
+    atomic_init(&r->n_ref, 2);
+    pthread_mutex_init(&r->lock, NULL);
+    bool has_all = COPY(tok, n_tok);
+    has_all &= COPY(bias_tok, n_bias);
+    has_all &= COPY(bias, n_bias);
+    has_all &= COPY(stop_tok, n_stop);
+    has_all &= COPY(think_close, n_think_close);
+    has_all &= COPY(allowed_bits, n_allowed_word);
+    has_all = has_all && qn_share_take(r->share, size_of(p));
+    if (has_all) r->n_taken = size_of(p);
+    if (!has_all) {
+        r->params.n_span = 0;
+        atomic_init(&r->n_ref, 1);
+        qn_request_unref(r);
+        return NULL;
+    }
+    r->params.constraint = p->constraint;
+    r->params.span = qn_spans_copy(p->span, p->n_span);
     if (p->n_ban) r->ban = qn_ban_create(p->ban_tok, p->ban_len, p->n_ban);
     if (p->constraint) qn_grammar_acquire(p->constraint);
     /* every event this request can make: its tokens, its prompt's when asked for, the end */
@@ -109,8 +138,6 @@ struct qn_request *qn_request_create(const struct qn_request_params *p)
     size_t n_byte = n_event * (RECORD_BYTES(QN_MAX(p->sample.n_top, 0)) + sizeof(size_t));
     if (p->prompt_top >= 0) n_byte += (size_t)p->n_tok * (RECORD_BYTES(p->prompt_top) + sizeof(size_t));
     r->ring = qn_ring_create(n_byte + sizeof(struct end_record) + sizeof(size_t));
-    pthread_mutex_init(&r->lock, NULL);
-    atomic_init(&r->n_ref, 2);
     r->stats.n_prompt = p->n_tok;
     r->submit_us = qn_now_us();
     return r;
@@ -139,6 +166,7 @@ void qn_request_unref(struct qn_request *r)
     free((void *)(uintptr_t)r->params.allowed_bits);
     qn_ban_free(r->ban);
     qn_ring_free(r->ring);
+    qn_share_give(r->share, r->n_taken);
     pthread_mutex_destroy(&r->lock);
     free(r);
 }
@@ -157,7 +185,13 @@ void qn_request_send_token(struct qn_request *r, enum qn_event_kind kind, const 
         record.top[i].tok = token->top_tok[i];
         record.top[i].logprob = token->top_logprob[i];
     }
-    QN_CHECK(qn_ring_push(r->ring, &record, RECORD_BYTES(record.n_top)) == QN_OK);
+    if (r->is_short) return; /* it is about to end */
+    int rc = qn_ring_push(r->ring, &record, RECORD_BYTES(record.n_top));
+    QN_CHECK(rc == QN_OK || rc == QN_NOMEM);
+    if (rc) { /* the client reads slowly, and memory is used up: the engine ends it before its next step */
+        r->is_short = true;
+        qn_request_cancel(r);
+    }
 }
 
 void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t stop_tok, bool is_loop,
@@ -166,7 +200,12 @@ void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t st
     struct end_record end = {
         .head = {.kind = QN_EVENT_END, .finish = (uint8_t)finish, .n_top = is_loop, .tok = stop_tok}};
     if (error) end.error = *error;
-    QN_CHECK(qn_ring_push(r->ring, &end, sizeof end) == QN_OK);
+    if (r->is_short) {
+        end.head.finish = QN_FINISH_ERROR;
+        qn_err_set(&end.error, QN_NOMEM, __FILE__, __LINE__,
+                   "there is no memory for more of the answer; read it faster, or ask for less");
+    }
+    QN_CHECK(qn_ring_end(r->ring, &end, sizeof end) == QN_OK);
 }
 
 void qn_request_set_stats(struct qn_request *r, const struct qn_request_stats *stats)

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "backend/step.h"
+#include "base/budget.h"
 #include "base/err.h"
 #include "base/mail.h"
 #include "engine/span.h"
@@ -107,7 +108,10 @@ struct qn_request {
     pthread_mutex_t lock; /* of stats */
     struct qn_request_stats stats;
     int64_t submit_us;
-    bool is_ended; /* reader: END was read */
+    bool is_ended;  /* reader: END was read */
+    bool is_short;  /* engine: an event found no memory */
+    qn_share share; /* whose memory it is, and how much of it is the request's own */
+    size_t n_taken;
 };
 
 /* --- the reader's side; one thread --- */
@@ -137,7 +141,8 @@ int qn_request_check(const struct qn_request_params *p, const struct qn_request_
 /* Token ids of `what` are in [0, vocab). */
 int qn_request_check_tokens(const char *what, const int32_t *tok, int n, int vocab, struct qn_err *e);
 
-/* Copies the parameters; both references are taken. */
+/* Copies the parameters; both references are taken. NULL: no memory. The thread's share (base/budget.h) pays
+ * for it, its sequence and its events. */
 struct qn_request *qn_request_create(const struct qn_request_params *p);
 void qn_request_ref(struct qn_request *r);
 void qn_request_unref(struct qn_request *r);

@@ -91,6 +91,7 @@ static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, str
         .memory = budget,
         .weight_bytes = a->weight_bytes,
         .workspace_bytes = size.workspace_bytes + size.page_bytes,
+        .request_bytes = (uint64_t)QN_MAX(o->request_bytes, 0),
         .page_bytes = size.page_bytes,
         .slot_bytes = size.slot_bytes,
         .lane_bytes = size.lane_bytes,
@@ -165,6 +166,7 @@ static void tell(struct qn_size *s, const struct qn_engine_options *o, const str
         .kv_bytes = (size_t)d->n_page * size.page_bytes,
         .state_bytes = (size_t)d->n_slot * size.slot_bytes + (size_t)d->n_lane * size.lane_bytes,
         .workspace_bytes = size.workspace_bytes,
+        .request_bytes = (size_t)QN_MAX(o->request_bytes, 0),
     };
 }
 

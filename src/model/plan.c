@@ -105,6 +105,11 @@ static uint64_t pages_of(const struct qn_plan_in *in, int context)
     return ((uint64_t)context + (uint64_t)in->page_tok - 1) / (uint64_t)in->page_tok;
 }
 
+uint64_t qn_plan_request_bytes(uint64_t memory)
+{
+    return QN_CLAMP(memory / 16, (uint64_t)32 << 20, (uint64_t)1 << 30);
+}
+
 uint64_t qn_plan_user_bytes(const struct qn_plan_in *in, int context)
 {
     return in->lane_bytes + in->slot_bytes + pages_of(in, context) * in->page_bytes;
@@ -112,7 +117,7 @@ uint64_t qn_plan_user_bytes(const struct qn_plan_in *in, int context)
 
 static uint64_t room(const struct qn_plan_in *in)
 {
-    uint64_t fixed = in->weight_bytes + in->workspace_bytes;
+    uint64_t fixed = in->weight_bytes + in->workspace_bytes + in->request_bytes;
     return in->memory > fixed ? in->memory - fixed : 0;
 }
 
@@ -143,26 +148,27 @@ static int roomy_context(const struct qn_plan_in *in, int users)
 int qn_plan_make(const struct qn_plan_in *in, struct qn_plan *out, struct qn_err *e)
 {
     int rc = QN_OK;
-    char a[24], b[24], c[24];
+    char a[24], b[24], c[24], d[24];
     struct qn_plan p = {.context = in->context, .users = in->users};
     QN_FAIL_IF(in->context > in->max_context, e, QN_INVAL,
                "a context of %d tokens: the model was made for %d", in->context, in->max_context);
     int one = qn_plan_context(in, 1);
     QN_FAIL_IF(!one, e, QN_TOOBIG,
-               "weights need %s and scratch %s, which leaves no room for one sequence in %s",
+               "weights need %s, scratch %s and requests %s, which leaves no room for one sequence in %s",
                qn_bytes_text(in->weight_bytes, a), qn_bytes_text(in->workspace_bytes, b),
-               qn_bytes_text(in->memory, c));
+               qn_bytes_text(in->request_bytes, d), qn_bytes_text(in->memory, c));
     if (p.users && !p.context) {
         p.context = roomy_context(in, p.users);
         QN_FAIL_IF(!p.context, e, QN_TOOBIG, "%d sequences do not fit in %s; %d of %d tokens do", p.users,
                    qn_bytes_text(in->memory, a), QN_MAX(qn_plan_users(in, in->page_tok), 1), in->page_tok);
     } else if (p.context && !p.users) {
         p.users = QN_MIN(qn_plan_users(in, p.context), DEFAULT_USERS);
-        QN_FAIL_IF(
-            !p.users, e, QN_TOOBIG,
-            "one sequence of %d tokens needs %s in all, the budget is %s; %d tokens fit", p.context,
-            qn_bytes_text(in->weight_bytes + in->workspace_bytes + qn_plan_user_bytes(in, p.context), a),
-            qn_bytes_text(in->memory, b), one);
+        QN_FAIL_IF(!p.users, e, QN_TOOBIG,
+                   "one sequence of %d tokens needs %s in all, the budget is %s; %d tokens fit", p.context,
+                   qn_bytes_text(in->weight_bytes + in->workspace_bytes + in->request_bytes +
+                                     qn_plan_user_bytes(in, p.context),
+                                 a),
+                   qn_bytes_text(in->memory, b), one);
     } else if (!p.context) {
         p.users = DEFAULT_USERS;
         while (p.users > 1 && roomy_context(in, p.users) < QN_MIN(in->max_context, DEFAULT_CONTEXT))
@@ -174,7 +180,7 @@ int qn_plan_make(const struct qn_plan_in *in, struct qn_plan *out, struct qn_err
             fit < p.users, e, QN_TOOBIG,
             "%d sequences of %d tokens need %s, the budget is %s; %d of that length fit, or %d of %d tokens",
             p.users, p.context,
-            qn_bytes_text(in->weight_bytes + in->workspace_bytes +
+            qn_bytes_text(in->weight_bytes + in->workspace_bytes + in->request_bytes +
                               (uint64_t)p.users * qn_plan_user_bytes(in, p.context),
                           a),
             qn_bytes_text(in->memory, b), fit, tok ? p.users : 1, tok ? tok : one);
@@ -188,10 +194,12 @@ int qn_plan_make(const struct qn_plan_in *in, struct qn_plan *out, struct qn_err
     p.n_lane = p.users;
     p.weight_bytes = in->weight_bytes;
     p.workspace_bytes = in->workspace_bytes;
+    p.request_bytes = in->request_bytes;
     p.page_bytes = (uint64_t)p.n_page * in->page_bytes;
     p.slot_bytes = (uint64_t)p.n_slot * in->slot_bytes;
     p.lane_bytes = (uint64_t)p.n_lane * in->lane_bytes;
-    p.total_bytes = p.weight_bytes + p.workspace_bytes + p.page_bytes + p.slot_bytes + p.lane_bytes;
+    p.total_bytes =
+        p.weight_bytes + p.workspace_bytes + p.request_bytes + p.page_bytes + p.slot_bytes + p.lane_bytes;
     *out = p;
 out:
     return rc;

@@ -44,6 +44,8 @@ struct qn_plan_in {
     uint64_t memory;       /* the budget */
     uint64_t weight_bytes; /* as the backend holds them */
     uint64_t workspace_bytes;
+    uint64_t
+        request_bytes; /* host memory of requests; 0: qn_plan_request_bytes(memory) where it is asked for */
     size_t page_bytes, slot_bytes, lane_bytes;
     int page_tok;    /* tokens in a page */
     int max_context; /* of the model */
@@ -56,10 +58,13 @@ struct qn_plan {
     int n_page; /* users x context, and what is left over goes to the prefix cache */
     int n_slot; /* a live one a user, snapshots besides */
     int n_lane;
+    uint64_t request_bytes;
     uint64_t weight_bytes, workspace_bytes, page_bytes, slot_bytes, lane_bytes; /* sums */
     uint64_t total_bytes;                                                       /* <= memory */
 };
 
+/* What requests get of a memory, unless told: a sixteenth, at least 32 MiB, at most 1 GiB. */
+uint64_t qn_plan_request_bytes(uint64_t memory);
 /* Bytes one sequence of `context` tokens needs. */
 uint64_t qn_plan_user_bytes(const struct qn_plan_in *in, int context);
 /* How many such sequences fit (0: none), and the longest context for a number of sequences (0: none). */

@@ -332,8 +332,7 @@ static void write_usage(struct qn_stream *s, struct qn_buf *out)
 static void begin(struct qn_stream *s)
 {
     struct qn_buf *out = &s->out;
-    s->state = qn_arena_alloc(s->x->arena, sizeof(struct state));
-    QN_CHECK(s->state);
+    s->state = xcalloc(1, sizeof(struct state));
     qn_sse_begin(out, "message_start");
     qn_buf_printf(
         out,
@@ -514,6 +513,7 @@ static const struct qn_dialect messages_dialect = {
     .fail = fail,
     .ping = ping,
     .whole = whole,
+    .free_state = free,
 };
 
 void qn_api_messages(struct qn_exchange *x)

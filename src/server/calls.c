@@ -30,13 +30,14 @@ struct qn_calls {
     pthread_mutex_t lock;
     struct call ring[QN_CALLS_MAX];
     size_t first, n; /* the oldest; how many */
-    size_t n_byte;
+    size_t n_byte, max_bytes;
     struct qn_map map; /* hash of id -> place in the ring */
 };
 
-struct qn_calls *qn_calls_create(void)
+struct qn_calls *qn_calls_create(size_t max_bytes)
 {
     struct qn_calls *c = xcalloc(1, sizeof *c);
+    c->max_bytes = max_bytes && max_bytes < QN_CALLS_MAX_BYTES ? max_bytes : QN_CALLS_MAX_BYTES;
     pthread_mutex_init(&c->lock, NULL);
     return c;
 }
@@ -81,7 +82,7 @@ void qn_calls_free(struct qn_calls *c)
 static void add(struct qn_calls *c, struct message *m, const struct call *place, const char *id,
                 const struct qn_parsed_call *call)
 {
-    while (c->n && (c->n == QN_CALLS_MAX || c->n_byte + call->arguments.n_byte > QN_CALLS_MAX_BYTES))
+    while (c->n && (c->n == QN_CALLS_MAX || c->n_byte + call->arguments.n_byte > c->max_bytes))
         drop_oldest(c);
     size_t at = (c->first + c->n) % QN_CALLS_MAX;
     struct call *k = &c->ring[at];
@@ -174,23 +175,28 @@ void qn_calls_add(struct qn_calls *c, const struct qn_text *text, const struct q
     if (!find_text(places, o)) goto out;
     m->n_byte = places[n - 1].to;
     if (find_ids(places, text, o)) m->n_tok = places[n - 1].tok_to;
-    if (message_bytes(m) > QN_CALLS_MAX_BYTES / 16) goto out;
-    m->raw = xstrndup(o->raw, m->n_byte);
-    if (m->n_tok) {
-        m->tok = xreallocarray(NULL, m->n_tok, sizeof *m->tok);
-        memcpy(m->tok, o->tok, m->n_tok * sizeof *m->tok);
+    if (message_bytes(m) > c->max_bytes / 16) goto out;
+    m->raw = try_malloc(m->n_byte + 1, 1);
+    if (m->n_tok) m->tok = try_malloc(m->n_tok, sizeof *m->tok);
+    if (!m->raw || (m->n_tok && !m->tok)) { /* not remembered: a cache miss later */
+        free(m->raw);
+        free(m->tok);
+        goto out;
     }
+    memcpy(m->raw, o->raw, m->n_byte);
+    m->raw[m->n_byte] = 0;
+    if (m->n_tok) memcpy(m->tok, o->tok, m->n_tok * sizeof *m->tok);
     pthread_mutex_lock(&c->lock);
     m->n_call = 1; /* ours, until all are added */
     c->n_byte += message_bytes(m);
     for (int k = 0; k < n; k++) {
         const struct qn_parsed_call *call = &o->parsed->calls[k];
         places[k].owner = o->owner;
-        if (call->is_complete && call->arguments.n_byte <= QN_CALLS_MAX_BYTES / 16)
+        if (call->is_complete && call->arguments.n_byte <= c->max_bytes / 16)
             add(c, m, &places[k], o->ids[k], call);
     }
     drop_message(c, m);
-    while (c->n_byte > QN_CALLS_MAX_BYTES && c->n) drop_oldest(c);
+    while (c->n_byte > c->max_bytes && c->n) drop_oldest(c);
     pthread_mutex_unlock(&c->lock);
     m = NULL;
 out:

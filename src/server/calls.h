@@ -12,8 +12,8 @@
 
 struct qn_calls;
 
-struct qn_calls *qn_calls_create(void);
-void qn_calls_free(struct qn_calls *c); /* NULL is allowed */
+struct qn_calls *qn_calls_create(size_t max_bytes); /* 0: QN_CALLS_MAX_BYTES, which it is at most */
+void qn_calls_free(struct qn_calls *c);             /* NULL is allowed */
 /* All that was sampled for a message with calls. */
 struct qn_calls_output {
     const char *raw; /* [n_byte] the text */

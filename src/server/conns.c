@@ -119,6 +119,16 @@ void qn_conns_received(struct qn_conns *t, struct qn_conn *c, size_t n_byte)
     pthread_mutex_unlock(&t->lock);
 }
 
+bool qn_conns_drop_oldest(struct qn_conns *t, enum qn_conn_kind kind, int64_t age_us)
+{
+    pthread_mutex_lock(&t->lock);
+    struct qn_conn *c = t->lists[kind].first;
+    bool is_old = c && qn_now_us() - c->since_us >= age_us;
+    if (is_old) drop(t, c);
+    pthread_mutex_unlock(&t->lock);
+    return is_old;
+}
+
 int qn_conns_count(struct qn_conns *t, enum qn_conn_kind kind)
 {
     pthread_mutex_lock(&t->lock);

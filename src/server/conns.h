@@ -50,6 +50,8 @@ void qn_conns_remove(struct qn_conns *t, struct qn_conn *c);
 /* False when the kind is full and nobody of it may be dropped for c (RUNNING); c then stays what it is. */
 bool qn_conns_move(struct qn_conns *t, struct qn_conn *c, enum qn_conn_kind kind);
 void qn_conns_received(struct qn_conns *t, struct qn_conn *c, size_t n_byte);
+/* Drops the oldest of a kind, if it has been that for age_us. */
+bool qn_conns_drop_oldest(struct qn_conns *t, enum qn_conn_kind kind, int64_t age_us);
 int qn_conns_count(struct qn_conns *t, enum qn_conn_kind kind);
 void qn_conns_tick(struct qn_conns *t); /* once a second: drops who is too slow */
 

@@ -127,38 +127,54 @@ bool qn_http_half_is_alive(struct qn_exchange *x)
 
 /* ------------------------------------------------------------------ replies */
 
+/* r may be NULL: the library had no memory for it. */
+static void add_header(struct MHD_Response *r, const char *name, const char *value)
+{
+    if (r) MHD_add_response_header(r, name, value);
+}
+
 static void queue(struct qn_exchange *x, int status, struct MHD_Response *response)
 {
     struct qn_http *h = x->http;
-    MHD_add_response_header(response, x->is_anthropic ? "request-id" : "x-request-id", x->id);
+    add_header(response, x->is_anthropic ? "request-id" : "x-request-id", x->id);
     const char *origin = qn_gate_origin(&h->gate, x->connection);
-    if (h->gate.n_origin) MHD_add_response_header(response, "Vary", "Origin");
+    if (h->gate.n_origin) add_header(response, "Vary", "Origin");
     if (origin) {
-        MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
-        MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
-        MHD_add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
-        MHD_add_response_header(response, "Access-Control-Expose-Headers", "x-request-id, request-id");
+        add_header(response, "Access-Control-Allow-Origin", origin);
+        add_header(response, "Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
+        add_header(response, "Access-Control-Allow-Headers", "*, Authorization");
+        add_header(response, "Access-Control-Expose-Headers", "x-request-id, request-id");
     }
-    if (status == 429 || status == 503) MHD_add_response_header(response, "Retry-After", "2");
-    if (x->must_close) MHD_add_response_header(response, "Connection", "close");
-    if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
+    if (status == 429 || status == 503) add_header(response, "Retry-After", "2");
+    if (x->must_close) add_header(response, "Connection", "close");
+    if (status == 401) add_header(response, "WWW-Authenticate", "Bearer");
     QN_CHECK(!x->is_answered);
     x->is_answered = true;
     x->status = status;
-    MHD_queue_response(x->connection, (unsigned)status, response);
-    MHD_destroy_response(response);
+    /* without memory for it the connection ends */
+    x->is_broken = !response || MHD_queue_response(x->connection, (unsigned)status, response) != MHD_YES;
+    if (response) MHD_destroy_response(response);
 }
 
 void qn_http_reply(struct qn_exchange *x, int status, const char *type, struct qn_buf *body)
 {
     size_t n = body->n_byte;
-    struct MHD_Response *r = MHD_create_response_from_buffer(n, qn_buf_take(body), MHD_RESPMEM_MUST_FREE);
-    MHD_add_response_header(r, "Content-Type", type);
+    qn_share_use(0);
+    char *data = qn_buf_take(body);
+    struct MHD_Response *r = MHD_create_response_from_buffer(n, data, MHD_RESPMEM_MUST_FREE);
+    if (!r) free(data);
+    add_header(r, "Content-Type", type);
     queue(x, status, r);
 }
 
 void qn_http_reply_json(struct qn_exchange *x, int status, struct qn_buf *body)
 {
+    char text[200];
+    if (x->share && qn_http_short(x, text, sizeof text)) {
+        qn_buf_free(body);
+        qn_http_fail_with(x, 503, NULL, "%s", text);
+        return;
+    }
     if (body->failed) {
         qn_buf_free(body);
         qn_http_fail_with(x, 500, NULL, "the answer is too large to be sent whole; ask for a stream");
@@ -171,7 +187,7 @@ void qn_http_reply_static(struct qn_exchange *x, const char *type, const void *d
 {
     struct MHD_Response *r =
         MHD_create_response_from_buffer(n, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT);
-    MHD_add_response_header(r, "Content-Type", type);
+    add_header(r, "Content-Type", type);
     queue(x, 200, r);
 }
 
@@ -184,7 +200,9 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *data, size_t max)
 {
     struct reader *r = cls;
     (void)pos;
+    qn_share_use(r->x->share);
     ssize_t n = r->read(r->x->owned, data, max);
+    qn_share_use(0);
     if (n == 0) return MHD_CONTENT_READER_END_OF_STREAM;
     return n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR : n;
 }
@@ -196,9 +214,10 @@ void qn_http_reply_stream(struct qn_exchange *x, const char *type,
     *r = (struct reader){x, read};
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, read_stream, r, free);
-    MHD_add_response_header(response, "Content-Type", type);
-    MHD_add_response_header(response, "Cache-Control", "no-cache");
-    MHD_add_response_header(response, "X-Accel-Buffering", "no");
+    if (!response) free(r);
+    add_header(response, "Content-Type", type);
+    add_header(response, "Cache-Control", "no-cache");
+    add_header(response, "X-Accel-Buffering", "no");
     queue(x, 200, response);
 }
 
@@ -227,9 +246,45 @@ int qn_http_error_json(struct qn_buf *out, const struct qn_exchange *x, int stat
     return out->failed;
 }
 
+int qn_http_short(const struct qn_exchange *x, char *text, size_t text_bytes)
+{
+    size_t held = 0, asked = 0;
+    struct qn_budget all;
+    enum qn_short why = qn_share_short(x->share, &held, &asked);
+    qn_budget_get(&all);
+    switch (why) {
+    case QN_SHORT_NOT:
+        return 0;
+    case QN_SHORT_SHARE:
+        snprintf(
+            text, text_bytes,
+            "this request needs more than %zu bytes of memory, a request may have %zu (--request-memory)",
+            held + asked, all.each);
+        return 413;
+    case QN_SHORT_BUDGET:
+        snprintf(text, text_bytes,
+                 "requests hold %zu of %zu bytes of memory, %zu more are needed; try again shortly", all.used,
+                 all.total, asked);
+        return 503;
+    default:
+        snprintf(text, text_bytes, "the system gives no memory (%zu bytes were asked for); try again shortly",
+                 asked);
+        return 503;
+    }
+}
+
 static void fail_text(struct qn_exchange *x, int status, const char *text)
 {
     struct qn_buf out = QN_BUF_INIT(1 << 16);
+    char instead[200];
+    int is_short = x->refuse_status ? 0 : qn_http_short(x, instead, sizeof instead);
+    qn_share_use(0); /* what is said last needs no share */
+    if (is_short) {
+        status = is_short;
+        text = instead;
+        x->param = NULL;
+        x->code = "out_of_memory";
+    }
     if (x->http->o.done && !x->told) x->told = strdup(text);
     qn_http_error_json(&out, x, status, text);
     qn_http_reply(x, status, "application/json", &out);
@@ -342,6 +397,39 @@ static struct qn_conn *conn_of(struct MHD_Connection *connection)
     return info ? info->socket_context : NULL;
 }
 
+/* Memory for the request is set aside before its body is read: the body, its parsed form, the prompt and its
+ * tokens are some times as much. What it needs on top it gets while there is some. */
+static void reserve(struct qn_http *h, struct qn_exchange *x, const char *length)
+{
+    struct qn_budget all;
+    unsigned long long n = length ? strtoull(length, NULL, 10) : 0;
+    size_t need = QN_RESERVE_BYTES + QN_RESERVE_TIMES * (size_t)n;
+    if (h->o.is_memory_short && h->o.is_memory_short()) {
+        refuse(x, 503, "out_of_memory", "the system gives no memory at the moment; try again shortly");
+        return;
+    }
+    x->share = qn_share_open();
+    enum qn_short why = x->share ? qn_share_reserve(x->share, need) : QN_SHORT_SYSTEM;
+    /* bodies that are long on their way make room for one that has come */
+    for (int i = 0;
+         i < 20 && why == QN_SHORT_BUDGET && qn_conns_drop_oldest(h->conns, QN_CONN_UPLOAD, 1000000); i++) {
+        usleep(5000);
+        why = qn_share_reserve(x->share, need);
+    }
+    qn_budget_get(&all);
+    if (why == QN_SHORT_SHARE)
+        refuse(x, 413, "request_too_large",
+               "a body of %llu bytes needs %zu bytes of memory, a request may have %zu (--request-memory)", n,
+               need, all.each);
+    else if (why)
+        refuse(x, 429, "out_of_memory",
+               "requests hold %zu of %zu bytes of memory, this one needs %zu; try again shortly", all.used,
+               all.total, need);
+    if (!x->refuse_status) return;
+    qn_share_close(x->share);
+    x->share = 0;
+}
+
 /* What the headers alone decide. A request that is let in counts from here on. */
 static void admit(struct qn_http *h, struct qn_exchange *x, const char *version)
 {
@@ -365,6 +453,7 @@ static void admit(struct qn_http *h, struct qn_exchange *x, const char *version)
     int n_running = is_open ? 0 : qn_conns_count(h->conns, QN_CONN_RUNNING);
     if (n_running >= h->o.max_requests)
         refuse(x, 429, "too_many_requests", "%d requests are running; try again shortly", n_running);
+    if (!x->refuse_status && !is_open && !is_options && x->route) reserve(h, x, length);
     x->must_close = no.must_close;
     x->is_keyed = !is_stranger;
     x->is_let_in = !x->refuse_status && !is_open && !is_options;
@@ -416,7 +505,7 @@ static void answer(struct qn_http *h, struct qn_exchange *x)
     }
     if (!strcmp(x->method, "OPTIONS")) {
         struct MHD_Response *r = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
-        MHD_add_response_header(r, "Allow", "GET, POST, OPTIONS");
+        add_header(r, "Allow", "GET, POST, OPTIONS");
         queue(x, 204, r);
         return;
     }
@@ -425,9 +514,32 @@ static void answer(struct qn_http *h, struct qn_exchange *x)
         qn_http_fail_with(x, 503, "unavailable", "%s", unready);
         return;
     }
-    x->arena = qn_arena_create(QN_MIN((size_t)64 << 20, h->o.max_body_bytes) + 16 * x->body.n_byte);
+    /* the share bounds it before this does */
+    x->arena = qn_arena_create(QN_MIN((size_t)64 << 20, h->o.max_body_bytes) + 48 * x->body.n_byte);
     x->route->handle(x);
     QN_CHECK(x->is_answered);
+}
+
+/* Bytes of the body. */
+static bool take_bytes(struct qn_http *h, struct qn_exchange *x, const char *data, size_t n_data)
+{
+    const char *length = x->n_received ? NULL : qn_http_header(x, "Content-Length");
+    char text[200];
+    x->n_received += n_data;
+    if (x->conn) qn_conns_received(h->conns, x->conn, n_data);
+    if (x->n_received > h->o.max_body_bytes)
+        refuse(x, 413, "request_too_large", "the body is over %zu bytes (--max-body)", h->o.max_body_bytes);
+    /* refused bodies are read to their end, so that the peer reads the answer; within reason */
+    if (x->n_received > QN_MAX(2 * h->o.max_body_bytes, DRAIN_BYTES)) return false;
+    if (!x->refuse_status && length) /* in one piece, as announced */
+        qn_buf_reserve(&x->body, (size_t)QN_MIN(strtoull(length, NULL, 10), h->o.max_body_bytes));
+    if (!x->refuse_status && qn_buf_append(&x->body, data, n_data)) {
+        int status = qn_http_short(x, text, sizeof text);
+        refuse(x, status ? status : 503, "out_of_memory", "%s",
+               status ? text : "there is no memory for the body");
+    }
+    if (x->refuse_status) qn_buf_free(&x->body);
+    return true;
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
@@ -436,29 +548,19 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 {
     struct qn_http *h = cls;
     struct qn_exchange *x = *state;
+    bool goes_on = true;
+    qn_share_use(x ? x->share : 0);
     if (!x) {
         x = *state = begin(h, connection, url, method, version);
-        if (!x) return MHD_NO;
-        if (x->is_early) answer(h, x);
-        return MHD_YES;
-    }
-    if (*n_data) {
-        x->n_received += *n_data;
-        if (x->conn) qn_conns_received(h->conns, x->conn, *n_data);
-        if (x->n_received > h->o.max_body_bytes)
-            refuse(x, 413, "request_too_large", "the body is over %zu bytes (--max-body)",
-                   h->o.max_body_bytes);
-        /* refused bodies are read to their end, so that the peer reads the answer; within reason */
-        if (x->n_received > QN_MAX(2 * h->o.max_body_bytes, DRAIN_BYTES)) return MHD_NO;
-        if (x->refuse_status)
-            qn_buf_free(&x->body);
-        else if (qn_buf_append(&x->body, data, *n_data))
-            refuse(x, 503, NULL, "not enough memory for the body");
+        if (x && x->is_early) answer(h, x);
+        goes_on = x;
+    } else if (*n_data) {
+        goes_on = take_bytes(h, x, data, *n_data);
         *n_data = 0;
-        return MHD_YES;
-    }
-    if (!x->is_answered) answer(h, x);
-    return MHD_YES;
+    } else if (!x->is_answered)
+        answer(h, x);
+    qn_share_use(0);
+    return goes_on && !x->is_broken ? MHD_YES : MHD_NO;
 }
 
 static void write_log(const struct qn_exchange *x)
@@ -486,13 +588,16 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
     (void)why;
     if (!x) return;
     *state = NULL;
+    qn_share_use(x->share);
     if (x->owned_free) x->owned_free(x->owned);
+    qn_share_use(0);
     write_log(x);
     if (h->o.done) h->o.done(x);
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)QN_HTTP_IDLE_S);
     if (x->conn) qn_conns_move(h->conns, x->conn, x->conn->was_let_in ? QN_CONN_IDLE : QN_CONN_NEW);
     qn_buf_free(&x->body);
     qn_arena_free(x->arena);
+    qn_share_close(x->share);
     free(x->told);
     free(x);
 }

@@ -49,6 +49,7 @@ struct qn_exchange {
     const struct qn_route *route; /* NULL: unknown path */
     const char *tail;
     struct qn_arena *arena; /* the request's memory */
+    qn_share share;         /* whose memory the request uses; 0: it was not let in */
     struct qn_buf body;
     const struct qn_json *json; /* the parsed body, once qn_http_body has run */
     size_t n_received;
@@ -62,6 +63,7 @@ struct qn_exchange {
     bool is_early;  /* answered before the body is read */
     bool is_keyed;  /* the gate let it in, whatever was said later */
     bool is_traced;
+    bool is_broken;             /* its answer could not be queued */
     char *told;                 /* the text of its error object, or NULL; kept where done is set */
     bool must_close;            /* the connection ends with the answer */
     int64_t start_us, ready_us; /* first byte seen; body complete */
@@ -83,6 +85,7 @@ struct qn_http_options {
     const struct qn_route *routes;
     size_t n_route;
     struct qn_gate gate;                       /* its is_loopback is found out */
+    bool (*is_memory_short)(void);             /* new requests are refused then; or NULL */
     void (*done)(const struct qn_exchange *x); /* at the end of each exchange; or NULL */
     size_t max_body_bytes;                     /* 0: default */
     int max_requests;   /* 0: default; 429 beyond, counted when their bodies are complete */
@@ -95,6 +98,8 @@ struct qn_http_options {
 #define QN_HTTP_MAX_REQUESTS   512
 #define QN_HTTP_BODY_TIMEOUT_S 120
 #define QN_HTTP_IDLE_S         75
+#define QN_RESERVE_BYTES       ((size_t)128 << 10) /* set aside for a request, */
+#define QN_RESERVE_TIMES       3                   /* and so many times its body */
 #define QN_HTTP_RATE_BYTES     4096 /* a second that a body brings at least, in each QN_HTTP_RATE_S */
 #define QN_HTTP_RATE_S         10
 #define QN_HTTP_STALL_S        120 /* written data a peer may leave unread */
@@ -131,6 +136,9 @@ void qn_http_reply_stream(struct qn_exchange *x, const char *type,
 void qn_http_fail(struct qn_exchange *x, const struct qn_err *e);
 void qn_http_fail_with(struct qn_exchange *x, int status, const char *code, const char *fmt, ...)
     QN_PRINTF(4, 5);
+/* Something of this request found no memory (base/budget.h): its status and text, with the figures; else 0.
+ * Every answer but a stream's becomes this one then. */
+int qn_http_short(const struct qn_exchange *x, char *text, size_t text_bytes);
 /* The error object alone, for an error inside a stream. status 0: from the code. */
 int qn_http_error_json(struct qn_buf *out, const struct qn_exchange *x, int status, const char *text);
 int qn_http_status(int code); /* of enum qn_code */

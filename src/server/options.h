@@ -18,7 +18,8 @@ struct qn_sampling_defaults {
 struct qn_server_options {
     const char *host;
     int port;
-    struct qn_gate gate; /* keys, origins, hosts */
+    struct qn_gate gate;  /* keys, origins, hosts */
+    size_t request_bytes; /* memory of all requests, with what is remembered of them; 0: no bound */
     size_t max_body_bytes;
     int max_requests, body_timeout_s; /* 0: default */
 

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -49,10 +50,13 @@ int qn_server_open(struct qn_server **out, const struct qn_server_options *o, st
     s->o = *o;
     s->text = o->text;
     s->start_s = qn_unix_s();
-    s->calls = qn_calls_create();
-    s->stored = qn_stored_create();
+    s->calls = qn_calls_create(o->request_bytes / 16);
+    s->stored = qn_stored_create(o->request_bytes / 8);
     snprintf(s->fingerprint, sizeof s->fingerprint, "quern-%08x",
              (unsigned)qn_hash_str(o->n_name ? o->names[0] : "") ^ (unsigned)qn_hash_str(QN_VERSION));
+    qn_budget_set(o->request_bytes - o->request_bytes / 4, o->request_bytes / 4);
+    if (o->request_bytes)
+        qn_mem_keep_reserve(QN_CLAMP(o->request_bytes / 16, (size_t)4 << 20, (size_t)32 << 20));
     qn_meters_open(&s->meters, o);
     struct qn_http_options h = {
         .host = o->host,
@@ -64,6 +68,7 @@ int qn_server_open(struct qn_server **out, const struct qn_server_options *o, st
         .max_requests = o->max_requests,
         .body_timeout_s = o->body_timeout_s,
         .unready = qn_server_unready,
+        .is_memory_short = qn_mem_is_short,
         .done = o->trace_dir ? qn_trace_refused : NULL,
     };
     signal(SIGPIPE, SIG_IGN);
@@ -136,6 +141,7 @@ void qn_server_close(struct qn_server *s)
     qn_http_close(s->http);
     qn_calls_free(s->calls);
     qn_stored_free(s->stored);
+    qn_mem_keep_reserve(0);
     qn_metrics_free(s->meters.all);
     free(s);
 }

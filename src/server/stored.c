@@ -16,12 +16,13 @@ struct item {
 struct qn_stored {
     pthread_mutex_t lock;
     struct item ring[QN_STORED_MAX];
-    size_t first, n, n_byte;
+    size_t first, n, n_byte, max_bytes;
 };
 
-struct qn_stored *qn_stored_create(void)
+struct qn_stored *qn_stored_create(size_t max_bytes)
 {
     struct qn_stored *t = xcalloc(1, sizeof *t);
+    t->max_bytes = max_bytes && max_bytes < QN_STORED_MAX_BYTES ? max_bytes : QN_STORED_MAX_BYTES;
     pthread_mutex_init(&t->lock, NULL);
     return t;
 }
@@ -53,14 +54,26 @@ void qn_stored_put(struct qn_stored *t, const char *id, uint64_t owner, const ch
                    size_t n_response, const char *input, size_t n_input)
 {
     size_t need = n_response + n_input;
-    if (need > QN_STORED_MAX_BYTES) return;
+    char *copies[2] = {NULL, NULL};
+    if (need <= t->max_bytes) {
+        copies[0] = try_malloc(n_response + 1, 1);
+        copies[1] = try_malloc(n_input + 1, 1);
+    }
+    if (!copies[0] || !copies[1]) { /* it is not remembered */
+        free(copies[0]);
+        free(copies[1]);
+        return;
+    }
+    memcpy(copies[0], response, n_response);
+    memcpy(copies[1], input, n_input);
+    copies[0][n_response] = copies[1][n_input] = 0;
     pthread_mutex_lock(&t->lock);
-    while (t->n && (t->n == QN_STORED_MAX || t->n_byte + need > QN_STORED_MAX_BYTES)) drop_oldest(t);
+    while (t->n && (t->n == QN_STORED_MAX || t->n_byte + need > t->max_bytes)) drop_oldest(t);
     struct item *k = &t->ring[(t->first + t->n++) % QN_STORED_MAX];
     snprintf(k->id, sizeof k->id, "%s", id);
     k->owner = owner;
-    k->response = xstrndup(response, n_response);
-    k->input = xstrndup(input, n_input);
+    k->response = copies[0];
+    k->input = copies[1];
     k->n_response = n_response;
     k->n_input = n_input;
     t->n_byte += need;

@@ -11,8 +11,8 @@
 
 struct qn_stored;
 
-struct qn_stored *qn_stored_create(void);
-void qn_stored_free(struct qn_stored *t); /* NULL is allowed */
+struct qn_stored *qn_stored_create(size_t max_bytes); /* 0: QN_STORED_MAX_BYTES, which it is at most */
+void qn_stored_free(struct qn_stored *t);             /* NULL is allowed */
 /* response: the whole object as sent; input: a JSON array, the items of the conversation up to and including
  * the output. Texts are copied. */
 void qn_stored_put(struct qn_stored *t, const char *id, uint64_t owner, const char *response,

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "base/budget.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "server/calls.h"
@@ -103,14 +104,11 @@ static bool feed(struct qn_output *c, const char *text, size_t n)
     return true;
 }
 
+/* Without memory the token is left out, and the request's share remembers why: it ends (check_memory). */
 static void keep_token(struct qn_step_token **list, size_t *n, size_t *capacity,
                        const struct qn_step_token *t)
 {
-    if (*n == *capacity) {
-        *capacity = *capacity ? 2 * *capacity : 64;
-        *list = xreallocarray(*list, *capacity, sizeof **list);
-    }
-    (*list)[(*n)++] = *t;
+    if (qn_grow(list, capacity, *n + 1, sizeof **list)) (*list)[(*n)++] = *t;
 }
 
 static void observe_end(struct qn_output *c, enum qn_reason reason)
@@ -192,6 +190,15 @@ static void finish_choice(struct qn_output *c)
     if (is_told(s) && !s->is_failed) s->dialect->finish(s, c);
 }
 
+/* Something of this request found no memory: it ends, whatever else could still be said. */
+static bool check_memory(struct qn_stream *s)
+{
+    char text[200];
+    int status = s->is_failed ? 0 : qn_http_short(s->x, text, sizeof text);
+    if (status) fail(s, status, text);
+    return status;
+}
+
 static void take_token(struct qn_output *c, const struct qn_step_token *t)
 {
     struct qn_stream *s = c->stream;
@@ -213,11 +220,10 @@ static void take_token(struct qn_output *c, const struct qn_step_token *t)
     if (s->ask.is_scoring) return;
     c->n_tok++;
     if (s->ask.return_token_ids || s->server->o.trace_dir || (s->tools && s->tools->n_tool)) {
-        if ((size_t)c->n_tok > c->tok_capacity) {
-            c->tok_capacity = QN_MAX((size_t)64, 2 * c->tok_capacity);
-            c->tok = xreallocarray(c->tok, c->tok_capacity, sizeof *c->tok);
-        }
-        c->tok[c->n_tok - 1] = t->tok;
+        if (qn_grow(&c->tok, &c->tok_capacity, (size_t)c->n_tok, sizeof *c->tok))
+            c->tok[c->n_tok - 1] = t->tok;
+        else
+            check_memory(s);
     }
     if (s->ask.wants_logprobs) keep_token(&c->lps, &c->n_lp, &c->lp_capacity, t);
     qn_buf_clear(&c->piece);
@@ -383,12 +389,14 @@ static bool pump(struct qn_stream *s, int64_t wait_us)
         while (!c->is_over && s->out.n_byte < FULL_BYTES && !qn_request_next(c->request, &ev, 0)) {
             take(c, &ev);
             any = true;
+            if (check_memory(s)) return true;
         }
         if (!c->is_over && !n_open++) open = c;
     }
     if (any || !open) return true;
     if (qn_request_next(open->request, &ev, n_open > 1 ? 2000 : wait_us)) return false;
     take(open, &ev);
+    check_memory(s);
     return true;
 }
 
@@ -439,6 +447,10 @@ static ssize_t read_stream(void *owned, char *data, size_t max)
 {
     struct qn_stream *s = owned;
     for (;;) {
+        if (s->out.failed && !s->is_ended && check_memory(s)) { /* what is said last needs no share */
+            qn_share_use(0);
+            s->out.failed = QN_OK;
+        }
         if (s->out.failed) return -1;
         if (s->out_at < s->out.n_byte) {
             size_t n = QN_MIN(max, s->out.n_byte - s->out_at);
@@ -507,7 +519,7 @@ static void destroy(void *owned)
         free(c->prompt_lps);
     }
     if (s->state && s->dialect->free_state) s->dialect->free_state(s->state);
-    free(s->choices);
+    free(s->no_prompts);
     qn_toolset_free(s->tools);
     qn_prompt_free(&s->rendered);
     qn_buf_free(&s->out);
@@ -527,7 +539,9 @@ struct qn_stream *qn_stream_create(struct qn_exchange *x, const struct qn_ask *a
     qn_http_make_id(s->id, sizeof s->id, d->id_prefix, 24);
     s->n_prompt = n_prompt;
     s->prompts = qn_arena_alloc(x->arena, (size_t)n_prompt * sizeof *s->prompts);
-    QN_CHECK(s->prompts);
+    if (!s->prompts) { /* the answer says so (qn_stream_answer); writing the prompts must not fail */
+        s->prompts = s->no_prompts = xcalloc((size_t)n_prompt, sizeof *s->prompts);
+    }
     s->created = qn_unix_s();
     s->last_write_us = s->last_probe_us = qn_now_us();
     qn_buf_init(&s->out, MAX_TEXT_BYTES);
@@ -541,7 +555,9 @@ static int open_choices(struct qn_stream *s, struct qn_err *e)
 {
     int rc = QN_OK;
     const struct qn_ask *a = &s->ask;
-    s->choices = xcalloc((size_t)s->n_prompt * (size_t)a->n, sizeof *s->choices);
+    s->choices = qn_arena_alloc(s->x->arena, (size_t)s->n_prompt * (size_t)a->n * sizeof *s->choices);
+    QN_FAIL_IF(!s->choices || s->no_prompts, e, QN_NOMEM, "there is no memory for %d choices",
+               s->n_prompt * a->n);
     s->n_choice = s->n_prompt * a->n;
     for (int i = 0; i < s->n_choice; i++) {
         struct qn_output *c = &s->choices[i];

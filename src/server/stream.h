@@ -92,7 +92,8 @@ struct qn_stream {
     bool saw_half_close;
     char id[48];
     struct qn_buf head;                        /* the constant start of the dialect's chunks */
-    void *state;                               /* of the dialect, in the arena */
+    void *state;                               /* of the dialect */
+    struct qn_stream_prompt *no_prompts;       /* in place of prompts, where there was no memory for them */
     void (*on_end)(const struct qn_stream *s); /* once, after the last event; or NULL */
 };
 

@@ -616,6 +616,7 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     p.n_tok = (int)ids.n;
     p.ids = ids.data;
     ids.data = NULL;
+    ids.capacity = 0; /* the request's until its end */
     *out = p;
 out:
     qn_ids_free(&ids);

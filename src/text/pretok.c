@@ -176,7 +176,7 @@ static int push_end(struct ends *ends, size_t end)
 {
     if (ends->n == ends->capacity) {
         size_t capacity = ends->capacity ? ends->capacity * 2 : 256;
-        uint32_t *data = realloc(ends->data, capacity * sizeof *data);
+        uint32_t *data = try_realloc(ends->data, capacity, sizeof *data);
         if (!data) return QN_NOMEM;
         ends->data = data;
         ends->capacity = capacity;
@@ -231,7 +231,7 @@ static unsigned char *with_stand_ins(const unsigned char *text, size_t n, bool *
             uint32_t stand_in = qn_utf8_stand_in(cp);
             if (stand_in != cp) {
                 if (!copy) {
-                    copy = malloc(n);
+                    copy = try_malloc(n, 1);
                     if (!copy) {
                         *failed = true;
                         return NULL;
@@ -434,7 +434,7 @@ int qn_pretok_open(struct qn_pretok **out, const struct qn_json *spec, struct qn
 {
     int rc = QN_OK;
     bool is_byte_level = false;
-    struct qn_pretok *p = calloc(1, sizeof *p);
+    struct qn_pretok *p = try_calloc(1, sizeof *p);
     QN_FAIL_IF(!p, e, QN_NOMEM, "out of memory");
     QN_FAIL_IF(!qn_json_is(spec, QN_JSON_OBJECT), e, QN_UNSUPPORTED,
                "no pre_tokenizer: quern reads byte-level BPE, which has a ByteLevel pre_tokenizer");

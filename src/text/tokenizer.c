@@ -48,6 +48,7 @@ struct qn_tokenizer {
 void qn_ids_free(struct qn_ids *ids)
 {
     free(ids->data);
+    qn_share_give(ids->share, ids->capacity * sizeof *ids->data);
     *ids = (struct qn_ids){.max = ids->max};
 }
 
@@ -57,8 +58,15 @@ int qn_ids_reserve(struct qn_ids *ids, size_t n_more)
     size_t need = ids->n + n_more;
     if (need <= ids->capacity) return QN_OK;
     size_t capacity = QN_MAX(need, QN_MIN(QN_MAX(ids->capacity * 2, (size_t)64), ids->max));
+    size_t more = (capacity - ids->capacity) * sizeof *ids->data;
+    if (!ids->data) ids->share = qn_share_mine();
+    if (!qn_share_take(ids->share, more)) return QN_NOMEM;
     int32_t *data = try_realloc(ids->data, capacity, sizeof *data);
-    if (!data) return QN_NOMEM;
+    if (!data) {
+        qn_share_give(ids->share, more);
+        qn_share_failed(ids->share, more);
+        return QN_NOMEM;
+    }
     ids->data = data;
     ids->capacity = capacity;
     return QN_OK;

@@ -26,6 +26,7 @@
 #ifndef QN_TOKENIZER_H
 #define QN_TOKENIZER_H
 
+#include "base/budget.h"
 #include "base/err.h"
 
 /* Caps on outside input. */
@@ -37,12 +38,13 @@
 struct qn_ids {
     int32_t *data; /* [n]; NULL while empty */
     size_t n, capacity;
-    size_t max; /* most ids it may hold */
+    size_t max;     /* most ids it may hold */
+    qn_share share; /* the request whose memory it is, since its first id */
 };
 
 #define QN_IDS_INIT(max_ids)                                                                                 \
     {                                                                                                        \
-        NULL, 0, 0, (max_ids)                                                                                \
+        NULL, 0, 0, (max_ids), 0                                                                             \
     }
 
 void qn_ids_free(struct qn_ids *ids);                                 /* frees; empty and usable again */

@@ -27,10 +27,12 @@ class Server:
         self.process = subprocess.Popen(
             [BUILD / binary, "serve", str(model), "--port", "0", *args],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **{k: str(v) for k, v in env.items()}})
-        threading.Thread(target=self._read_log, daemon=True).start()
+        reader = threading.Thread(target=self._read_log, daemon=True)
+        reader.start()
         line = self.process.stdout.readline()
         if not line.startswith("ready http://"):
             self.process.wait(10)
+            reader.join(5)
             raise RuntimeError("not ready: " + line + "".join(self.log))
         self.url = line.split()[1]
         self.port = int(self.url.rsplit(":", 1)[1])

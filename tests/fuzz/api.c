@@ -190,8 +190,8 @@ struct qn_server *fuzz_server(void)
     s.o.names = names;
     s.o.n_name = 1;
     s.o.sampling.top_k = -1;
-    s.stored = qn_stored_create();
-    s.calls = qn_calls_create();
+    s.stored = qn_stored_create(0);
+    s.calls = qn_calls_create(0);
     s.text = &text;
     static const struct qn_route routes[] = {
         {"/v1/tokenize", QN_POST, 0, qn_api_tokenize},

@@ -77,7 +77,7 @@ static bool remember(const char *raw, int i, char *text, size_t n)
     qn_parse_finish(parse, QN_PARSE_STOP);
     char ids[8][40];
     for (int k = 0; k < parsed.n_call && k < 8; k++) snprintf(ids[k], sizeof ids[k], "call_%d", k);
-    struct qn_calls *calls = qn_calls_create();
+    struct qn_calls *calls = qn_calls_create(0);
     qn_calls_add(
         calls, NULL,
         &(struct qn_calls_output){
@@ -115,7 +115,7 @@ static void test_sampled_calls_come_back(void **state)
 static void test_calls_are_bounded(void **state)
 {
     (void)state;
-    struct qn_calls *calls = qn_calls_create();
+    struct qn_calls *calls = qn_calls_create(0);
     char name[] = "f", ids[1][40];
     struct qn_parsed_call call = {.name = name, .arguments = QN_BUF_INIT(100), .is_complete = true};
     struct qn_parsed parsed = {.calls = &call, .n_call = 1};
@@ -142,7 +142,7 @@ static void test_calls_are_bounded(void **state)
 static void test_stored_responses_are_bounded(void **state)
 {
     (void)state;
-    struct qn_stored *t = qn_stored_create();
+    struct qn_stored *t = qn_stored_create(0);
     char id[48];
     for (int i = 0; i < QN_STORED_MAX + 5; i++) {
         snprintf(id, sizeof id, "resp_%d", i);

@@ -4,7 +4,7 @@
 #ifndef QN_HOLD_H
 #define QN_HOLD_H
 
-#include "engine/prefix.h"
+#include "engine/cache.h"
 
 struct qn_hold {
     int slot, lane; /* -1: none */

@@ -10,7 +10,7 @@
 #define QN_TIER_H
 
 #include "base/mail.h"
-#include "engine/prefix.h"
+#include "engine/cache.h"
 #include "engine/stats.h"
 
 struct qn_tier_options {

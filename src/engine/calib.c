@@ -96,24 +96,23 @@ out:
     return rc;
 }
 
-/* One sequence from an empty state: x [n, H] in, the layer's residual stream out. */
-static void run_sequence(struct qn_calib *c, struct qn_device *d, const struct qn_layer_weights *w, float *x,
-                         float *y, int32_t *zeros, int32_t *places, int n)
+/* One sequence of n rows from an empty state: l->x [n, H] in, the layer's residual stream out. numbers:
+ * from 0 on. */
+static void run_sequence(const struct qn_layer *l, const struct qn_layer_weights *w, const int32_t *numbers,
+                         const int32_t *zeros, int n)
 {
     struct qn_step_seq seq = {.n_row = n, .n_page = QN_CEIL_DIV(n + 1, QN_PAGE), .is_fresh = true};
-    struct qn_step s = {
-        .n_row = n, .n_seq = 1, .tok = zeros, .row_seq = zeros, .pos = places, .seq = &seq, .pages = places};
-    struct qn_layer layer = {.b = c->o.backend,
-                             .d = d,
-                             .is_moe = c->config.is_moe,
-                             .hidden = c->config.hidden,
-                             .vocab = c->config.vocab,
-                             .x = x,
-                             .y = y};
-    size_t size = (size_t)n * (size_t)c->config.hidden;
-    memset(y, 0, size * sizeof *y);
-    qn_layer_run(&layer, &s, w, 0, 0);
-    for (size_t i = 0; i < size; i++) x[i] += y[i];
+    struct qn_step s = {.n_row = n,
+                        .n_seq = 1,
+                        .tok = zeros,
+                        .row_seq = zeros,
+                        .pos = numbers,
+                        .seq = &seq,
+                        .pages = numbers};
+    size_t size = (size_t)n * (size_t)l->hidden;
+    memset(l->y, 0, size * sizeof *l->y);
+    qn_layer_run(l, &s, w, 0, 0);
+    for (size_t i = 0; i < size; i++) l->x[i] += l->y[i];
 }
 
 /* Runs layer `layer` of `source` over all rows; with is_watched its inputs are counted, otherwise the rows
@@ -155,11 +154,18 @@ static int run_layer(struct qn_calib *c, int layer, const struct qn_source *sour
     y = c->o.backend->alloc(d, (size_t)context * H * sizeof *y);
     QN_FAIL_IF(!x || !y, e, QN_NOMEM, "no memory for %d rows of layer %d", context, layer);
     for (int i = 0; i < context; i++) numbers[i] = i;
+    struct qn_layer one = {.b = c->o.backend,
+                           .d = d,
+                           .is_moe = c->config.is_moe,
+                           .hidden = c->config.hidden,
+                           .vocab = c->config.vocab,
+                           .x = x,
+                           .y = y};
     for (int at = 0; at < c->o.n_id; at += context) {
         int n = QN_MIN(context, c->o.n_id - at);
         float *rows = c->rows + (size_t)at * H;
         QN_TRY(c->o.backend->upload(d, x, rows, (size_t)n * H * sizeof *x, e));
-        run_sequence(c, d, &w->layers[0], x, y, zeros, numbers, n);
+        run_sequence(&one, &w->layers[0], numbers, zeros, n);
         if (!is_watched) QN_TRY(c->o.backend->download(d, rows, x, (size_t)n * H * sizeof *x, e));
     }
     QN_TRY(c->o.backend->sync(d, e));

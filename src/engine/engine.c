@@ -2,14 +2,14 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/engine.h"
 
-#include <math.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/answer.h"
+#include "engine/board.h"
 #include "engine/flight.h"
-#include "engine/loop.h"
 #include "engine/meet.h"
 #include "engine/sched.h"
 #include "engine/score.h"
@@ -62,73 +62,21 @@ struct qn_engine {
     int64_t watch_us, watched_us; /* the watchdog's last look; time of the step in flight that it saw */
     bool is_quitting, is_cancelling;
     struct qn_engine_stats counters;
-    struct qn_request **told; /* requests with new events whose readers are to be woken; a reference each */
-    int n_told, told_capacity;
+    struct qn_told told; /* with events of this step */
 
     /* crossing */
     atomic_int n_inside; /* requests accepted and not ended */
     atomic_bool is_draining, is_broken;
     _Atomic int64_t last_step_us;
     atomic_bool has_work;
-    pthread_mutex_t stats_lock;
-    struct qn_engine_stats stats;
-    struct qn_admission admission[QN_N_ADMISSION]; /* of the scheduler, the first n_admission of all */
-    uint64_t n_admission;
+    struct qn_board board;
 };
 
 /* --- ending --- */
 
 static void publish_stats(struct qn_engine *g)
 {
-    struct qn_engine_stats *s = &g->counters;
-    s->n_running = g->sched.n_running;
-    s->n_waiting = g->sched.n_waiting;
-    struct qn_cache_stats c;
-    qn_cache_stats(g->cache, &c);
-    s->n_page = c.n_page;
-    s->n_page_used = c.n_page - qn_cache_pages_left(g->cache);
-    s->n_page_cached = c.n_page_idle;
-    s->n_slot = c.n_slot;
-    s->n_slot_live = c.n_slot_live;
-    s->n_slot_snapshot = c.n_slot_snapshot;
-    s->n_preempted = g->sched.n_preempted;
-    s->prefix_queries = c.n_query_tok;
-    s->prefix_hits = s->n_cached_tok = c.n_hit_tok;
-    s->depth = g->spec.depth;
-    s->n_snap_made = c.n_snap_made;
-    s->n_snap_evicted = c.n_snap_evicted;
-    s->n_node_evicted = c.n_node_evicted;
-    s->n_match = c.n_match;
-    s->n_fetching = qn_sched_n_fetching(&g->sched);
-    if (g->tier) qn_tier_stats(g->tier, &s->tier);
-    pthread_mutex_lock(&g->stats_lock);
-    for (; g->n_admission < g->sched.n_admission; g->n_admission++)
-        g->admission[g->n_admission % QN_N_ADMISSION] = g->sched.admission[g->n_admission % QN_N_ADMISSION];
-    uint64_t n_rejected = g->stats.n_rejected; /* counted by the callers */
-    g->stats = *s;
-    g->stats.n_rejected = n_rejected;
-    pthread_mutex_unlock(&g->stats_lock);
-}
-
-/* There is a new event for its reader, who is woken once the next step is on its way. */
-static void tell(struct qn_engine *g, struct qn_request *r)
-{
-    if (g->n_told && g->told[g->n_told - 1] == r) return;
-    if (g->n_told == g->told_capacity) {
-        g->told_capacity = QN_MAX(64, 2 * g->told_capacity);
-        g->told = xreallocarray(g->told, (size_t)g->told_capacity, sizeof *g->told);
-    }
-    qn_request_ref(r);
-    g->told[g->n_told++] = r;
-}
-
-static void wake_readers(struct qn_engine *g)
-{
-    for (int i = 0; i < g->n_told; i++) {
-        qn_request_wake(g->told[i]);
-        qn_request_unref(g->told[i]);
-    }
-    g->n_told = 0;
+    qn_board_write(&g->board, &g->counters, &g->sched);
 }
 
 /* Is what was computed for it worth keeping, at an end for this reason? */
@@ -169,7 +117,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
         publish_stats(g); /* before the reader can see the end */
         atomic_fetch_sub(&g->n_inside, 1);
         qn_request_send_end(q->request, finish, stop_tok, finish == QN_FINISH_LENGTH && q->is_loop, error);
-        tell(g, q->request);
+        qn_told_add(&g->told, q->request);
         qn_request_unref(q->request);
     }
     qn_seq_free(q);
@@ -199,77 +147,21 @@ static void expire(struct qn_engine *g, struct qn_seq **list, const int *n)
 
 /* --- applying results --- */
 
-/* Ends the request alone: the others of the step have rows of their own. */
-static void end_unsound(struct qn_engine *g, struct qn_seq *q, int pos)
+/* Returns whether the sequence goes on. */
+static bool follow(struct qn_engine *g, struct qn_seq *q, const struct qn_verdict *v)
 {
-    struct qn_err e = {0};
-    qn_err_set(
-        &e, QN_INTERNAL, __FILE__, __LINE__,
-        "the model produced no finite logits at position %d (NaN or infinity in the forward pass: damaged "
-        "weights, or activations too large for their format)",
-        pos);
-    qn_log(QN_LOG_ERROR, "engine", "request %s: %s", q->params->id, e.text);
-    finish(g, q, QN_FINISH_ERROR, -1, &e);
+    g->counters.n_new_tok += v->is_sent;
+    if (v->is_sent) qn_told_add(&g->told, q->request);
+    if (v->is_over) finish(g, q, v->finish, v->stop_tok, v->finish == QN_FINISH_ERROR ? &v->error : NULL);
+    return !v->is_over;
 }
 
-/* One token of the answer. Returns whether the sequence goes on. */
-static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_step_token *token,
-                       bool is_stuck)
+/* The token picked at a logit row of the step. Returns whether the sequence goes on. */
+static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_batch *b, int logit)
 {
-    if (token->tok < 0 && !is_stuck) {
-        end_unsound(g, q, q->n_tok);
-        return false;
-    }
-    q->is_proved = true;
-    if (!q->first_us) {
-        q->first_us = qn_now_us();
-        q->stats.queue_us = q->admit_us - q->request->submit_us;
-        q->stats.prefill_us = q->first_us - q->admit_us;
-        qn_request_set_stats(q->request, &q->stats);
-    }
-    if (is_stuck) {
-        struct qn_err e = {0};
-        bool has_grammar = q->params->constraint;
-        int code = has_grammar ? qn_grammar_failed(q->params->constraint) : QN_OK;
-        qn_err_set(&e, code ? code : QN_UNSUPPORTED, __FILE__, __LINE__,
-                   code ? "the grammar of the request needs too many states or steps; a simpler one helps"
-                   : q->params->allowed_bits
-                       ? "allowed_token_ids leaves no token to go on with"
-                       : "the grammar of the request allows no token of this model here");
-        finish(g, q, QN_FINISH_ERROR, -1, &e);
-        return false;
-    }
-    bool stops = qn_pick_stops(&q->pick, token->tok);
-    qn_pick_advance(&q->pick, token->tok);
-    qn_seq_push(q, token->tok);
-    if (!stops || q->params->keep_stop_tok) {
-        q->stats.n_new++;
-        g->counters.n_new_tok++;
-        qn_request_send_token(q->request, QN_EVENT_TOKEN, token);
-        tell(g, q->request);
-    }
-    if (stops) {
-        finish(g, q, QN_FINISH_STOP, token->tok, NULL);
-        return false;
-    }
-    /* the end comes behind anything drafted by now, as with any other limit: the same token at every depth */
-    if (!q->is_loop && qn_pick_watch(&q->pick, q->tok + q->n_prompt, qn_seq_n_new(q)) &&
-        q->max_tok - q->n_tok > QN_LOOP_DELAY) {
-        q->is_loop = true;
-        q->max_tok = q->n_tok + QN_LOOP_DELAY;
-    }
-    if (q->n_tok >= q->max_tok) {
-        finish(g, q, QN_FINISH_LENGTH, -1, NULL);
-        return false;
-    }
-    return true;
-}
-
-static void keep_drafts(struct qn_seq *q, const struct qn_step_result *result, int at)
-{
-    q->n_draft = result->n_drafted[at];
-    q->draft_is_lookup = false;
-    memcpy(q->draft, result->draft + (size_t)at * QN_MAX_DRAFT, (size_t)q->n_draft * sizeof *q->draft);
+    struct qn_verdict v;
+    qn_answer_take(q, &b->result.token[logit], b->is_stuck[logit], &v);
+    return follow(g, q, &v);
 }
 
 static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
@@ -292,11 +184,11 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
     }
     q->n_done += n_accepted + 1;
     q->n_commit = n_accepted + 1;
-    keep_drafts(q, &b->result, at);
+    qn_answer_keep_drafts(q, &b->result, at);
     for (int i = 0; i <= n_accepted; i++) {
         const struct qn_step_token *token = &b->result.token[in->first_logit + i];
         QN_CHECK(i == n_accepted || token->tok == b->step.tok[in->first_row + i + 1]);
-        if (!take_token(g, q, token, b->is_stuck[in->first_logit + i])) {
+        if (!take_token(g, q, b, in->first_logit + i)) {
             /* nothing but the pick behind an accepted stop token is thrown away (batch.c cuts drafts there)
              */
             QN_CHECK(i >= n_accepted - 1);
@@ -328,9 +220,11 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     if (!q->first_us) qn_request_set_stats(q->request, &q->stats);
     if (b->step.all_logits) {
         int bad = qn_score_prompt(q, b->score, first, part->n_row);
-        tell(g, q->request);
+        qn_told_add(&g->told, q->request);
         if (bad >= 0) {
-            end_unsound(g, q, bad);
+            struct qn_verdict v = {0};
+            qn_answer_unsound(q, bad, &v);
+            follow(g, q, &v);
             return;
         }
     }
@@ -341,9 +235,9 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     }
     q->state = QN_SEQ_DECODE;
     q->n_mark = 0;
-    keep_drafts(q, &b->result, at);
+    qn_answer_keep_drafts(q, &b->result, at);
     int logit = b->step.seq[at].first_logit;
-    if (!take_token(g, q, &b->result.token[logit], b->is_stuck[logit])) return;
+    if (!take_token(g, q, b, logit)) return;
     qn_seq_publish(q, g->cache);
     qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
@@ -511,7 +405,7 @@ static void *engine_main(void *arg)
 {
     struct qn_engine *g = arg;
     for (;;) {
-        wake_readers(g);
+        qn_told_wake(&g->told);
         bool has_work = g->sched.n_running || g->sched.n_waiting || g->in_flight;
         atomic_store(&g->has_work, has_work);
         struct qn_letter *next = qn_mail_take(g->mail, has_work ? TICK_US : QN_FOREVER);
@@ -549,7 +443,7 @@ static void *engine_main(void *arg)
             if (g->is_quitting && !(g->tier && qn_tier_is_copying(g->tier))) break;
         }
     }
-    wake_readers(g);
+    qn_told_wake(&g->told);
     return NULL;
 }
 
@@ -563,23 +457,12 @@ int qn_engine_plan(struct qn_engine_info *out, const struct qn_engine_options *o
     return rc;
 }
 
-/* Files are good for the same weights, the same back end (its roundings are part of the bytes) and layout. */
 static int open_tier(struct qn_engine *g, struct qn_err *e)
 {
     const struct qn_engine_options *o = &g->options;
-    const struct qn_device_options *d = &g->size.forward.device;
-    const struct qn_ranks_options *ranks = &g->size.ranks;
     if (o->no_prefix_cache || (o->ram_tier_bytes <= 0 && !o->disk_tier)) return QN_OK;
     struct qn_device_sizes size;
-    qn_ranks_sizes(ranks, &size);
-    const char *backend = o->model && !o->config ? o->backend->name : ranks->runner->name;
-    uint64_t about[] = {o->model ? qn_model_fingerprint(o->model) : 1,
-                        size.page_bytes,
-                        size.slot_bytes,
-                        (uint64_t)d->kv,
-                        (uint64_t)d->act,
-                        (uint64_t)d->has_mtp,
-                        qn_hash_str(backend)};
+    qn_ranks_sizes(&g->size.ranks, &size);
     int64_t least = 4 * (int64_t)(size.slot_bytes + 16 * size.page_bytes);
     struct qn_tier_options options = {
         .page_bytes = size.page_bytes,
@@ -588,7 +471,7 @@ static int open_tier(struct qn_engine *g, struct qn_err *e)
         .folder = o->disk_tier,
         .disk_bytes = o->disk_tier_bytes,
         .write_bytes = o->disk_write_bytes,
-        .fingerprint = qn_hash_bytes((uint64_t)ranks->n - 1, about, sizeof about),
+        .fingerprint = qn_size_fingerprint(&g->size, o),
         .home = g->mail,
         .letter_kind = LETTER_TIER,
     };
@@ -628,8 +511,8 @@ static void destroy(struct qn_engine *g)
     qn_cache_free(g->cache);
     qn_flight_free(g->flight);
     qn_mail_free(g->mail);
-    pthread_mutex_destroy(&g->stats_lock);
-    free(g->told);
+    qn_board_fini(&g->board);
+    qn_told_fini(&g->told);
     free(g);
 }
 
@@ -640,7 +523,7 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
     struct qn_engine *g = xcalloc(1, sizeof *g);
     const struct qn_device_options *d = &g->size.forward.device;
     g->options = *o;
-    pthread_mutex_init(&g->stats_lock, NULL);
+    qn_board_init(&g->board);
     g->mail = qn_mail_create();
     g->cancel_all.kind = LETTER_CANCEL_ALL;
     g->quit.kind = LETTER_QUIT;
@@ -725,9 +608,7 @@ int qn_engine_submit(struct qn_engine *g, const struct qn_request_params *p, str
     int n_inside = atomic_fetch_add(&g->n_inside, 1);
     if (n_inside >= limit || atomic_load(&g->is_draining)) {
         atomic_fetch_sub(&g->n_inside, 1);
-        pthread_mutex_lock(&g->stats_lock);
-        g->stats.n_rejected++;
-        pthread_mutex_unlock(&g->stats_lock);
+        qn_board_reject(&g->board);
         QN_FAIL_IF(atomic_load(&g->is_draining), e, QN_BUSY, "the server is shutting down");
         QN_FAIL(e, QN_BUSY, "the queue is full (%d requests); try again later", n_inside);
     }
@@ -745,19 +626,13 @@ out:
 
 void qn_engine_stats(struct qn_engine *g, struct qn_engine_stats *out)
 {
-    pthread_mutex_lock(&g->stats_lock);
-    *out = g->stats;
-    pthread_mutex_unlock(&g->stats_lock);
+    qn_board_stats(&g->board, out);
     out->last_step_age_us = atomic_load(&g->has_work) ? qn_now_us() - atomic_load(&g->last_step_us) : 0;
 }
 
 int qn_engine_admissions(struct qn_engine *g, struct qn_admission *out)
 {
-    pthread_mutex_lock(&g->stats_lock);
-    int n = (int)QN_MIN(g->n_admission, (uint64_t)QN_N_ADMISSION);
-    for (int i = 0; i < n; i++) out[i] = g->admission[(g->n_admission - 1 - (uint64_t)i) % QN_N_ADMISSION];
-    pthread_mutex_unlock(&g->stats_lock);
-    return n;
+    return qn_board_admissions(&g->board, out);
 }
 
 bool qn_engine_is_alive(struct qn_engine *g)

@@ -148,11 +148,6 @@ void qn_request_ref(struct qn_request *r)
     atomic_fetch_add(&r->n_ref, 1);
 }
 
-void qn_request_wake(struct qn_request *r)
-{
-    qn_ring_wake(r->ring);
-}
-
 void qn_request_unref(struct qn_request *r)
 {
     if (atomic_fetch_sub(&r->n_ref, 1) != 1) return;
@@ -169,6 +164,31 @@ void qn_request_unref(struct qn_request *r)
     qn_share_give(r->share, r->n_taken);
     pthread_mutex_destroy(&r->lock);
     free(r);
+}
+
+void qn_told_add(struct qn_told *t, struct qn_request *r)
+{
+    if (t->n && t->list[t->n - 1] == r) return;
+    if (t->n == t->capacity) {
+        t->capacity = QN_MAX(64, 2 * t->capacity);
+        t->list = xreallocarray(t->list, (size_t)t->capacity, sizeof *t->list);
+    }
+    qn_request_ref(r);
+    t->list[t->n++] = r;
+}
+
+void qn_told_wake(struct qn_told *t)
+{
+    for (int i = 0; i < t->n; i++) {
+        qn_ring_wake(t->list[i]->ring);
+        qn_request_unref(t->list[i]);
+    }
+    t->n = 0;
+}
+
+void qn_told_fini(struct qn_told *t)
+{
+    free(t->list);
 }
 
 bool qn_request_is_cancelled(const struct qn_request *r)

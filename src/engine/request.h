@@ -152,7 +152,14 @@ void qn_request_send_end(struct qn_request *r, enum qn_finish finish, int32_t st
                          const struct qn_err *error);
 void qn_request_set_stats(struct qn_request *r, const struct qn_request_stats *stats);
 void qn_request_set_progress(struct qn_request *r, int n_tok);
-/* Wakes the reader for what was sent since. */
-void qn_request_wake(struct qn_request *r);
+
+/* Requests with new events, whose readers are woken once the next step is on its way. A reference each. */
+struct qn_told {
+    struct qn_request **list;
+    int n, capacity;
+};
+void qn_told_add(struct qn_told *t, struct qn_request *r);
+void qn_told_wake(struct qn_told *t); /* all of them, and forgets them */
+void qn_told_fini(struct qn_told *t); /* empty */
 
 #endif

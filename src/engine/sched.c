@@ -1,4 +1,18 @@
 /* The scheduler.
+ *
+ * Who comes in. Of those that wait the next is, in this order: of higher priority, of the client with fewer
+ * running, of the client that got fewer tokens lately (halved about every 35 steps), the one that came first.
+ * Before it is admitted the tiers bring back what they know of its prefix, a piece at a time; others pass it
+ * meanwhile. It is admitted when there are a slot, a lane and pages for all its tokens and one more. When
+ * there are not, a running one of lower priority leaves for it; else it waits, and nobody behind it is taken.
+ *
+ * Who runs. Every stream has its row and its drafts in every step. What time the target leaves beside them
+ * goes to prompts (cost.h): the best first, whole rows or slices, at least one row or part a step, but
+ * for the steps that measure the streams alone. Rows whose logits are all wanted have steps of their own, in
+ * turn with the streams.
+ *
+ * Who leaves. Pages for the next step are found before it is built. When there are none left, the youngest of
+ * the lowest priority is suspended: its state becomes a snapshot, so it comes back where it was.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/sched.h"
 

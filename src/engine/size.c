@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/size.h"
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/plan.h"
@@ -238,6 +239,22 @@ int qn_size_decide(struct qn_size *out, const struct qn_engine_options *o, struc
     QN_TRY(decide(out, o, weight_bytes, e));
 out:
     return rc;
+}
+
+uint64_t qn_size_fingerprint(const struct qn_size *s, const struct qn_engine_options *o)
+{
+    const struct qn_device_options *d = &s->forward.device;
+    struct qn_device_sizes size;
+    ask_sizes(s, &size);
+    const char *backend = o->model && !o->config ? o->backend->name : s->ranks.runner->name;
+    uint64_t about[] = {o->model ? qn_model_fingerprint(o->model) : 1,
+                        size.page_bytes,
+                        size.slot_bytes,
+                        (uint64_t)d->kv,
+                        (uint64_t)d->act,
+                        (uint64_t)d->has_mtp,
+                        qn_hash_str(backend)};
+    return qn_hash_bytes((uint64_t)s->ranks.n - 1, about, sizeof about);
 }
 
 void qn_size_name_nearest(const struct qn_size *s, const struct qn_engine_options *o, struct qn_err *e)

@@ -1,6 +1,10 @@
 /* quern render: a chat request -> the prompt the server would run for it.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
 #include "cli/cli.h"
+#include "model/config.h"
+#include "server/look.h"
 #include "text/chat.h"
 
 #define MAX_BODY_BYTES ((size_t)256 << 20)
@@ -21,6 +25,16 @@ static int render(const char *folder, const char *template_path, bool tokens, st
     struct qn_prompt prompt = {0};
     struct qn_json *body;
     struct qn_chat chat;
+    struct qn_eyes eyes;
+    struct qn_config config;
+    struct qn_look look = {0};
+    const struct qn_source_policy policy = {.eyes = &eyes,
+                                            .folder = "/",
+                                            .want = QN_EYES_WANT,
+                                            .background = {255, 255, 255},
+                                            .video_fps = NAN,
+                                            .video_frames = -1};
+    const struct qn_look_rules rules = {&policy, -1, -1};
     const struct qn_text_opt text_opt = {.template_path = template_path, .no_tokenizer = !tokens};
     const struct qn_chat_opt opt = {.no_ids = !tokens, .allow_request_template = true};
     QN_TRY(qn_text_open(&text, folder, &text_opt, e));
@@ -28,6 +42,10 @@ static int render(const char *folder, const char *template_path, bool tokens, st
     QN_TRY(qn_json_parse(&body, arena, qn_buf_str(&in), in.n_byte, "stdin", e));
     qn_chat_init(&chat, arena);
     QN_TRY(qn_chat_read(&chat, body, e));
+    QN_TRY(qn_eyes_read(&eyes, folder, e));
+    if (eyes.has_file || (!qn_config_read(&config, folder, NULL, NULL) && config.has_vision))
+        QN_TRY(qn_look_read(&look, &chat, &rules, qn_json_get(body, "mm_processor_kwargs"),
+                            qn_json_get(body, "media_io_kwargs"), true, e));
     QN_TRY(qn_chat_render(&prompt, text, &chat, &opt, e));
     if (chat.n_tools_skipped)
         fprintf(stderr, "quern render: left out %d tools that are no functions\n", chat.n_tools_skipped);
@@ -39,6 +57,7 @@ static int render(const char *folder, const char *template_path, bool tokens, st
         fwrite(prompt.text, 1, prompt.n_byte, stdout);
     QN_FAIL_IF(fflush(stdout), e, QN_IO, "stdout cannot be written");
 out:
+    qn_look_free(&look);
     qn_prompt_free(&prompt);
     qn_buf_free(&in);
     qn_arena_free(arena);

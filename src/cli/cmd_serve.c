@@ -99,6 +99,7 @@ struct job {
     struct qn_server_options options;
     int64_t next_us; /* of the progress line */
     struct qn_loading *loading;
+    struct qn_media_job media;
 };
 
 /* What of the options can be wrong before a file is read. */
@@ -139,6 +140,7 @@ static int check_wish(struct job *j, struct qn_err *e)
                           j->arena, e));
     j->n_name = qn_wish_split(w->names, j->names, MAX_NAMES, "served-model-name", j->arena, e);
     if (j->n_name < 0) QN_TRY(j->n_name);
+    QN_TRY(qn_media_check(&j->media, &w->media, j->arena, e));
     if (w->trace) QN_TRY(qn_trace_open(w->trace, e));
 out:
     return rc;
@@ -152,6 +154,10 @@ static int open_model(struct job *j, struct qn_err *e)
     if (!j->fake) {
         QN_TRY(choose_backend(&w->device, &j->backend, e));
         QN_TRY(qn_model_opts_open(&j->model, w->model, &w->over, e));
+    }
+    if (j->model) {
+        const struct qn_sight_options sight = {w->device, (enum qn_act)j->act, (int)w->threads, 0};
+        qn_media_open(&j->media, &w->media, j->model, &sight);
     }
     const struct qn_text_opt text_opt = {.template_path = w->template};
     QN_TRY(qn_text_open(&j->text, j->model ? qn_model_folder(j->model) : w->model, &text_opt, e));
@@ -219,6 +225,10 @@ static void set_server(struct job *j)
         .stream_usage = w->stream_usage,
         .trace_dir = w->trace,
         .isolate_keys = w->isolate_keys,
+        .sight = j->media.sight,
+        .media = &j->media.policy,
+        .max_image = j->media.max_image,
+        .max_video = j->media.max_video,
         .request_timeout_s = w->request_timeout,
         .model_path = w->model,
     };
@@ -304,6 +314,7 @@ static void close_job(struct job *j)
     qn_server_close(j->server);
     qn_engine_close(j->engine);
     qn_mask_free(j->mask);
+    qn_media_close(&j->media);
 }
 
 int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)

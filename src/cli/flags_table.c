@@ -216,8 +216,22 @@ const struct qn_flag_rule qn_flag_rules[] = {
      "spec-ckpt-mode/i1 -sps/li1 swa-checkpoints/l1 swa-prefix-tails/s1"},
     {QN_FLAG_NOTE, QN_VALUE_TEXT, NULL, "not needed: no code of a checkpoint is ever run", NULL,
      "config-format/v1 model-config-parser/s1 model-impl/vs1 trust-remote-code/vstb"},
-    {QN_FLAG_NOTE, QN_VALUE_TEXT, NULL, "noted: this build serves text only", NULL,
-     "allowed-local-media-path/v1 allowed-media-domains/vs+ asr-max-buffer-seconds/s1 "
+    {QN_FLAG_OWN, QN_VALUE_TEXT, "allowed-local-media-path", NULL, NULL,
+     "allowed-local-media-path/v1 media-path/l1"},
+    {QN_FLAG_OWN, QN_VALUE_LIST, "allowed-media-domains", NULL, NULL,
+     "allowed-media-domains/vs+"},
+    {QN_FLAG_OWN, QN_VALUE_TEXT, "limit-mm-per-prompt", NULL, NULL,
+     "limit-mm-data-per-request/sj limit-mm-per-prompt/vj"},
+    {QN_FLAG_OWN, QN_VALUE_TEXT, "media-io-kwargs", NULL, NULL,
+     "media-io-kwargs/vj"},
+    {QN_FLAG_OWN, QN_VALUE_TEXT, "mm-processor-kwargs", NULL, NULL,
+     "mm-process-config/sj mm-processor-kwargs/vj"},
+    {QN_FLAG_OWN, QN_VALUE_ON, "language-model-only", NULL, NULL,
+     "language-model-only/vstb"},
+    {QN_FLAG_OWN, QN_VALUE_TEXT, "mmproj", NULL, NULL,
+     "-mm/l1 mmproj/li1"},
+    {QN_FLAG_NOTE, QN_VALUE_TEXT, NULL, "noted: nothing to set here; pictures are read, resized and looked at by quern itself", NULL,
+     "asr-max-buffer-seconds/s1 "
      "asr-max-concurrent-sessions/s1 audio/i1 disable-chunked-mm-input/vb "
      "disable-fast-image-processor/s0 disable-mm-preprocessor-cache/v0 ec-manager-config/vj "
      "enable-adaptive-dispatch-to-encoder/s0 enable-broadcast-mm-inputs-process/s0 enable-mm-embeds/vb "
@@ -225,17 +239,17 @@ const struct qn_flag_rule qn_flag_rules[] = {
      "enable-precise-embedding-interpolation/s0 enable-prefix-mm-cache/s0 encoder-bootstrap-port/s1 "
      "encoder-register-urls/s+ encoder-transfer-backend/s1 encoder-urls/s+ image/i1 "
      "image-max-tokens/li1 image-min-tokens/li1 image-processor-backend/s1 "
-     "keep-mm-feature-on-device/s0 language-model-only/vstb limit-mm-data-per-request/sj "
-     "limit-mm-per-prompt/vj media-io-kwargs/vj media-path/l1 media-url-max-file-size-mb/s1 -mm/l1 "
+     "keep-mm-feature-on-device/s0 "
+     "media-url-max-file-size-mb/s1 "
      "mm-attention-backend/st1 mm-device-do-normalize/vb mm-enable-dp-encoder/sb "
      "mm-encoder-attn-backend/v1 mm-encoder-attn-dtype/v1 mm-encoder-fp8-scale-path/v1 "
      "mm-encoder-fp8-scale-save-margin/v1 mm-encoder-fp8-scale-save-path/v1 mm-encoder-tp-mode/vt1 "
      "mm-feature-transport/s1 mm-global-cache-backend/s1 mm-hasher-algorithm/v1 mm-io-worker-num/s1 "
      "mm-ipc-gpu-memory-gb/v1 mm-max-concurrent-calls/s1 mm-per-request-timeout/s1 "
-     "mm-preprocess-cache-size-mb/s1 mm-process-config/sj mm-processor-cache-gb/v1 "
-     "mm-processor-cache-type/v1 mm-processor-device/v1 mm-processor-kwargs/vj "
+     "mm-preprocess-cache-size-mb/s1 mm-processor-cache-gb/v1 "
+     "mm-processor-cache-type/v1 mm-processor-device/v1 "
      "mm-processor-worker-num/s1 mm-shm-cache-max-object-size-mb/v1 mm-tensor-ipc/v1 -mmdev/l1 "
-     "mmproj/li1 mmproj-auto/l0 mmproj-device/l1 mmproj-offload/l0 mmproj-url/li1 -mmu/l1 "
+     "mmproj-auto/l0 mmproj-device/l1 mmproj-offload/l0 mmproj-url/li1 -mmu/l1 "
      "mtmd-batch-max-tokens/l1 mtmd-kq-type/i1 no-mmproj/l0 no-mmproj-auto/l0 no-mmproj-offload/li0 "
      "skip-mm-profiling/vb threads-mtmd/i1 -tm/i1 trust-mm-content-hashes/s0 "
      "trust-request-mm-kwargs/vb video-ffmpeg-dir/l1 video-fps/l1 video-pruning-method/v1 "

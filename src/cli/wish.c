@@ -122,6 +122,21 @@ int qn_wish_read(struct qn_wish *w, int argc, char **argv, struct qn_arena *aren
         NUM("repetition-penalty", repetition, "X", "likewise"),
         INT("max-tokens", max_tokens, "N", "likewise", .min = 0, .max = INT32_MAX),
         STR("override-generation-config", generation, "JSON", "these defaults as one object"),
+        STR("mm-processor-kwargs", media.mm_kwargs, "JSON",
+            "of pictures and video, where a request does not say: fps, num_frames, do_sample_frames, "
+            "min_pixels, max_pixels, "
+            "size"),
+        STR("media-io-kwargs", media.io_kwargs, "JSON",
+            "likewise, as vLLM has them: {\"video\": {\"num_frames\", \"fps\"}, \"image\": "
+            "{\"rgba_background_color\"}}"),
+        STR("limit-mm-per-prompt", media.limit, "JSON", "most of a request: {\"image\": 4, \"video\": 1}"),
+        STR("allowed-media-domains", media.hosts, "LIST",
+            "hosts that pictures are fetched from; default all at public addresses"),
+        STR("allowed-local-media-path", media.folder, "DIR",
+            "file: addresses below it are read; default none"),
+        STR("mmproj", media.mmproj, "FILE", "not needed: the vision tower is read from the model's folder"),
+        FLAG("language-model-only", media.is_blind, "text only, though the model sees"),
+        BYTES("media-cache", media.cache_bytes, "embeddings of pictures kept in RAM; default 512M"),
         STR("trace", trace, "DIR", "leave a JSON file a request there", .env = "QUERN_TRACE"),
         STR("log-level", level, "LEVEL", "error, warn, info or debug", .env = "QUERN_LOG_LEVEL"),
         STR("model", model, "MODEL", "the model, as an option"),

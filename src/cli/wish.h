@@ -5,6 +5,7 @@
 #define QN_WISH_H
 
 #include "base/json.h"
+#include "cli/media_opts.h"
 #include "cli/model_opts.h"
 #include "model/checkpoint.h"
 
@@ -16,6 +17,7 @@ struct qn_wish {
     double memory_part, itl_ms, request_timeout, temperature, top_p, min_p, presence, frequency, repetition;
     int64_t top_k;
     struct qn_model_wish over;
+    struct qn_media_wish media;
     bool no_prefix_cache, mirror_reasoning, stream_usage, request_template, strict_model, isolate_keys,
         help_foreign;
 };

@@ -24,7 +24,7 @@ static void hash_end(struct qn_digest *d, struct qn_item *item)
 {
     char hex[QN_DIGEST_HEX];
     qn_digest_end(d, hex);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         char part[17] = "";
         memcpy(part, hex + 16 * i, 16);
         item->hash[i] = strtoull(part, NULL, 16);

@@ -29,7 +29,7 @@ struct qn_item {
     int n_token;      /* rows of the language model: grid / (merge * merge) */
     double *times;    /* [grid[0]] seconds of each step of a video */
     uint8_t *px;      /* [n_frame][to_h][to_w][3] */
-    uint64_t hash[2]; /* of the bytes and of all that decides what is seen */
+    uint64_t hash[4]; /* of the bytes and of all that decides what is seen */
 };
 
 /* The kind is what the bytes are when want is silent: is_video says how a picture that moves is to be read.

@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "base/mem.h"
+#include "net/address.h"
 
 #define CONNECT_S 30
 #define STALL_S   60
@@ -102,6 +103,18 @@ static struct curl_slist *make_headers(const struct qn_fetch *f)
     return list;
 }
 
+/* Sees the address that is about to be dialled, after every look-up and redirect. */
+static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    struct running *r = user;
+    (void)purpose;
+    if (!qn_address_is_public(&a->addr)) {
+        r->end->is_private = true;
+        return CURL_SOCKET_BAD;
+    }
+    return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+}
+
 static void set_options(struct running *r, const struct curl_slist *headers)
 {
     const struct qn_fetch *f = r->f;
@@ -124,6 +137,11 @@ static void set_options(struct running *r, const struct curl_slist *headers)
     }
     if (f->total_s) curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)f->total_s);
     if (f->is_local) curl_easy_setopt(c, CURLOPT_NOPROXY, "*");
+    if (f->public_only) {
+        curl_easy_setopt(c, CURLOPT_NOPROXY, "*"); /* a proxy would dial for us */
+        curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+        curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, r);
+    }
     if (f->body) {
         curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)f->n_body);
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, f->body);
@@ -150,14 +168,20 @@ int qn_fetch(const struct qn_fetch *f, struct qn_fetch_end *end, struct qn_err *
     CURLcode code = curl_easy_perform(r.curl);
     read_head(&r);
     curl_off_t again = 0;
+    const char *redirect = NULL;
+    curl_easy_getinfo(r.curl, CURLINFO_REDIRECT_URL, &redirect);
+    snprintf(end->redirect, sizeof end->redirect, "%s",
+             redirect && strlen(redirect) < sizeof end->redirect ? redirect : "");
     curl_easy_getinfo(r.curl, CURLINFO_RETRY_AFTER, &again);
     end->retry_after_s = (int)QN_CLAMP(again, 0, 86400);
-    end->is_passing =
-        !r.is_stopped && (code || end->head.status >= 400) && is_passing(code, end->head.status);
+    end->is_passing = !r.is_stopped && !end->is_private && (code || end->head.status >= 400) &&
+                      is_passing(code, end->head.status);
     curl_slist_free_all(headers);
     curl_easy_cleanup(r.curl);
     if (code == CURLE_HTTP_RETURNED_ERROR || (!code && end->head.status >= 400))
         snprintf(end->why, sizeof end->why, "the server answers %ld", end->head.status);
+    else if (code && end->is_private)
+        snprintf(end->why, sizeof end->why, "the address is private or special");
     else if (code)
         snprintf(end->why, sizeof end->why, "%s", curl_easy_strerror(code));
     if (r.is_stopped) return qn_err_set(e, QN_CANCELED, __FILE__, __LINE__, "%.180s: stopped", f->url);

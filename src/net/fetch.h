@@ -23,12 +23,14 @@ struct qn_fetch {
     int n_header;
     const char *body; /* [n_body] POSTed; NULL: GET */
     size_t n_body;
-    int64_t from;        /* first byte wanted; 0: all */
-    int max_redirect;    /* 0: none are followed */
-    int connect_s;       /* 0: 30 */
-    int stall_s;         /* longest time without a byte; 0: 60, negative: no limit */
-    int total_s;         /* of the whole request; 0: no limit */
-    bool is_local;       /* no proxy of the environment */
+    int64_t from;     /* first byte wanted; 0: all */
+    int max_redirect; /* 0: none are followed */
+    int connect_s;    /* 0: 30 */
+    int stall_s;      /* longest time without a byte; 0: 60, negative: no limit */
+    int total_s;      /* of the whole request; 0: no limit */
+    bool is_local;    /* no proxy of the environment */
+    bool
+        public_only; /* connects to no private, link-local or otherwise special address, whatever names say */
     bool keeps_failures; /* bodies of answers of 400 and more come to on_data too */
     /* data [n]; false ends the request (QN_CANCELED). NULL: dropped */
     bool (*on_data)(void *user, const struct qn_fetch_head *head, const char *data, size_t n);
@@ -37,6 +39,8 @@ struct qn_fetch {
 
 struct qn_fetch_end {
     struct qn_fetch_head head; /* status 0: there was no answer */
+    bool is_private;           /* refused: the address is not public */
+    char redirect[2048];       /* where an answer of 3xx points to, with max_redirect 0; "" otherwise */
     bool is_passing;           /* the same request may succeed later: no connection, cut, 408, 429, 5xx */
     int retry_after_s;         /* 0: not told */
     char why[160];             /* what went wrong, "" when nothing did */

@@ -31,6 +31,17 @@ out:
     return rc;
 }
 
+int qn_api_look(struct qn_exchange *x, struct qn_ask *a, bool looks, struct qn_err *e)
+{
+    const struct qn_server_options *o = &x->server->o;
+    const struct qn_look_rules rules = {o->media, o->max_image, o->max_video};
+    if (!o->sight || a->look.n) return QN_OK;
+    x->param = "messages";
+    int rc = qn_look_read(&a->look, &a->chat, &rules, a->mm_kwargs, a->io_kwargs, !looks, e);
+    if (!rc) x->param = NULL;
+    return rc;
+}
+
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -73,10 +84,17 @@ void qn_api_reply_count(struct qn_exchange *x, struct qn_ask *a, const char *hea
 {
     struct qn_err e = {0};
     struct qn_prompt prompt = {0};
-    if (qn_api_render(&prompt, x, a, &e)) {
-        qn_api_fail_render(x, &e);
+    if (qn_api_look(x, a, false, &e)) {
+        qn_http_fail(x, &e);
+        qn_ask_free(a);
         return;
     }
+    if (qn_api_render(&prompt, x, a, &e)) {
+        qn_api_fail_render(x, &e);
+        qn_ask_free(a);
+        return;
+    }
+    qn_ask_free(a);
     struct qn_buf out = QN_BUF_INIT(256);
     qn_buf_printf(&out, "{%s\"input_tokens\":%d}", head, prompt.n_tok);
     qn_prompt_free(&prompt);
@@ -128,12 +146,27 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         qn_http_fail(x, &e);
         goto out;
     }
+    if (qn_api_look(x, a, true, &e)) {
+        qn_http_fail(x, &e);
+        goto out;
+    }
     if (qn_api_render(&prompt, x, a, &e)) {
         qn_api_fail_render(x, &e);
         goto out;
     }
     int n_cut = qn_api_truncated(x, a, prompt.n_tok);
+    if (n_cut && a->look.n) {
+        x->param = "truncate_prompt_tokens";
+        qn_http_fail_with(
+            x, 400, NULL,
+            "a prompt with pictures is not cut: leave truncate_prompt_tokens out, or a picture");
+        goto out;
+    }
     if (qn_api_refuse_length(x, a, prompt.n_tok - n_cut)) goto out;
+    if (qn_look_spans(&a->look, &prompt, x->server->o.sight, &e)) {
+        qn_http_fail(x, &e);
+        goto out;
+    }
     if (qn_ask_constrain(a, x, tools, prompt.is_thinking, &e)) {
         qn_http_fail(x, &e);
         goto out;
@@ -143,8 +176,12 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
     s->state = state;
     s->tools = tools;
     s->on_end = qn_trace_write;
-    s->prompts[0] = (struct qn_stream_prompt){prompt.ids + n_cut, prompt.n_tok - n_cut, prompt.is_thinking,
-                                              prompt.thinking_budget};
+    s->prompts[0] = (struct qn_stream_prompt){.tok = prompt.ids + n_cut,
+                                              .n_tok = prompt.n_tok - n_cut,
+                                              .spans = a->look.spans,
+                                              .n_span = a->look.n_span,
+                                              .is_thinking = prompt.is_thinking,
+                                              .think_budget = prompt.thinking_budget};
     qn_stream_answer(s);
     return;
 out:

@@ -24,6 +24,9 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
 
 /* Renders for count_tokens, /tokenize, /apply-template: the same prompt qn_api_chat would run. */
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e);
+/* Finds and measures the pictures of the chat, where the model sees; before qn_api_render. looks: they are also decoded, for
+ * embeddings. A chat that nobody has looked at is text: its pictures are refused. */
+int qn_api_look(struct qn_exchange *x, struct qn_ask *a, bool looks, struct qn_err *e);
 /* An error of rendering: its status differs by kind. */
 void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e);
 /* Answers with {HEAD"input_tokens":N}, N those of the rendered prompt; head: members before it, or "". */

@@ -269,12 +269,12 @@ void qn_api_props(struct qn_exchange *x)
     put_str(&out, s->text->template_source_name ? s->text->template_source_name : "");
     qn_buf_printf(
         &out,
-        ",\"modalities\":{\"vision\":false,\"audio\":false},\"kv\":\"%s\",\"isa\":\"%s\",\"threads\":%d,"
+        ",\"modalities\":{\"vision\":%s,\"audio\":false},\"kv\":\"%s\",\"isa\":\"%s\",\"threads\":%d,"
         "\"pages\":%d,\"slots\":%d,\"mtp\":%d,\"has_mtp\":%s,\"weight_bytes\":%zu,\"kv_bytes\":%zu,"
         "\"state_bytes\":%zu,\"load_seconds\":%.3f,\"build_info\":\"quern %s\"}",
-        info->kv ? info->kv : "", info->isa ? info->isa : "", info->n_thread, info->n_page, info->n_slot,
-        info->mtp, info->has_mtp ? "true" : "false", info->weight_bytes, info->kv_bytes, info->state_bytes,
-        info->load_s, QN_VERSION);
+        s->o.sight ? "true" : "false", info->kv ? info->kv : "", info->isa ? info->isa : "", info->n_thread,
+        info->n_page, info->n_slot, info->mtp, info->has_mtp ? "true" : "false", info->weight_bytes,
+        info->kv_bytes, info->state_bytes, info->load_s, QN_VERSION);
     qn_http_reply_json(x, 200, &out);
 }
 
@@ -291,10 +291,12 @@ static int read_text(struct qn_ids *ids, struct qn_exchange *x, const struct qn_
         struct qn_ask a;
         struct qn_prompt prompt = {0};
         qn_ask_init(&a, x);
-        QN_TRY(qn_chat_read(&a.chat, body, e));
-        QN_TRY(qn_api_render(&prompt, x, &a, e));
-        rc = qn_ids_append(ids, prompt.ids, (size_t)prompt.n_tok);
+        rc = qn_chat_read(&a.chat, body, e);
+        if (!rc) rc = qn_api_look(x, &a, false, e);
+        if (!rc) rc = qn_api_render(&prompt, x, &a, e);
+        if (!rc) rc = qn_ids_append(ids, prompt.ids, (size_t)prompt.n_tok);
         qn_prompt_free(&prompt);
+        qn_ask_free(&a);
         return rc;
     }
     x->param = "prompt";
@@ -423,10 +425,15 @@ void qn_api_apply_template(struct qn_exchange *x)
     const struct qn_json *body = qn_http_body(x);
     if (!body) return;
     qn_ask_init(&a, x);
-    if (qn_chat_read(&a.chat, body, &e) || qn_api_render(&prompt, x, &a, &e)) {
+    a.mm_kwargs = qn_json_get(body, "mm_processor_kwargs");
+    a.io_kwargs = qn_json_get(body, "media_io_kwargs");
+    if (qn_chat_read(&a.chat, body, &e) || qn_api_look(x, &a, false, &e) ||
+        qn_api_render(&prompt, x, &a, &e)) {
         qn_api_fail_render(x, &e);
+        qn_ask_free(&a);
         return;
     }
+    qn_ask_free(&a);
     struct qn_buf out = QN_BUF_INIT((size_t)1 << 30);
     qn_buf_puts(&out, "{\"prompt\":");
     qn_json_write_str(&out, prompt.text, prompt.n_byte, false);

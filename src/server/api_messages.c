@@ -63,34 +63,51 @@ static bool push_parts(struct qn_arena *arena, struct qn_json *parts, const stru
     return true;
 }
 
-/* A tool result: a tool message with its text, images kept for the user part that follows. */
-static int read_result(struct qn_ask *a, const struct qn_json *block, struct qn_json *images,
-                       struct qn_err *e)
+/* The text so far as a part, and an empty text to go on with. */
+static void push_text(struct qn_arena *arena, struct qn_json *parts, struct qn_buf *text)
+{
+    if (text->n_byte) qn_json_push(arena, parts, text_part(arena, qn_buf_str(text), text->n_byte));
+    qn_buf_clear(text);
+}
+
+/* A tool result: a tool message with its texts, a line each, and its images where they stand between them. */
+static int read_result(struct qn_ask *a, const struct qn_json *block, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_arena *arena = a->arena;
     const struct qn_json *content = qn_json_get(block, "content"), *is_error = qn_json_get(block, "is_error"),
                          *id = qn_json_get(block, "tool_use_id");
-    struct qn_buf text = QN_BUF_INIT((size_t)256 << 20);
+    struct qn_json *parts = qn_json_new(arena, QN_JSON_ARRAY);
+    struct qn_buf text = QN_BUF_INIT((size_t)256 << 20), all = QN_BUF_INIT((size_t)256 << 20);
     if (qn_json_is(content, QN_JSON_STRING))
         qn_buf_append(&text, content->text, content->n);
     else
         for (size_t i = 0; qn_json_is(content, QN_JSON_ARRAY) && i < content->n; i++) {
             const struct qn_json *part = qn_json_get(content->items[i], "text");
-            if (!strcmp(type_of(content->items[i]), "image"))
-                qn_json_push(arena, images, image_part(arena, content->items[i]));
-            else if (qn_json_is(part, QN_JSON_STRING)) {
+            if (!strcmp(type_of(content->items[i]), "image")) {
+                push_text(arena, parts, &text);
+                qn_json_push(arena, parts, image_part(arena, content->items[i]));
+            } else if (qn_json_is(part, QN_JSON_STRING)) {
                 if (text.n_byte) qn_buf_putc(&text, '\n');
                 qn_buf_append(&text, part->text, part->n);
             }
         }
-    const char *prefix =
-        is_error && is_error->truth && strncmp(qn_buf_str(&text), "Error", 5) ? "Error: " : "";
-    struct qn_buf all = QN_BUF_INIT((size_t)256 << 20);
+    bool has_image = parts && parts->n;
+    const struct qn_json *first = has_image ? qn_json_get(parts->items[0], "text") : NULL;
+    const char *begin = first ? first->text : qn_buf_str(&text);
+    const char *prefix = is_error && is_error->truth && strncmp(begin, "Error", 5) ? "Error: " : "";
+    if (has_image) {
+        push_text(arena, parts, &text);
+        struct qn_json *list = qn_json_new(arena, QN_JSON_ARRAY);
+        QN_FAIL_IF(!list, e, QN_TOOBIG, "messages: the request is too large");
+        if (*prefix) qn_json_push(arena, list, text_part(arena, prefix, strlen(prefix)));
+        for (size_t i = 0; i < parts->n; i++) qn_json_push(arena, list, parts->items[i]);
+        parts = list;
+    }
     qn_buf_puts(&all, prefix);
     qn_buf_append(&all, qn_buf_str(&text), text.n_byte);
-    struct qn_json *message =
-        qn_chat_add_message(&a->chat, "tool", qn_json_new_str(arena, qn_buf_str(&all), all.n_byte));
+    struct qn_json *message = qn_chat_add_message(
+        &a->chat, "tool", has_image ? parts : qn_json_new_str(arena, qn_buf_str(&all), all.n_byte));
     QN_FAIL_IF(!message, e, QN_TOOBIG, "messages: the request is too large");
     if (qn_json_is(id, QN_JSON_STRING))
         qn_json_set(arena, message, "tool_call_id", qn_json_new_str(arena, id->text, id->n));
@@ -111,16 +128,14 @@ static int read_user(struct qn_ask *a, const char *role, const struct qn_json *c
 {
     int rc = QN_OK;
     struct qn_json *parts = qn_json_new(a->arena, QN_JSON_ARRAY);
-    struct qn_json *images = qn_json_new(a->arena, QN_JSON_ARRAY);
     bool has_results = false;
-    QN_FAIL_IF(!parts || !images, e, QN_TOOBIG, "messages: the request is too large");
+    QN_FAIL_IF(!parts, e, QN_TOOBIG, "messages: the request is too large");
     /* results first: they answer the calls before */
     for (size_t i = 0; i < content->n; i++)
         if (!strcmp(type_of(content->items[i]), "tool_result")) {
-            QN_TRY(read_result(a, content->items[i], images, e));
+            QN_TRY(read_result(a, content->items[i], e));
             has_results = true;
         }
-    for (size_t i = 0; i < images->n; i++) qn_json_push(a->arena, parts, images->items[i]);
     for (size_t i = 0; i < content->n; i++)
         if (has_results && !parts->n && is_reminder(content->items[i])) {
             /* as a system message it joins the result; a user's turn would take the thinking out of the

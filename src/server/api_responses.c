@@ -1,5 +1,7 @@
 /* OpenAI responses: stateless, and stored with a bound.
  * SPDX-License-Identifier: Apache-2.0 */
+#include <strings.h>
+
 #include "base/clock.h"
 #include "server/api.h"
 #include "server/form.h"
@@ -52,6 +54,22 @@ static struct qn_json *new_text(struct qn_arena *arena, const char *text)
     return qn_json_new_str(arena, text, strlen(text));
 }
 
+/* Is an input_file a picture, by its data address or its name? */
+static bool is_picture(const struct qn_json *file)
+{
+    static const char *const tails[] = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic"};
+    const struct qn_json *data = qn_json_get(file, "file_data"), *url = qn_json_get(file, "file_url");
+    const struct qn_json *name = qn_json_get(file, "filename");
+    if (!qn_json_is(data, QN_JSON_STRING) && !qn_json_is(url, QN_JSON_STRING)) return false;
+    if (qn_json_is(data, QN_JSON_STRING) && !strncmp(data->text, "data:image/", 11)) return true;
+    if (!qn_json_is(name, QN_JSON_STRING)) name = url;
+    for (size_t i = 0; qn_json_is(name, QN_JSON_STRING) && i < QN_COUNT(tails); i++) {
+        size_t n = strlen(tails[i]);
+        if (name->n >= n && !strcasecmp(name->text + name->n - n, tails[i])) return true;
+    }
+    return false;
+}
+
 /* input_text, output_text, input_image -> the parts of a chat message */
 static struct qn_json *convert_parts(struct qn_arena *arena, struct qn_json *content)
 {
@@ -64,7 +82,17 @@ static struct qn_json *convert_parts(struct qn_arena *arena, struct qn_json *con
         if (!strcmp(type, "input_image")) {
             struct qn_json *inner = qn_json_new(arena, QN_JSON_OBJECT), *url = qn_json_get(from, "image_url");
             if (!inner) return NULL;
+            struct qn_json *detail = qn_json_get(from, "detail"), *file = qn_json_get(from, "file_id");
             if (url) qn_json_set(arena, inner, "url", url);
+            if (!qn_json_is_null(detail)) qn_json_set(arena, inner, "detail", detail);
+            if (!qn_json_is_null(file)) qn_json_set(arena, part, "file_id", file);
+            qn_json_set(arena, part, "type", new_text(arena, "image_url"));
+            qn_json_set(arena, part, "image_url", inner);
+        } else if (!strcmp(type, "input_file") && is_picture(from)) {
+            struct qn_json *inner = qn_json_new(arena, QN_JSON_OBJECT),
+                           *data = qn_json_get(from, "file_data");
+            if (!inner) return NULL;
+            qn_json_set(arena, inner, "url", data ? data : qn_json_get(from, "file_url"));
             qn_json_set(arena, part, "type", new_text(arena, "image_url"));
             qn_json_set(arena, part, "image_url", inner);
         } else {

@@ -74,6 +74,8 @@ int qn_ask_read_head(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
     const struct qn_json *lifted = qn_chat_lift_extra_body(a->arena, *body);
     QN_FAIL_IF(!lifted, e, QN_TOOBIG, "the request is too large");
     *body = lifted;
+    a->mm_kwargs = qn_json_get(lifted, "mm_processor_kwargs");
+    a->io_kwargs = qn_json_get(lifted, "media_io_kwargs");
     rc = read_model(a, x, lifted, e);
 out:
     return rc;
@@ -447,4 +449,5 @@ void qn_ask_free(struct qn_ask *a)
 {
     qn_grammar_release(a->constraint);
     a->constraint = NULL;
+    qn_look_free(&a->look);
 }

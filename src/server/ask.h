@@ -5,6 +5,7 @@
 #define QN_ASK_H
 
 #include "engine/request.h"
+#include "server/look.h"
 #include "server/state.h"
 #include "text/chat.h"
 #include "text/parse.h"
@@ -20,6 +21,9 @@ struct qn_ask {
     struct qn_arena *arena; /* the exchange's */
     const char *model;      /* as the client named it, echoed */
     struct qn_chat chat;    /* unused by completions */
+
+    struct qn_look look;                         /* pictures and videos of the chat */
+    const struct qn_json *mm_kwargs, *io_kwargs; /* mm_processor_kwargs, media_io_kwargs */
 
     /* sampling: merged from request, server and model */
     struct qn_sample sample;
@@ -92,6 +96,6 @@ int qn_ask_read_int(struct qn_exchange *x, const struct qn_json *body, const cha
 int qn_ask_read_stops(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *body, const char *key,
                       struct qn_err *e);
 
-void qn_ask_free(struct qn_ask *a); /* the constraint; the rest is the arena's */
+void qn_ask_free(struct qn_ask *a); /* the constraint and the pictures; the rest is the arena's */
 
 #endif

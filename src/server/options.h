@@ -8,6 +8,8 @@
 #include "server/gate.h"
 
 struct qn_text;
+struct qn_sight;         /* engine/sight.h */
+struct qn_source_policy; /* media/source.h */
 
 /* Server-wide sampling values: between the request's and the model's own. NaN (or -1): not set. */
 struct qn_sampling_defaults {
@@ -36,7 +38,10 @@ struct qn_server_options {
     bool mirror_reasoning;    /* also as "reasoning" */
     bool stream_usage;        /* include_usage where a request does not say */
     bool isolate_keys;        /* requests of different keys share no cached prefixes */
-    double request_timeout_s; /* 0: none */
+    struct qn_sight *sight;               /* or NULL: the model is served for text only */
+    const struct qn_source_policy *media; /* with sight */
+    int max_image, max_video;             /* of a request; negative: no limit */
+    double request_timeout_s;             /* 0: none */
     const char *trace_dir;    /* or NULL */
     const char *model_path;   /* for traces */
 };

@@ -315,6 +315,8 @@ static int submit(struct qn_output *c, struct qn_err *e)
     struct qn_request_params p = {
         .tok = c->prompt->tok,
         .n_tok = c->prompt->n_tok,
+        .span = c->prompt->spans,
+        .n_span = c->prompt->n_span,
         .max_new = a->is_scoring ? 1 : (int)(a->max_new && a->max_new < room ? a->max_new : QN_MAX(room, 1)),
         .sample = a->sample,
         .bias_tok = a->bias_tok,

@@ -35,6 +35,8 @@ struct qn_dialect {
 struct qn_stream_prompt {
     const int32_t *tok; /* [n_tok] */
     int n_tok;
+    const struct qn_media_span *spans; /* [n_span] */
+    int n_span;
     bool is_thinking;
     int64_t think_budget; /* QN_CHAT_NO_BUDGET: none */
 };

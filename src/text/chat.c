@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "text/chat_impl.h"
 
+#include <sys/random.h>
+
 #include "text/tokenizer.h"
 
 /* Origins of bytes that are looked for in the rendered text. Calls take turns with the lower ones. */
@@ -399,20 +401,62 @@ struct span {
     size_t from, to;
     const int32_t *tok; /* [n_tok] */
     size_t n_tok;
+    int item; /* of chat.media whose placeholders these are, or -1 */
 };
 
 struct output {
+    struct render *r;
     struct qn_buf text, literal;
     struct span *spans; /* [n_span] in the order of the text, room for one a sampled call */
-    size_t n_span;
+    size_t n_span, n_room;
 };
 
-static void emit(struct output *out, const char *text, size_t n, const uint8_t *origin)
+static void emit_plain(struct output *out, const char *text, size_t n, const uint8_t *origin)
 {
     qn_buf_append(&out->text, text, n);
     qn_buf_reserve(&out->literal, n);
     for (size_t i = 0; i < n && !out->literal.failed; i++)
         qn_buf_putc(&out->literal, !origin || origin[i] == QN_JINJA_LITERAL);
+}
+
+/* The placeholders of item i in place of its mark: as text with one pad a step, and their ids. */
+static void emit_media(struct output *out, int i)
+{
+    const struct qn_chat_media *m = &out->r->chat->media[i];
+    bool is_wrapped = m->is_video && !out->r->chat->has_no_wrapper;
+    struct span *span = &out->spans[out->n_span];
+    span->from = out->text.n_byte;
+    if (is_wrapped) emit_plain(out, "<|vision_start|>", 16, NULL);
+    for (int k = 0; k < m->n_step; k++) {
+        char time[40] = "";
+        if (m->is_video) snprintf(time, sizeof time, "<%.1f seconds>", m->times[k]);
+        emit_plain(out, time, strlen(time), NULL);
+        const char *pad = m->is_video ? "<|vision_start|><|video_pad|><|vision_end|>"
+                                      : "<|vision_start|><|image_pad|><|vision_end|>";
+        emit_plain(out, pad, strlen(pad), NULL);
+    }
+    if (is_wrapped) emit_plain(out, "<|vision_end|>", 14, NULL);
+    span->to = out->text.n_byte;
+    span->item = i;
+    out->n_span++;
+}
+
+/* Text of the template, in which marks of pictures become placeholders. */
+static void emit(struct output *out, const char *text, size_t n, const uint8_t *origin)
+{
+    size_t done = 0;
+    for (size_t at = 0; out->r->normal.n_media && at < n; at++) {
+        const char *hit = memchr(text + at, 2, n - at);
+        if (!hit) break;
+        at = (size_t)(hit - text);
+        int i = qn_chat_media_marked(out->r->normal.nonce, hit, n - at);
+        if (i < 0 || i >= out->r->normal.n_media || out->n_span >= out->n_room) continue;
+        emit_plain(out, text + done, at - done, origin ? origin + done : NULL);
+        emit_media(out, i);
+        done = at + QN_CHAT_MEDIA_MARK;
+        at = done - 1;
+    }
+    emit_plain(out, text + done, n - done, origin ? origin + done : NULL);
 }
 
 /* The call that was just emitted, n bytes of it from its opener on, has the ids it was sampled with; so has
@@ -421,9 +465,9 @@ static void keep_ids(struct output *out, const struct qn_chat_sampled *s, size_t
 {
     size_t to = out->text.n_byte;
     if (!s->tok || out->text.failed) return;
-    struct span span = {to - n, to, s->tok + s->call_tok, s->n_tok - s->call_tok};
+    struct span span = {to - n, to, s->tok + s->call_tok, s->n_tok - s->call_tok, -1};
     if (s->n_output <= to && !memcmp(qn_buf_str(&out->text) + to - s->n_output, s->output, s->n_output))
-        span = (struct span){to - s->n_output, to, s->tok, s->n_tok};
+        span = (struct span){to - s->n_output, to, s->tok, s->n_tok, -1};
     while (out->n_span && out->spans[out->n_span - 1].from >= span.from) out->n_span--;
     if (out->n_span && out->spans[out->n_span - 1].to > span.from) return;
     out->spans[out->n_span++] = span;
@@ -472,10 +516,47 @@ static int splice(struct render *r, const struct qn_jinja_out *o, struct output 
     return n_spliced;
 }
 
+static int one_id(const struct qn_tokenizer *t, const char *token, int32_t *id, struct qn_err *e)
+{
+    int rc = QN_OK;
+    *id = qn_tokenizer_id(t, token);
+    QN_FAIL_IF(*id < 0, e, QN_UNSUPPORTED, "the tokenizer has no %s: this model cannot be shown pictures",
+               token);
+out:
+    return rc;
+}
+
+/* The ids of a picture or video; a timestamp is encoded on its own. */
+static int encode_media(const struct qn_tokenizer *t, const struct qn_chat *c, int item, struct qn_ids *ids,
+                        struct qn_prompt *p, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const struct qn_chat_media *m = &c->media[item];
+    bool is_wrapped = m->is_video && !c->has_no_wrapper;
+    int32_t start, end, pad;
+    QN_TRY(one_id(t, "<|vision_start|>", &start, e));
+    QN_TRY(one_id(t, "<|vision_end|>", &end, e));
+    QN_TRY(one_id(t, m->is_video ? "<|video_pad|>" : "<|image_pad|>", &pad, e));
+    if (is_wrapped) QN_TRY(qn_ids_append(ids, &start, 1));
+    for (int k = 0; k < m->n_step; k++) {
+        char time[40];
+        static const uint8_t plain[sizeof time];
+        int n = m->is_video ? snprintf(time, sizeof time, "<%.1f seconds>", m->times[k]) : 0;
+        if (n) QN_TRY(qn_tokenizer_encode(t, time, (size_t)n, plain, ids, e));
+        QN_TRY(qn_ids_append(ids, &start, 1));
+        p->media[p->n_media++] = (struct qn_prompt_media){item, k, (int)ids->n, m->rows, m->cols};
+        for (int i = 0; i < m->rows * m->cols; i++) QN_TRY(qn_ids_append(ids, &pad, 1));
+        QN_TRY(qn_ids_append(ids, &end, 1));
+    }
+    if (is_wrapped) QN_TRY(qn_ids_append(ids, &end, 1));
+out:
+    return rc;
+}
+
 /* The ids of the text; those of spans are there already. A span begins where a prompt once ended, or with the
  * single token that opens a call, and ends with the one that closes it, so no token crosses its ends. */
 static int encode(const struct qn_tokenizer *t, const struct output *out, struct qn_ids *ids,
-                  struct qn_err *e)
+                  struct qn_prompt *p, struct qn_err *e)
 {
     int rc = QN_OK;
     const char *text = qn_buf_str(&out->text);
@@ -484,7 +565,10 @@ static int encode(const struct qn_tokenizer *t, const struct output *out, struct
     for (size_t i = 0; i < out->n_span; i++) {
         const struct span *s = &out->spans[i];
         QN_TRY(qn_tokenizer_encode(t, text + at, s->from - at, literal + at, ids, e));
-        QN_TRY(qn_ids_append(ids, s->tok, s->n_tok));
+        if (s->item >= 0)
+            QN_TRY(encode_media(t, out->r->chat, s->item, ids, p, e));
+        else
+            QN_TRY(qn_ids_append(ids, s->tok, s->n_tok));
         at = s->to;
     }
     QN_TRY(qn_tokenizer_encode(t, text + at, out->text.n_byte - at, literal + at, ids, e));
@@ -587,18 +671,29 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     int rc = QN_OK, n_skipped;
     struct qn_prompt p = {0};
     struct qn_jinja_out o = {0};
-    struct output joined = {.text = QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2),
+    struct output joined = {.r = NULL,
+                            .text = QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2),
                             .literal = QN_BUF_INIT(QN_JINJA_MAX_OUTPUT_BYTES * 2)};
     struct qn_ids ids = QN_IDS_INIT(INT32_MAX);
     struct render r = {.text = text, .chat = chat, .opt = opt ? opt : &plain, .e = e, .arena = chat->arena};
+    joined.r = &r;
     r.normal.arena = chat->arena;
+    r.normal.media = chat->media;
+    r.normal.n_media = chat->n_media;
+    if (chat->n_media)
+        QN_FAIL_IF(getrandom(&r.normal.nonce, sizeof r.normal.nonce, 0) != sizeof r.normal.nonce, e,
+                   QN_INTERNAL, "the system gives no random number");
+    size_t n_run = 0;
+    for (int i = 0; i < chat->n_media; i++) n_run += (size_t)chat->media[i].n_step;
+    p.media = n_run ? xcalloc(n_run, sizeof *p.media) : NULL;
     QN_TRY(qn_chat_normal_messages(&r.normal, chat->messages, e));
     QN_TRY(qn_chat_normal_tools(&r.tools, r.arena, chat->tools, "tools", &n_skipped, e));
     QN_TRY(choose_template(&r));
     QN_TRY(make_marks(&r));
     QN_TRY(run_template(&r, &o, &p.used_empty_user));
     if (chat->continue_final) o.n_byte = continued_length(&r, &o);
-    joined.spans = qn_arena_alloc(r.arena, (r.n_sampled + 1) * sizeof *joined.spans);
+    joined.n_room = r.n_sampled + (size_t)chat->n_media + 1;
+    joined.spans = qn_arena_alloc(r.arena, joined.n_room * sizeof *joined.spans);
     QN_NEED(joined.spans, e);
     p.n_spliced = splice(&r, &o, &joined);
     QN_FAIL_IF(joined.text.failed || joined.literal.failed, e, QN_TOOBIG,
@@ -609,7 +704,7 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
                                              (const uint8_t *)qn_buf_str(&joined.literal), p.n_byte);
     if (!r.opt->no_ids) {
         QN_FAIL_IF(!text->tokenizer, e, QN_INTERNAL, "the tokenizer was not opened");
-        QN_TRY(encode(text->tokenizer, &joined, &ids, e));
+        QN_TRY(encode(text->tokenizer, &joined, &ids, &p, e));
     }
     p.text = qn_buf_take(&joined.text);
     p.literal = (uint8_t *)qn_buf_take(&joined.literal);
@@ -618,7 +713,9 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     ids.data = NULL;
     ids.capacity = 0; /* the request's until its end */
     *out = p;
+    p.media = NULL;
 out:
+    free(p.media);
     qn_ids_free(&ids);
     qn_buf_free(&joined.text);
     qn_buf_free(&joined.literal);
@@ -632,6 +729,7 @@ void qn_prompt_free(struct qn_prompt *p)
     free(p->text);
     free(p->literal);
     free(p->ids);
+    free(p->media);
     *p = (struct qn_prompt){0};
 }
 

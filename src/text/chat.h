@@ -19,6 +19,7 @@
 #ifndef QN_CHAT_H
 #define QN_CHAT_H
 
+#include "text/chat_media.h"
 #include "text/text.h"
 
 #define QN_CHAT_MAX_MESSAGES 65536
@@ -34,6 +35,10 @@ struct qn_chat {
         *messages;         /* array of {role, content, reasoning_content, tool_calls, tool_call_id, name} */
     struct qn_json *tools; /* array of {type:"function", function:{name, description, parameters}}, or NULL */
     struct qn_json *documents; /* array, or NULL */
+    const struct qn_chat_media
+        *media; /* [n_media] as qn_chat_find_media gives them; none: parts are refused */
+    int n_media;
+    bool has_no_wrapper; /* no vision_start and vision_end around a whole video */
 
     /* --- how it is rendered --- */
     struct qn_json *kwargs;     /* object: chat_template_kwargs, variables of the template; or NULL */
@@ -121,6 +126,8 @@ struct qn_prompt {
     size_t n_byte;
     int32_t *ids; /* [n_tok] */
     int n_tok;
+    struct qn_prompt_media *media; /* [n_media] runs of placeholders in ids, in order */
+    int n_media;
     bool is_thinking;        /* ends in an open <think> block: the output starts inside the reasoning */
     bool used_empty_user;    /* the template wanted a user query and got an empty one */
     int n_spliced;           /* calls replaced by their sampled text */

@@ -30,7 +30,10 @@ struct qn_chat_normal {
     struct qn_json *messages;
     struct qn_chat_call *calls; /* [n_call] those with an id, in order */
     size_t n_call, call_capacity;
-    size_t n_lead; /* leading messages that are system messages: 0 or 1 */
+    const struct qn_chat_media *media; /* [n_media] */
+    int n_media, next_media;           /* the one that is met next */
+    uint64_t nonce;                    /* of their marks */
+    size_t n_lead;                     /* leading messages that are system messages: 0 or 1 */
 };
 
 int qn_chat_normal_messages(struct qn_chat_normal *out, const struct qn_json *messages, struct qn_err *e);

@@ -82,9 +82,24 @@ static bool is_thought(const struct qn_json *part)
     return false;
 }
 
+/* The mark of a picture or video that is known; NULL: it is not. Parts are met in the order in which they
+ * were found, twice each; a lookup begins at the last one. */
+static const struct qn_json *media_mark(struct qn_chat_normal *out, const struct qn_json *part)
+{
+    for (int n = 0; n < out->n_media; n++) {
+        int i = (out->next_media + n) % out->n_media;
+        if (out->media[i].part != part) continue;
+        char mark[QN_CHAT_MEDIA_MARK + 1];
+        out->next_media = i;
+        qn_chat_media_mark(out->nonce, i, mark);
+        return qn_json_new_str(out->arena, mark, QN_CHAT_MEDIA_MARK);
+    }
+    return NULL;
+}
+
 /* The text of one part of a content list; *text stays NULL for a part without text. */
-static int part_text(const struct qn_json *part, size_t i, size_t k, const struct qn_json **text,
-                     struct qn_err *e)
+static int part_text(struct qn_chat_normal *out, const struct qn_json *part, size_t i, size_t k,
+                     const struct qn_json **text, struct qn_err *e)
 {
     int rc = QN_OK;
     *text = NULL;
@@ -96,6 +111,7 @@ static int part_text(const struct qn_json *part, size_t i, size_t k, const struc
     QN_FAIL_IF(part->type != QN_JSON_OBJECT, e, QN_INVAL,
                "messages[%zu].content[%zu] must be an object with a type", i, k);
     if (is_thought(part)) goto out;
+    if (out->n_media && (*text = media_mark(out, part))) goto out;
     const struct qn_json *type = qn_json_get(part, "type");
     QN_FAIL_IF(!qn_json_is_null(type) && type->type != QN_JSON_STRING, e, QN_INVAL,
                "messages[%zu].content[%zu].type must be a string", i, k);
@@ -149,9 +165,10 @@ static struct qn_json *without_billing(struct qn_arena *arena, struct qn_json *t
 }
 
 /* The content of message i as one text node; NULL for null or absent. */
-static int content_text(struct qn_arena *arena, const struct qn_json *content, size_t i, bool is_system,
+static int content_text(struct qn_chat_normal *norm, const struct qn_json *content, size_t i, bool is_system,
                         struct qn_json **out, struct qn_err *e)
 {
+    struct qn_arena *arena = norm->arena;
     int rc = QN_OK;
     struct qn_json *text = NULL;
     if (qn_json_is_null(content)) {
@@ -169,7 +186,7 @@ static int content_text(struct qn_arena *arena, const struct qn_json *content, s
         size_t n = 0;
         for (size_t k = 0; k < content->n; k++) {
             const struct qn_json *part;
-            QN_TRY(part_text(content->items[k], i, k, &part, e));
+            QN_TRY(part_text(norm, content->items[k], i, k, &part, e));
             if (part) n += part->n;
         }
         char *bytes = qn_arena_alloc(arena, n + 1);
@@ -178,7 +195,7 @@ static int content_text(struct qn_arena *arena, const struct qn_json *content, s
         text->text = bytes;
         for (size_t k = 0; k < content->n; k++) {
             const struct qn_json *part;
-            QN_TRY(part_text(content->items[k], i, k, &part, e));
+            QN_TRY(part_text(norm, content->items[k], i, k, &part, e));
             if (!part || (is_system && qn_chat_is_billing_header(part->text, part->n))) continue;
             if (part->n) memcpy(bytes + text->n, part->text, part->n);
             text->n += part->n;
@@ -389,7 +406,7 @@ static int normal_message(struct qn_chat_normal *out, const struct qn_json *from
                "messages[%zu].role must be a string", i);
     enum role role = qn_json_is_null(role_name) ? ROLE_USER : role_of(role_name->text);
     struct qn_json *content = NULL;
-    QN_TRY(content_text(a, qn_json_get(from, "content"), i, role == ROLE_SYSTEM, &content, e));
+    QN_TRY(content_text(out, qn_json_get(from, "content"), i, role == ROLE_SYSTEM, &content, e));
     const struct qn_json *refusal = string_of(from, "refusal");
     if (!content && role == ROLE_ASSISTANT && refusal) {
         content = qn_json_new_str(a, refusal->text, refusal->n);

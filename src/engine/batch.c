@@ -115,6 +115,7 @@ static void add_sample(struct qn_batch *b, const struct qn_seq *s, struct qn_ste
 static struct qn_step_seq *add_seq(struct qn_batch *b, struct qn_seq *s, int n_row, int n_draft_next)
 {
     struct qn_step *t = &b->step;
+    qn_seq_check(s);
     QN_CHECK(t->n_seq < b->max_seqs && t->n_row + n_row <= b->max_rows);
     int n_page = QN_CEIL_DIV(s->n_done + n_row + n_draft_next + 1, QN_PAGE);
     QN_CHECK(n_page <= s->hold.n_page);

@@ -1,9 +1,10 @@
 # The front door. Everything real is in CMakePresets.json and tools/.
 # SPDX-License-Identifier: Apache-2.0
 PORT ?= 8080
+PREFIX ?= /usr/local
 CMAKE_BUILD = cmake --build
 
-.PHONY: all build serve quick test test-long test-arm64 check bench fmt clean oracle fuzz
+.PHONY: all build install deb serve quick test test-long test-arm64 check bench fmt clean oracle fuzz
 
 all: build
 
@@ -21,6 +22,14 @@ quick:                  ## unit tests, fuzz replay, include check: seconds
 	@cmake --preset ci >/dev/null
 	@$(CMAKE_BUILD) build
 	@ctest --test-dir build -L quick -j "$$(nproc)" --output-on-failure
+
+install: build          ## into PREFIX (default /usr/local): binary, small model, man pages, completions, unit
+	@tools/setup.sh install
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" tools/install.sh
+
+deb:                    ## build/quern_VERSION_ARCH.deb of what is committed, checked by lintian
+	@tools/setup.sh deb
+	@tools/deb.sh
 
 test:                   ## everything that must pass: unit, golden, property, fuzz replay, end to end
 	@tools/setup.sh test

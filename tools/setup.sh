@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Installs what quern needs to build and test on Debian 12. Safe to run again: does nothing when nothing is missing.
 #   tools/setup.sh build    compiler and libraries
-#   tools/setup.sh test     the above, plus a Python environment in .venv with the pinned test clients
+#   tools/setup.sh install  the above, plus what makes man pages
+#   tools/setup.sh deb      the above, plus Debian's packaging tools
+#   tools/setup.sh test     compiler and libraries, plus a above, plus a Python environment in .venv with the pinned test clients
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +12,8 @@ what=${1:-build}
 packages=(gcc g++ cmake ninja-build pkg-config libmicrohttpd-dev libpcre2-dev libutf8proc-dev libhwloc-dev
           libcurl4-openssl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libheif-dev libavformat-dev libavcodec-dev
           libavutil-dev libswscale-dev)
+[[ $what == install || $what == deb ]] && packages+=(python3)
+[[ $what == deb ]] && packages+=(debhelper dpkg-dev fakeroot lintian)
 [[ $what == test ]] && packages+=(libcmocka-dev relacy-dev chromium python3 python3-venv curl wamerican)
 
 missing=()
@@ -23,8 +27,8 @@ if ((${#missing[@]})); then
     command -v sudo >/dev/null || { echo "setup: these packages are missing: ${missing[*]}; install them as root"; exit 1; }
     sudo=(sudo)
   fi
-  "${sudo[@]}" apt-get update -qq
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  "${sudo[@]}" apt-get -o DPkg::Lock::Timeout=300 update -qq
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
 if [[ $what == test ]]; then

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/shown.h"
 #include "cli/access.h"
 #include "cli/cli.h"
@@ -303,6 +304,7 @@ static int serve(struct job *j, int *status, struct qn_err *e)
     printf("ready http://%s%s%s:%d\n", is_v6 ? "[" : "", w->host, is_v6 ? "]" : "",
            qn_server_port(j->server));
     fflush(stdout);
+    qn_notify("READY=1\nSTATUS=serving");
     *status = qn_server_run(j->server, (int)w->drain);
 out:
     return rc;

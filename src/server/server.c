@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "engine/engine.h"
 #include "server/api.h"
 #include "server/calls.h"
@@ -119,6 +120,7 @@ int qn_server_run(struct qn_server *s, int drain_s)
             qn_log(QN_LOG_ERROR, "serve", "the engine makes no steps although it has work");
         was_alive = is_alive;
     }
+    qn_notify("STOPPING=1");
     qn_log(QN_LOG_INFO, "serve", "shutting down: no new requests, running ones get %d s", drain_s);
     atomic_store(&s->is_draining, true);
     qn_http_quiet(s->http);

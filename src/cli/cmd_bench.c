@@ -87,6 +87,8 @@ struct wish {
     double temperature;
     bool json, speculate, shared;
     struct qn_model_wish over;
+    const char *folder;
+    int n_part, wanted[QN_COUNT(parts)];
 };
 
 static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
@@ -155,7 +157,29 @@ static int find_part(const char *name)
     return -1;
 }
 
-static int run(int argc, char **argv)
+static int name_parts(struct wish *w, const char **args, int n_arg, struct qn_err *e)
+{
+    int rc = QN_OK;
+    for (int i = 0; i < n_arg; i++) {
+        int at = find_part(args[i]);
+        if (at >= 0 && w->n_part < (int)QN_COUNT(parts))
+            w->wanted[w->n_part++] = at;
+        else if (!w->folder)
+            w->folder = args[i];
+        else
+            QN_FAIL(
+                e, QN_INVAL,
+                "no benchmark '%.40s'; there are speed, concurrency, agent, mixed, speculation, scenarios, "
+                "matrix",
+                args[i]);
+    }
+    QN_FAIL_IF(!w->folder, e, QN_INVAL, "MODEL is missing; see --help");
+    if (!w->n_part) w->wanted[w->n_part++] = 0;
+out:
+    return rc;
+}
+
+static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
 {
     static const struct qn_opt_usage usage = {
         "quern bench MODEL [PART ...] [options]",
@@ -174,6 +198,59 @@ static int run(int argc, char **argv)
         "out.csv out.svg "
         "--x streams --y tok_s --by prefix\n"
         "         quern bench models/mini matrix --context 0,4k --streams 1,4,16 --seconds 5"};
+    const struct qn_opt options[] = {
+        {"prompt", 0, QN_OPT_STR, &w->prompt, "LIST", "speed: prompt lengths to prefill (512)", .env = NULL},
+        {"context", 0, QN_OPT_STR, &w->context, "LIST",
+         "speed: contexts to decode at (0); matrix (0,16k,32k,64k,128k)"},
+        {"gen", 'n', QN_OPT_INT, &w->n_gen, "N",
+         "tokens to generate (64; speculation 256; matrix 4096 at most)", .min = 2, .max = 1000000},
+        {"streams", 0, QN_OPT_STR, &w->streams, "LIST",
+         "requests at once (1,2,4 .. 128; speculation 1,4,16; mixed 4)"},
+        {"prompt-tokens", 0, QN_OPT_INT, &w->n_prompt, "N", "concurrency: length of the prompts (256)",
+         .min = 4, .max = 1 << 24},
+        {"turns", 0, QN_OPT_INT, &w->turns, "N", "agent: turns (20)", .min = 2, .max = 1000},
+        {"first", 0, QN_OPT_INT, &w->n_first, "N", "agent: tokens of the first prompt (1024)", .min = 1,
+         .max = 1 << 24},
+        {"more", 0, QN_OPT_INT, &w->n_more, "N", "agent: new tokens of each later turn (256)", .min = 1,
+         .max = 1 << 20},
+        {"disk-tier", 0, QN_OPT_STR, &w->disk_tier, "DIR",
+         "agent: where prefixes outlive the restart (a new folder)"},
+        {"long-prompt", 0, QN_OPT_INT, &w->long_prompt, "N",
+         "mixed: prompt read beside running streams (32768)", .min = 1, .max = 1 << 24},
+        {"long-known", 0, QN_OPT_INT, &w->long_known, "N",
+         "mixed: of it, tokens that are read before the streams start (0)", .min = 0, .max = 1 << 24},
+        {"seconds", 0, QN_OPT_INT, &w->seconds, "S",
+         "matrix: of a cell (30); mixed: before the long prompt (10)", .min = 1, .max = 86400},
+        {"shared", 0, QN_OPT_FLAG, &w->shared, NULL, "matrix: the streams of a cell share their context"},
+        {"depths", 0, QN_OPT_STR, &w->depths, "LIST", "speculation: fixed depths, 0 is off (0,1,2,3,5,8)"},
+        {"speculate", 0, QN_OPT_FLAG, &w->speculate, NULL, "speed: also decode with automatic depth"},
+        {"mtp", 0, QN_OPT_STR, &w->mtp, "auto|off|N",
+         "draft depth (auto; speed: off unless given or --speculate)"},
+        {"temperature", 0, QN_OPT_NUM, &w->temperature, "T", "(0)"},
+        {"runs", 'r', QN_OPT_INT, &w->n_run, "N", "runs of a figure: speed and speculation (3)", .min = 1,
+         .max = QN_BENCH_RUNS},
+        {"threads", 't', QN_OPT_INT, &w->n_thread, "N", "CPU workers (all cores)", .min = 0, .max = 4096},
+        {"tp", 0, QN_OPT_INT, &w->n_rank, "N", "ranks that share the model (1)", .min = 0,
+         .max = QN_MAX_RANK},
+        {"device", 0, QN_OPT_STR, &w->device, "NAME", "cpu or ref"},
+        {"memory", 'm', QN_OPT_BYTES, &w->memory, "BYTES", "for weights and caches (of the machine)"},
+        {"kv", 0, QN_OPT_STR, &w->kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)"},
+        {"activations", 0, QN_OPT_STR, &w->activations, "TYPE", QN_ACT_NAMES " (bf16)"},
+        {"step-tokens", 0, QN_OPT_INT, &w->step_tokens, "N", "prefill tokens in a step (decided)", .min = 0,
+         .max = 65536},
+        {"seed", 0, QN_OPT_INT, &w->seed, "N", "of the random prompts"},
+        QN_MODEL_OPTS(&w->over),
+        {"json", 0, QN_OPT_FLAG, &w->json, NULL, "one JSON line a result"},
+        {"csv", 0, QN_OPT_STR, &w->csv, "FILE", "also write the results there"},
+    };
+    const char *args[12];
+    int n_arg,
+        rc = qn_opt_parse(options, QN_COUNT(options), &usage, argc, argv, args, QN_COUNT(args), &n_arg, e);
+    return rc ? rc : name_parts(w, args, n_arg, e);
+}
+
+static int run(int argc, char **argv)
+{
     struct wish w = {.device = "cpu",
                      .prompt = "512",
                      .context = "0",
@@ -187,78 +264,16 @@ static int run(int argc, char **argv)
                      .n_prompt = 256,
                      .n_first = 1024,
                      .n_more = 256};
-    const struct qn_opt options[] = {
-        {"prompt", 0, QN_OPT_STR, &w.prompt, "LIST", "speed: prompt lengths to prefill (512)", .env = NULL},
-        {"context", 0, QN_OPT_STR, &w.context, "LIST",
-         "speed: contexts to decode at (0); matrix (0,16k,32k,64k,128k)"},
-        {"gen", 'n', QN_OPT_INT, &w.n_gen, "N",
-         "tokens to generate (64; speculation 256; matrix 4096 at most)", .min = 2, .max = 1000000},
-        {"streams", 0, QN_OPT_STR, &w.streams, "LIST",
-         "requests at once (1,2,4 .. 128; speculation 1,4,16; mixed 4)"},
-        {"prompt-tokens", 0, QN_OPT_INT, &w.n_prompt, "N", "concurrency: length of the prompts (256)",
-         .min = 4, .max = 1 << 24},
-        {"turns", 0, QN_OPT_INT, &w.turns, "N", "agent: turns (20)", .min = 2, .max = 1000},
-        {"first", 0, QN_OPT_INT, &w.n_first, "N", "agent: tokens of the first prompt (1024)", .min = 1,
-         .max = 1 << 24},
-        {"more", 0, QN_OPT_INT, &w.n_more, "N", "agent: new tokens of each later turn (256)", .min = 1,
-         .max = 1 << 20},
-        {"disk-tier", 0, QN_OPT_STR, &w.disk_tier, "DIR",
-         "agent: where prefixes outlive the restart (a new folder)"},
-        {"long-prompt", 0, QN_OPT_INT, &w.long_prompt, "N",
-         "mixed: prompt read beside running streams (32768)", .min = 1, .max = 1 << 24},
-        {"long-known", 0, QN_OPT_INT, &w.long_known, "N",
-         "mixed: of it, tokens that are read before the streams start (0)", .min = 0, .max = 1 << 24},
-        {"seconds", 0, QN_OPT_INT, &w.seconds, "S",
-         "matrix: of a cell (30); mixed: before the long prompt (10)", .min = 1, .max = 86400},
-        {"shared", 0, QN_OPT_FLAG, &w.shared, NULL, "matrix: the streams of a cell share their context"},
-        {"depths", 0, QN_OPT_STR, &w.depths, "LIST", "speculation: fixed depths, 0 is off (0,1,2,3,5,8)"},
-        {"speculate", 0, QN_OPT_FLAG, &w.speculate, NULL, "speed: also decode with automatic depth"},
-        {"mtp", 0, QN_OPT_STR, &w.mtp, "auto|off|N",
-         "draft depth (auto; speed: off unless given or --speculate)"},
-        {"temperature", 0, QN_OPT_NUM, &w.temperature, "T", "(0)"},
-        {"runs", 'r', QN_OPT_INT, &w.n_run, "N", "runs of a figure: speed and speculation (3)", .min = 1,
-         .max = QN_BENCH_RUNS},
-        {"threads", 't', QN_OPT_INT, &w.n_thread, "N", "CPU workers (all cores)", .min = 0, .max = 4096},
-        {"tp", 0, QN_OPT_INT, &w.n_rank, "N", "ranks that share the model (1)", .min = 0, .max = QN_MAX_RANK},
-        {"device", 0, QN_OPT_STR, &w.device, "NAME", "cpu or ref"},
-        {"memory", 'm', QN_OPT_BYTES, &w.memory, "BYTES", "for weights and caches (of the machine)"},
-        {"kv", 0, QN_OPT_STR, &w.kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)"},
-        {"activations", 0, QN_OPT_STR, &w.activations, "TYPE", QN_ACT_NAMES " (bf16)"},
-        {"step-tokens", 0, QN_OPT_INT, &w.step_tokens, "N", "prefill tokens in a step (decided)", .min = 0,
-         .max = 65536},
-        {"seed", 0, QN_OPT_INT, &w.seed, "N", "of the random prompts"},
-        QN_MODEL_OPTS(&w.over),
-        {"json", 0, QN_OPT_FLAG, &w.json, NULL, "one JSON line a result"},
-        {"csv", 0, QN_OPT_STR, &w.csv, "FILE", "also write the results there"},
-    };
-    const char *args[12], *folder = NULL;
-    int n_arg, n_part = 0, wanted[QN_COUNT(parts)];
     struct qn_err e = {0};
     struct qn_model *model = NULL;
     struct qn_text *text = NULL;
     struct qn_bench b = {0};
-    int rc = qn_opt_parse(options, QN_COUNT(options), &usage, argc, argv, args, QN_COUNT(args), &n_arg, &e);
-    if (rc) return qn_cli_usage_failed("bench", rc, &e);
-    for (int i = 0; i < n_arg && !rc; i++) {
-        int at = find_part(args[i]);
-        if (at >= 0 && n_part < (int)QN_COUNT(parts))
-            wanted[n_part++] = at;
-        else if (!folder)
-            folder = args[i];
-        else
-            rc = qn_err_set(
-                &e, QN_INVAL, __FILE__, __LINE__,
-                "no benchmark '%.40s'; there are speed, concurrency, agent, mixed, speculation, scenarios, "
-                "matrix",
-                args[i]);
-    }
-    if (!rc && !folder) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "MODEL is missing; see --help");
+    int rc = read_options(&w, argc, argv, &e);
     if (!rc) rc = read_wish(&w, &b, &e);
     if (!rc && w.streams) rc = parse_list(w.streams, &b.streams, "streams", 1, QN_BENCH_STREAMS, &e);
     if (rc) return qn_cli_usage_failed("bench", rc, &e);
-    if (!n_part) wanted[n_part++] = 0;
     qn_log_set_level(QN_LOG_WARN);
-    rc = qn_model_opts_open(&model, folder, &w.over, &e);
+    rc = qn_model_opts_open(&model, w.folder, &w.over, &e);
     b.model = b.base.model = model;
     if (!rc && w.kv[0]) b.base.kv = qn_kv_find(w.kv, qn_model_has_kv_scales(model));
     if (!rc && qn_text_open(&text, qn_model_folder(model), NULL, NULL)) text = NULL;
@@ -267,7 +282,7 @@ static int run(int argc, char **argv)
     if (!rc)
         qn_report_note(b.report, "model      %s on %s, %d threads", qn_model_name(model), w.device,
                        w.n_thread ? (int)w.n_thread : qn_cpu_n_core());
-    for (int i = 0; i < n_part && !rc; i++) rc = run_part(&parts[wanted[i]], &w, &b, &e);
+    for (int i = 0; i < w.n_part && !rc; i++) rc = run_part(&parts[w.wanted[i]], &w, &b, &e);
     if (rc) qn_cli_failed("bench", &e);
     if (qn_report_close(b.report, &e) && !rc) rc = qn_cli_failed("bench", &e);
     qn_text_close(text);

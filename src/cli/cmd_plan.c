@@ -108,120 +108,139 @@ static void print_json(const struct qn_model *m, const struct numbers *n)
     qn_buf_free(&b);
 }
 
-static int run(int argc, char **argv)
+/* What was asked for. */
+struct wish {
+    int64_t memory, request_memory, context, users, rows;
+    bool json, mtp;
+    const char *kv, *activations, *machine, *folder;
+    int act;
+    struct qn_model_wish over;
+};
+
+static int read_wish(struct wish *w, int argc, char **argv, struct qn_err *e)
 {
-    int64_t memory = 0, request_memory = 0, context = 0, users = 0, rows = ROWS_DEFAULT;
-    bool json = false, mtp = true;
-    const char *kv = "bf16", *activations = "bf16", *machine = NULL;
-    struct qn_model_wish over = {0};
     const struct qn_opt table[] = {
-        QN_MODEL_OPTS(&over),
-        {"json", 0, QN_OPT_FLAG, &json, NULL, "one JSON object", NULL, NULL, 0, 0},
-        {"memory", 'm', QN_OPT_BYTES, &memory, "BYTES", "the budget (four fifths of what can be had)", NULL,
-         NULL, 0, 0},
-        {"machine", 0, QN_OPT_STR, &machine, "SPEC",
+        QN_MODEL_OPTS(&w->over),
+        {"json", 0, QN_OPT_FLAG, &w->json, NULL, "one JSON object", NULL, NULL, 0, 0},
+        {"memory", 'm', QN_OPT_BYTES, &w->memory, "BYTES", "the budget (four fifths of what can be had)",
+         NULL, NULL, 0, 0},
+        {"machine", 0, QN_OPT_STR, &w->machine, "SPEC",
          "another machine: 4x96G:pcie5, h200, or a file; memory, speed and what limits it", NULL, NULL, 0, 0},
-        {"request-memory", 0, QN_OPT_BYTES, &request_memory, "BYTES",
+        {"request-memory", 0, QN_OPT_BYTES, &w->request_memory, "BYTES",
          "of it for requests (a sixteenth, 32M to 1G)", NULL, NULL, 0, 0},
-        {"context", 'c', QN_OPT_INT, &context, "N", "tokens of a sequence (the most that fit)", NULL,
+        {"context", 'c', QN_OPT_INT, &w->context, "N", "tokens of a sequence (the most that fit)", NULL,
          "max-model-len,context-length", 1, 1 << 24},
-        {"users", 'u', QN_OPT_INT, &users, "N", "sequences at once (8, or fewer where 8 do not fit)", NULL,
+        {"users", 'u', QN_OPT_INT, &w->users, "N", "sequences at once (8, or fewer where 8 do not fit)", NULL,
          "max-num-seqs", 1, 4096},
-        {"kv", 0, QN_OPT_STR, &kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)", NULL, "kv-cache-dtype",
+        {"kv", 0, QN_OPT_STR, &w->kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)", NULL,
+         "kv-cache-dtype", 0, 0},
+        {"activations", 0, QN_OPT_STR, &w->activations, "TYPE", QN_ACT_NAMES " (bf16): their room", NULL,
+         NULL, 0, 0},
+        {"rows", 0, QN_OPT_INT, &w->rows, "N", "rows of a step (512)", NULL, NULL, 1, 65536},
+        {"mtp", 0, QN_OPT_FLAG, &w->mtp, NULL, "with the MTP block (yes, when the files have it)", NULL, NULL,
          0, 0},
-        {"activations", 0, QN_OPT_STR, &activations, "TYPE", QN_ACT_NAMES " (bf16): their room", NULL, NULL,
-         0, 0},
-        {"rows", 0, QN_OPT_INT, &rows, "N", "rows of a step (512)", NULL, NULL, 1, 65536},
-        {"mtp", 0, QN_OPT_FLAG, &mtp, NULL, "with the MTP block (yes, when the files have it)", NULL, NULL, 0,
-         0},
     };
     static const struct qn_opt_usage usage = {
         "quern plan MODEL [options]",
         "Sums the bytes of weights, state and KV cache, and says how many sequences of which length fit.",
         "quern plan models/Qwen3.5-27B --memory 32G --context 65536\n"
         "  quern plan models/Qwen3.5-397B-A17B-NVFP4 --machine 4x96G:pcie5"};
-    struct qn_err e = {0};
     const char *args[1];
-    struct qn_model *m;
-    struct numbers n = {0};
-    struct qn_device_options o = {0};
-    int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, &e);
-    if (rc) return qn_cli_usage_failed("plan", rc, &e);
-    if (n_arg != 1)
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__,
-                        "MODEL is needed: a checkpoint folder or a .gguf file");
-    if (!rc && qn_kv_find(kv, false) < 0)
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--kv %.40s: must be " QN_KV_NAMES, kv);
-    int act = qn_act_find(activations);
-    if (!rc && act < 0)
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--activations %.40s: must be " QN_ACT_NAMES,
-                        activations);
-    if (rc) return qn_cli_usage_failed("plan", rc, &e);
-    rc = qn_model_opts_open(&m, args[0], &over, &e);
-    if (rc) return qn_cli_failed("plan", &e);
+    int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 1, &n_arg, e);
+    if (rc) return rc;
+    QN_FAIL_IF(n_arg != 1, e, QN_INVAL, "MODEL is needed: a checkpoint folder or a .gguf file");
+    QN_FAIL_IF(qn_kv_find(w->kv, false) < 0, e, QN_INVAL, "--kv %.40s: must be " QN_KV_NAMES, w->kv);
+    w->act = qn_act_find(w->activations);
+    QN_FAIL_IF(w->act < 0, e, QN_INVAL, "--activations %.40s: must be " QN_ACT_NAMES, w->activations);
+    w->folder = args[0];
+out:
+    return rc;
+}
 
-    if (machine) {
-        const struct qn_plan_machine p = {.spec = machine,
-                                          .context = (int)context,
-                                          .users = (int)users,
-                                          .rows = (int)rows,
-                                          .kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m)),
-                                          .has_mtp = mtp && qn_model_has_mtp(m),
-                                          .json = json};
-        rc = qn_plan_on_machine(m, &p, &e);
-        qn_model_close(m);
-        if (rc == QN_NOMEM && json) return 1;
-        return rc ? qn_cli_failed("plan", &e) : 0;
-    }
-    qn_tally_model(m, &n.tally);
-    o.kv = (enum qn_kv)qn_kv_find(kv, qn_model_has_kv_scales(m));
+static int plan_elsewhere(const struct wish *w, const struct qn_model *m, struct qn_err *e)
+{
+    const struct qn_plan_machine p = {.spec = w->machine,
+                                      .context = (int)w->context,
+                                      .users = (int)w->users,
+                                      .rows = (int)w->rows,
+                                      .kv = (enum qn_kv)qn_kv_find(w->kv, qn_model_has_kv_scales(m)),
+                                      .has_mtp = w->mtp && qn_model_has_mtp(m),
+                                      .json = w->json};
+    int rc = qn_plan_on_machine(m, &p, e);
+    if (rc == QN_NOMEM && w->json) return 1;
+    return rc ? qn_cli_failed("plan", e) : 0;
+}
+
+/* The engine's own reckoning, so that a server allocates these. */
+static void plan_here(struct wish *w, const struct qn_model *m, struct numbers *n, struct qn_err *e)
+{
+    struct qn_device_options o = {0};
+    qn_tally_model(m, &n->tally);
+    o.kv = (enum qn_kv)qn_kv_find(w->kv, qn_model_has_kv_scales(m));
     o.config = qn_model_config(m);
-    o.has_mtp = mtp && qn_model_has_mtp(m);
-    o.act = (enum qn_act)act;
-    qn_backend_get("cpu")->sizes(&o, &n.sizes);
-    /* the engine's own reckoning, so that a server allocates these */
-    if (!memory) memory = (int64_t)(qn_mem_available() / 5 * 4);
-    if (!request_memory) request_memory = (int64_t)qn_plan_request_bytes((uint64_t)memory);
+    o.has_mtp = w->mtp && qn_model_has_mtp(m);
+    o.act = (enum qn_act)w->act;
+    qn_backend_get("cpu")->sizes(&o, &n->sizes);
+    if (!w->memory) w->memory = (int64_t)(qn_mem_available() / 5 * 4);
+    if (!w->request_memory) w->request_memory = (int64_t)qn_plan_request_bytes((uint64_t)w->memory);
     struct qn_engine_options wish = {.model = m,
                                      .backend = qn_backend_get("cpu"),
                                      .act = o.act,
                                      .kv = (int)o.kv,
-                                     .max_context = (int)context,
-                                     .max_seqs = (int)users,
-                                     .step_tokens = (int)rows,
-                                     .memory_bytes = memory,
-                                     .request_bytes = request_memory,
+                                     .max_context = (int)w->context,
+                                     .max_seqs = (int)w->users,
+                                     .step_tokens = (int)w->rows,
+                                     .memory_bytes = w->memory,
+                                     .request_bytes = w->request_memory,
                                      .mtp = o.has_mtp ? -1 : 0};
     struct qn_engine_info info = {0};
-    n.plan_rc = qn_engine_plan(&info, &wish, &e);
-    if (n.plan_rc) snprintf(n.why, sizeof n.why, "%s", e.text);
-    n.plan = (struct qn_plan){.users = info.max_seqs,
-                              .context = info.max_context,
-                              .n_page = info.n_page,
-                              .n_slot = info.n_slot,
-                              .n_lane = info.max_seqs,
-                              .weight_bytes = info.weight_bytes,
-                              .workspace_bytes = info.workspace_bytes,
-                              .request_bytes = (uint64_t)request_memory,
-                              .page_bytes = info.kv_bytes,
-                              .slot_bytes = (uint64_t)info.n_slot * n.sizes.slot_bytes,
-                              .lane_bytes = (uint64_t)info.max_seqs * n.sizes.lane_bytes};
-    n.plan.total_bytes = (uint64_t)request_memory + info.weight_bytes + info.workspace_bytes + info.kv_bytes +
-                         n.plan.slot_bytes + n.plan.lane_bytes;
-    n.kv = qn_kv_name(o.kv);
-    if (!o.has_mtp) n.tally.part[QN_PART_MTP].bytes = 0;
-    n.in = (struct qn_plan_in){.memory = (uint64_t)memory,
-                               .weight_bytes = n.tally.text_bytes + (o.has_mtp ? n.tally.mtp_bytes : 0),
+    n->plan_rc = qn_engine_plan(&info, &wish, e);
+    if (n->plan_rc) snprintf(n->why, sizeof n->why, "%s", e->text);
+    n->plan = (struct qn_plan){.users = info.max_seqs,
+                               .context = info.max_context,
+                               .n_page = info.n_page,
+                               .n_slot = info.n_slot,
+                               .n_lane = info.max_seqs,
+                               .weight_bytes = info.weight_bytes,
                                .workspace_bytes = info.workspace_bytes,
-                               .request_bytes = (uint64_t)request_memory,
-                               .page_bytes = n.sizes.page_bytes,
-                               .slot_bytes = n.sizes.slot_bytes,
-                               .lane_bytes = n.sizes.lane_bytes,
-                               .page_tok = QN_PAGE,
-                               .max_context = o.config->max_context,
-                               .context = (int)context,
-                               .users = (int)users};
-    if (json)
+                               .request_bytes = (uint64_t)w->request_memory,
+                               .page_bytes = info.kv_bytes,
+                               .slot_bytes = (uint64_t)info.n_slot * n->sizes.slot_bytes,
+                               .lane_bytes = (uint64_t)info.max_seqs * n->sizes.lane_bytes};
+    n->plan.total_bytes = (uint64_t)w->request_memory + info.weight_bytes + info.workspace_bytes +
+                          info.kv_bytes + n->plan.slot_bytes + n->plan.lane_bytes;
+    n->kv = qn_kv_name(o.kv);
+    if (!o.has_mtp) n->tally.part[QN_PART_MTP].bytes = 0;
+    n->in = (struct qn_plan_in){.memory = (uint64_t)w->memory,
+                                .weight_bytes = n->tally.text_bytes + (o.has_mtp ? n->tally.mtp_bytes : 0),
+                                .workspace_bytes = info.workspace_bytes,
+                                .request_bytes = (uint64_t)w->request_memory,
+                                .page_bytes = n->sizes.page_bytes,
+                                .slot_bytes = n->sizes.slot_bytes,
+                                .lane_bytes = n->sizes.lane_bytes,
+                                .page_tok = QN_PAGE,
+                                .max_context = o.config->max_context,
+                                .context = (int)w->context,
+                                .users = (int)w->users};
+}
+
+static int run(int argc, char **argv)
+{
+    struct wish w = {.rows = ROWS_DEFAULT, .mtp = true, .kv = "bf16", .activations = "bf16"};
+    struct qn_err e = {0};
+    struct qn_model *m;
+    struct numbers n = {0};
+    int rc = read_wish(&w, argc, argv, &e);
+    if (rc) return qn_cli_usage_failed("plan", rc, &e);
+    rc = qn_model_opts_open(&m, w.folder, &w.over, &e);
+    if (rc) return qn_cli_failed("plan", &e);
+    if (w.machine) {
+        rc = plan_elsewhere(&w, m, &e);
+        qn_model_close(m);
+        return rc;
+    }
+    plan_here(&w, m, &n, &e);
+    if (w.json)
         print_json(m, &n);
     else
         print_text(m, &n);

@@ -32,6 +32,9 @@ struct job {
     double rate; /* bytes a second, of late */
     const char *path;
     bool is_tty, has_line;
+    int64_t n_try; /* attempts without a new byte */
+    const char *args[2], *token;
+    int n_arg;
 };
 
 static bool matches(const char *patterns, const char *path)
@@ -209,45 +212,43 @@ static const char *find_token(const char *endpoint, struct qn_err *e, int *rc)
     return NULL;
 }
 
-static int run(int argc, char **argv)
+static int read_options(struct job *j, int argc, char **argv, struct qn_err *e)
 {
-    struct job j = {.revision = "main", .endpoint = ENDPOINT};
-    int64_t n_try = 0;
     const struct qn_opt table[] = {
         {.name = "revision",
          .letter = 'r',
          .type = QN_OPT_STR,
-         .out = &j.revision,
+         .out = &j->revision,
          .arg = "NAME",
          .help = "branch, tag or commit (main)"},
         {.name = "include",
          .type = QN_OPT_STR,
-         .out = &j.include,
+         .out = &j->include,
          .arg = "PATTERNS",
          .help = "only these, separated by commas; * matches all"},
         {.name = "exclude",
          .type = QN_OPT_STR,
-         .out = &j.exclude,
+         .out = &j->exclude,
          .arg = "PATTERNS",
          .help = "not these; without either, weights in other formats stay"},
         {.name = "list",
          .type = QN_OPT_FLAG,
-         .out = &j.only_lists,
+         .out = &j->only_lists,
          .help = "print sizes and names, fetch nothing"},
         {.name = "endpoint",
          .type = QN_OPT_STR,
-         .out = &j.endpoint,
+         .out = &j->endpoint,
          .arg = "URL",
          .help = "the hub (" ENDPOINT ")",
          .env = "HF_ENDPOINT"},
         {.name = "tries",
          .type = QN_OPT_INT,
-         .out = &n_try,
+         .out = &j->n_try,
          .arg = "N",
          .help = "attempts without a new byte (6)",
          .min = 1,
          .max = 1000},
-        {.name = "quiet", .letter = 'q', .type = QN_OPT_FLAG, .out = &j.is_quiet, .help = "no progress"},
+        {.name = "quiet", .letter = 'q', .type = QN_OPT_FLAG, .out = &j->is_quiet, .help = "no progress"},
     };
     static const struct qn_opt_usage usage = {
         "quern pull REPO [FOLDER] [options]",
@@ -255,32 +256,38 @@ static int run(int argc, char **argv)
         "the digest\n"
         "the hub lists; the same command goes on where it was stopped. HF_TOKEN opens gated repositories.",
         "quern pull Qwen/Qwen3.5-0.8B models/Qwen3.5-0.8B"};
+    int rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, j->args, 2, &j->n_arg, e);
+    if (rc) return rc;
+    QN_FAIL_IF(!j->n_arg, e, QN_INVAL, "REPO is missing; see --help");
+    QN_FAIL_IF(!qn_hub_is_repo(j->args[0]), e, QN_INVAL,
+               "'%.80s' is not the name of a repository (owner/name)", j->args[0]);
+    QN_FAIL_IF(strncmp(j->endpoint, "https://", 8) && strncmp(j->endpoint, "http://", 7), e, QN_INVAL,
+               "--endpoint: '%.80s' is no http or https address", j->endpoint);
+    QN_FAIL_IF(!*j->revision, e, QN_INVAL, "--revision is empty");
+    j->token = find_token(j->endpoint, e, &rc);
+out:
+    return rc;
+}
+
+static int run(int argc, char **argv)
+{
+    struct job j = {.revision = "main", .endpoint = ENDPOINT};
     struct qn_err e = {0};
-    const char *args[2];
-    int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 2, &n_arg, &e);
-    if (!rc && !n_arg) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "REPO is missing; see --help");
-    if (!rc && !qn_hub_is_repo(args[0]))
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__,
-                        "'%.80s' is not the name of a repository (owner/name)", args[0]);
-    if (!rc && strncmp(j.endpoint, "https://", 8) && strncmp(j.endpoint, "http://", 7))
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--endpoint: '%.80s' is no http or https address",
-                        j.endpoint);
-    if (!rc && !*j.revision) rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "--revision is empty");
-    const char *token = rc ? NULL : find_token(j.endpoint, &e, &rc);
+    int rc = read_options(&j, argc, argv, &e);
     if (rc) return qn_cli_usage_failed("pull", rc, &e);
 
     size_t n = strlen(j.endpoint);
     while (n && j.endpoint[n - 1] == '/') n--;
     char *endpoint = xstrndup(j.endpoint, n);
-    const char *slash = strrchr(args[0], '/');
-    j.repo = args[0];
-    j.folder = n_arg > 1 ? args[1] : slash ? slash + 1 : args[0];
+    const char *slash = strrchr(j.args[0], '/');
+    j.repo = j.args[0];
+    j.folder = j.n_arg > 1 ? j.args[1] : slash ? slash + 1 : j.args[0];
     j.path = j.repo;
     j.is_tty = isatty(2);
     j.hub = (struct qn_hub){.endpoint = endpoint,
                             .repo = j.repo,
-                            .token = token,
-                            .max_tries = (int)n_try,
+                            .token = j.token,
+                            .max_tries = (int)j.n_try,
                             .on_bytes = on_bytes,
                             .on_retry = on_retry,
                             .ctx = &j};

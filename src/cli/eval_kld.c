@@ -347,104 +347,152 @@ static void print_receipt(const struct receipt *r)
     qn_buf_free(&b);
 }
 
-static int run_task(enum task task, const char *name, const struct qn_opt_usage *usage, int argc, char **argv)
-{
-    struct options o = {"", "", {"cpu", "", ""}, {"", "", ""}, .context = 512, .n_rank = 1, .k = 64};
+/* All that a task holds. */
+struct work {
+    enum task task;
+    struct options o;
     const char *args[2];
-    int n_arg, rc;
+    bool needs_text;
+    struct side tested, reference;
+    struct qn_reference *stored;
+    struct qn_ids ids;
+    struct qn_divergence divergence;
+    struct chunk c;
+    struct receipt r;
+    char *part; /* the file while it grows */
+};
+
+/* -1: go on; else the exit code. */
+static int read_task(struct work *w, const char *name, const struct qn_opt_usage *usage, int argc,
+                     char **argv, struct qn_err *e)
+{
+    struct options *o = &w->o;
+    int n_arg;
     size_t n_opt;
-    struct qn_err e = {0};
-    const struct qn_opt *table = option_table(task, &o, &n_opt);
-    rc = qn_opt_parse(table, n_opt, usage, argc, argv, args, 2, &n_arg, &e);
-    if (rc) return qn_cli_usage_failed(name, rc, &e);
-    if (!o.ref.device[0]) o.ref.device = o.tested.device;
-    if (!o.ref.activations[0]) o.ref.activations = o.tested.activations;
-    if (!o.ref.kv[0]) o.ref.kv = o.tested.kv;
-    bool needs_text = !(task == KLD && qn_is_reference(o.reference));
-    if (!needs_text && n_arg > 1) {
-        qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "%s holds its own text; leave out %s", o.reference,
-                   args[1]);
-        return qn_cli_usage_failed(name, QN_INVAL, &e);
+    const struct qn_opt *table = option_table(w->task, o, &n_opt);
+    int rc = qn_opt_parse(table, n_opt, usage, argc, argv, w->args, 2, &n_arg, e);
+    if (rc) return qn_cli_usage_failed(name, rc, e);
+    if (!o->ref.device[0]) o->ref.device = o->tested.device;
+    if (!o->ref.activations[0]) o->ref.activations = o->tested.activations;
+    if (!o->ref.kv[0]) o->ref.kv = o->tested.kv;
+    w->needs_text = !(w->task == KLD && qn_is_reference(o->reference));
+    if (!w->needs_text && n_arg > 1) {
+        qn_err_set(e, QN_INVAL, __FILE__, __LINE__, "%s holds its own text; leave out %s", o->reference,
+                   w->args[1]);
+        return qn_cli_usage_failed(name, QN_INVAL, e);
     }
-    if (n_arg < (needs_text ? 2 : 1) || (task == KLD && !o.reference[0]) ||
-        (task == REFERENCE && !o.out[0])) {
+    if (n_arg < (w->needs_text ? 2 : 1) || (w->task == KLD && !o->reference[0]) ||
+        (w->task == REFERENCE && !o->out[0])) {
         qn_opt_help(stderr, table, n_opt, usage);
         return 2;
     }
+    return -1;
+}
 
-    struct side tested = {0}, reference = {0};
-    struct qn_reference *stored = NULL;
-    struct qn_ids ids = QN_IDS_INIT((size_t)1 << 28);
-    struct qn_divergence divergence = {0};
-    struct chunk c = {.divergence = &divergence, .e = &e, .k = (int)o.k, .is_alone = task == PPL};
-    char *part = NULL;
-    struct receipt r = {.o = &o, .text = needs_text ? args[1] : "the reference's text"};
-    if (task == KLD && qn_is_reference(o.reference)) {
-        QN_TRY(qn_reference_open(&stored, o.reference, &e));
-        const struct qn_reference_header *h = qn_reference_header(stored);
-        o.context = h->context;
-        QN_TRY(qn_ids_append(&ids, qn_reference_ids(stored), h->n_ids));
-        r.reference = h->model;
-        r.is_stored = true;
-        r.reference_format = h->format;
+/* The text, the model and what it is compared with. */
+static int open_work(struct work *w, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct options *o = &w->o;
+    struct receipt *r = &w->r;
+    if (!w->needs_text) {
+        QN_TRY(qn_reference_open(&w->stored, o->reference, e));
+        const struct qn_reference_header *h = qn_reference_header(w->stored);
+        o->context = h->context;
+        QN_TRY(qn_ids_append(&w->ids, qn_reference_ids(w->stored), h->n_ids));
+        r->reference = h->model;
+        r->is_stored = true;
+        r->reference_format = h->format;
     } else {
-        QN_TRY(qn_cli_read_ids(&ids, args[0], args[1], o.max_tokens, &e));
+        QN_TRY(qn_cli_read_ids(&w->ids, w->args[0], w->args[1], o->max_tokens, e));
     }
-    r.text_hash = qn_hash_bytes(0, ids.data, ids.n * sizeof *ids.data);
-    QN_TRY(open_side(&tested, args[0], &o, &o.tested, &e));
-    c.vocab = qn_model_config(tested.model)->vocab;
-    if (task == KLD && !stored) {
-        QN_TRY(open_side(&reference, o.reference, &o, &o.ref, &e));
-        r.reference = qn_model_name(reference.model);
-        r.reference_format = reference.format;
+    r->text_hash = qn_hash_bytes(0, w->ids.data, w->ids.n * sizeof *w->ids.data);
+    QN_TRY(open_side(&w->tested, w->args[0], o, &o->tested, e));
+    w->c.vocab = qn_model_config(w->tested.model)->vocab;
+    if (w->task == KLD && !w->stored) {
+        QN_TRY(open_side(&w->reference, o->reference, o, &o->ref, e));
+        r->reference = qn_model_name(w->reference.model);
+        r->reference_format = w->reference.format;
     }
-    int vocab_ref = stored        ? (int)qn_reference_header(stored)->vocab
-                    : task == KLD ? qn_model_config(reference.model)->vocab
-                                  : c.vocab;
-    QN_FAIL_IF(vocab_ref != c.vocab, &e, QN_INVAL, "vocabularies differ: %s has %d rows, the reference %d",
-               args[0], c.vocab, vocab_ref);
-    for (size_t i = 0; i < ids.n; i++)
-        QN_FAIL_IF(ids.data[i] >= c.vocab, &e, QN_INVAL,
-                   "token id %d at %zu is not in the model's vocabulary of %d", ids.data[i], i, c.vocab);
-    c.stored = stored;
-    if (task == REFERENCE) {
-        struct qn_reference_header h = {.fingerprint = qn_model_fingerprint(tested.model),
-                                        .text_hash = r.text_hash,
-                                        .vocab = (uint32_t)c.vocab,
-                                        .k = (uint32_t)QN_MIN(o.k, c.vocab),
-                                        .context = (uint32_t)o.context,
-                                        .n_ids = (uint32_t)ids.n};
-        memcpy(h.magic, QN_REFERENCE_MAGIC, 8);
-        snprintf(h.model, sizeof h.model, "%s", qn_model_name(tested.model));
-        snprintf(h.format, sizeof h.format, "%s", tested.format);
-        c.k = (int)h.k;
-        part = xasprintf("%s.part", o.out);
-        c.out = fopen(part, "wb");
-        QN_FAIL_IF(!c.out || qn_reference_begin(c.out, &h, ids.data), &e, QN_IO, "cannot write %s", part);
-    }
-    QN_TRY(run_chunks(&c, &tested, reference.engine ? &reference : NULL, &ids, (int)o.context, &e));
-    if (task == REFERENCE) {
-        bool ok = !fclose(c.out);
-        c.out = NULL;
-        QN_FAIL_IF(!ok || rename(part, o.out), &e, QN_IO, "cannot write %s", o.out);
-        printf("%s: %zu positions, the %d most likely of each\n", o.out, ids.n, c.k);
+    int vocab_ref = w->stored        ? (int)qn_reference_header(w->stored)->vocab
+                    : w->task == KLD ? qn_model_config(w->reference.model)->vocab
+                                     : w->c.vocab;
+    QN_FAIL_IF(vocab_ref != w->c.vocab, e, QN_INVAL, "vocabularies differ: %s has %d rows, the reference %d",
+               w->args[0], w->c.vocab, vocab_ref);
+    for (size_t i = 0; i < w->ids.n; i++)
+        QN_FAIL_IF(w->ids.data[i] >= w->c.vocab, e, QN_INVAL,
+                   "token id %d at %zu is not in the model's vocabulary of %d", w->ids.data[i], i,
+                   w->c.vocab);
+    w->c.stored = w->stored;
+out:
+    return rc;
+}
+
+static int begin_reference(struct work *w, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_reference_header h = {.fingerprint = qn_model_fingerprint(w->tested.model),
+                                    .text_hash = w->r.text_hash,
+                                    .vocab = (uint32_t)w->c.vocab,
+                                    .k = (uint32_t)QN_MIN(w->o.k, w->c.vocab),
+                                    .context = (uint32_t)w->o.context,
+                                    .n_ids = (uint32_t)w->ids.n};
+    memcpy(h.magic, QN_REFERENCE_MAGIC, 8);
+    snprintf(h.model, sizeof h.model, "%s", qn_model_name(w->tested.model));
+    snprintf(h.format, sizeof h.format, "%s", w->tested.format);
+    w->c.k = (int)h.k;
+    w->part = xasprintf("%s.part", w->o.out);
+    w->c.out = fopen(w->part, "wb");
+    QN_FAIL_IF(!w->c.out || qn_reference_begin(w->c.out, &h, w->ids.data), e, QN_IO, "cannot write %s",
+               w->part);
+out:
+    return rc;
+}
+
+static int end_work(struct work *w, struct qn_err *e)
+{
+    int rc = QN_OK;
+    if (w->task == REFERENCE) {
+        bool ok = !fclose(w->c.out);
+        w->c.out = NULL;
+        QN_FAIL_IF(!ok || rename(w->part, w->o.out), e, QN_IO, "cannot write %s", w->o.out);
+        printf("%s: %zu positions, the %d most likely of each\n", w->o.out, w->ids.n, w->c.k);
     } else {
         struct qn_divergence_summary summary;
-        qn_divergence_summary(&divergence, &summary);
-        r.model = qn_model_name(tested.model);
-        r.format = tested.format;
-        r.s = &summary;
-        print_receipt(&r);
+        qn_divergence_summary(&w->divergence, &summary);
+        w->r.model = qn_model_name(w->tested.model);
+        w->r.format = w->tested.format;
+        w->r.s = &summary;
+        print_receipt(&w->r);
     }
 out:
-    if (c.out) fclose(c.out);
-    if (rc && part) remove(part);
-    free(part);
-    qn_divergence_free(&divergence);
-    qn_reference_close(stored);
-    qn_ids_free(&ids);
-    close_side(&tested);
-    close_side(&reference);
+    return rc;
+}
+
+static int run_task(enum task task, const char *name, const struct qn_opt_usage *usage, int argc, char **argv)
+{
+    struct qn_err e = {0};
+    struct work w = {.task = task,
+                     .o = {"", "", {"cpu", "", ""}, {"", "", ""}, .context = 512, .n_rank = 1, .k = 64},
+                     .ids = QN_IDS_INIT((size_t)1 << 28)};
+    int rc = read_task(&w, name, usage, argc, argv, &e);
+    if (rc >= 0) return rc;
+    w.c = (struct chunk){.divergence = &w.divergence, .e = &e, .k = (int)w.o.k, .is_alone = task == PPL};
+    w.r = (struct receipt){.o = &w.o, .text = w.needs_text ? w.args[1] : "the reference's text"};
+    QN_TRY(open_work(&w, &e));
+    if (task == REFERENCE) QN_TRY(begin_reference(&w, &e));
+    QN_TRY(
+        run_chunks(&w.c, &w.tested, w.reference.engine ? &w.reference : NULL, &w.ids, (int)w.o.context, &e));
+    QN_TRY(end_work(&w, &e));
+out:
+    if (w.c.out) fclose(w.c.out);
+    if (rc && w.part) remove(w.part);
+    free(w.part);
+    qn_divergence_free(&w.divergence);
+    qn_reference_close(w.stored);
+    qn_ids_free(&w.ids);
+    close_side(&w.tested);
+    close_side(&w.reference);
     return rc ? qn_cli_failed(name, &e) : 0;
 }
 

@@ -236,15 +236,20 @@ out:
     return rc;
 }
 
+struct word {
+    const char *text; /* [n] */
+    size_t n;
+};
+
 /* A word's tokens appended to the ban. at_start: without, else with a blank before it. */
-static int add_ban(struct qn_ask *a, struct qn_ids *all, const struct qn_tokenizer *t, const char *word,
-                   size_t n, bool at_start, struct qn_err *e)
+static int add_ban(struct qn_ask *a, struct qn_ids *all, const struct qn_tokenizer *t, const struct word *w,
+                   bool at_start, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_ids ids = QN_IDS_INIT(QN_BAN_MAX_TOKENS);
     struct qn_buf text = QN_BUF_INIT(1 << 20);
     if (!at_start) qn_buf_putc(&text, ' ');
-    qn_buf_append(&text, word, n);
+    qn_buf_append(&text, w->text, w->n);
     /* plain text: a word that spells a control token bans its spelling */
     uint8_t *plain = xcalloc(text.n_byte + 1, 1);
     rc = qn_tokenizer_encode(t, qn_buf_str(&text), text.n_byte, plain, &ids, e);
@@ -285,8 +290,9 @@ static int read_bad_words(struct qn_ask *a, struct qn_exchange *x, const struct 
         size_t skip = 0;
         while (skip < word->n && word->text[skip] == ' ') skip++;
         QN_FAIL_IF(skip == word->n, e, QN_INVAL, "bad_words[%zu] is empty", i);
-        QN_TRY(add_ban(a, &all, t, word->text + skip, word->n - skip, true, e));
-        QN_TRY(add_ban(a, &all, t, word->text + skip, word->n - skip, false, e));
+        const struct word w = {word->text + skip, word->n - skip};
+        QN_TRY(add_ban(a, &all, t, &w, true, e));
+        QN_TRY(add_ban(a, &all, t, &w, false, e));
     }
     a->ban_tok = qn_arena_alloc(a->arena, (all.n + 1) * sizeof *a->ban_tok);
     QN_FAIL_IF(!a->ban_tok, e, QN_TOOBIG, "bad_words: the request is too large");

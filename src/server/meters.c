@@ -14,19 +14,15 @@ static const double step_tokens[QN_STEP_BINS - 1] = {1,   2,   4,    8,    16,  
                                                      256, 512, 1024, 2048, 4096, 8192, 16384};
 static const double few[] = {1, 2, 5, 10, 20};
 
-void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
-{
-    struct qn_metrics *all = m->all = qn_metrics_create();
-    struct qn_buf base = QN_BUF_INIT(4096);
-    qn_buf_puts(&base, "model_name=\"");
-    qn_metric_escape(&base, o->n_name ? o->names[0] : "");
-    qn_buf_puts(&base, "\",engine=\"0\"");
-    const char *labels = qn_buf_str(&base);
 #define ADD(kind, name, alias, help, l, b, n)                                                                \
-    qn_metrics_add(all, &(struct qn_metric_spec){QN_METRIC_##kind, name, alias, help, l, b, n})
+    qn_metrics_add(m->all, &(struct qn_metric_spec){QN_METRIC_##kind, name, alias, help, l, b, n})
 #define GAUGE(name, alias, help)          ADD(GAUGE, name, alias, help, labels, NULL, 0)
 #define COUNTER(name, alias, help)        ADD(COUNTER, name, alias, help, labels, NULL, 0)
 #define HISTOGRAM(name, alias, help, set) ADD(HISTOGRAM, name, alias, help, labels, set, (int)QN_COUNT(set))
+
+/* Requests, pages, slots, steps. */
+static void add_state(struct qn_meters *m, const char *labels)
+{
     m->up = GAUGE("quern_up", NULL, "1 when the model is loaded and steps are made.");
     m->start_s = GAUGE("quern_start_time_seconds", NULL, "When the server was started, Unix time.");
     m->connections = GAUGE("quern_http_requests_running", NULL, "HTTP requests being answered.");
@@ -49,6 +45,11 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
                             "Time between the end of a step and the start of the next one, with work to do.");
     m->rejected =
         COUNTER("quern_requests_rejected_total", NULL, "Requests refused because the queue was full.");
+}
+
+/* Tokens and drafts. */
+static void add_tokens(struct qn_meters *m, const char *labels)
+{
     m->prompt_total = COUNTER("quern_prompt_tokens_total", "vllm:prompt_tokens_total", "Prompt tokens.");
     m->new_total =
         COUNTER("quern_generation_tokens_total", "vllm:generation_tokens_total", "Tokens generated.");
@@ -78,6 +79,11 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
         m->drafted_at[i] =
             ADD(COUNTER, "quern_drafted_at_total", NULL, "Drafts verified at this position.", at, NULL, 0);
     }
+}
+
+/* Snapshots and tiers. */
+static void add_cache(struct qn_meters *m, const char *labels)
+{
     m->fetching =
         GAUGE("quern_requests_fetching", NULL, "Waiting requests whose prefix is being read from disk.");
     m->snap_made = COUNTER("quern_snapshots_made_total", NULL, "State snapshots made.");
@@ -102,6 +108,11 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
     m->tier.file_drops = COUNTER("quern_tier_file_drops_total", NULL, "Files removed for others.");
     m->tier.damaged = COUNTER("quern_tier_damaged_total", NULL, "Damaged files found.");
     m->tier.failed = COUNTER("quern_tier_write_errors_total", NULL, "Writes that failed.");
+}
+
+/* Ends and times of requests. */
+static void add_times(struct qn_meters *m, const char *labels)
+{
     for (int i = QN_REASON_STOP; i < QN_N_REASON; i++) {
         char with[512];
         snprintf(with, sizeof with, "%.460s,finished_reason=\"%s\"", labels,
@@ -125,6 +136,11 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
                              "Prefill and decode.", seconds);
     m->prefill = HISTOGRAM("quern_prefill_seconds", "vllm:request_prefill_time_seconds", "Prefill.", seconds);
     m->decode = HISTOGRAM("quern_decode_seconds", "vllm:request_decode_time_seconds", "Decode.", seconds);
+}
+
+/* Sizes of requests and steps. */
+static void add_sizes(struct qn_meters *m, const char *labels)
+{
     m->prompt_tok =
         HISTOGRAM("quern_request_prompt_tokens", "vllm:request_prompt_tokens", "Prompt lengths.", tokens);
     m->new_tok = HISTOGRAM("quern_request_generation_tokens", "vllm:request_generation_tokens",
@@ -136,17 +152,32 @@ void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
     m->n = HISTOGRAM("quern_request_n", "vllm:request_params_n", "Choices asked for.", few);
     m->step_tok =
         HISTOGRAM("quern_step_tokens", "vllm:iteration_tokens_total", "Tokens read by a step.", step_tokens);
+}
+
+void qn_meters_open(struct qn_meters *m, const struct qn_server_options *o)
+{
+    struct qn_buf base = QN_BUF_INIT(4096);
+    m->all = qn_metrics_create();
+    qn_buf_puts(&base, "model_name=\"");
+    qn_metric_escape(&base, o->n_name ? o->names[0] : "");
+    qn_buf_puts(&base, "\",engine=\"0\"");
+    const char *labels = qn_buf_str(&base);
+    add_state(m, labels);
+    add_tokens(m, labels);
+    add_cache(m, labels);
+    add_times(m, labels);
+    add_sizes(m, labels);
     char lora[512]; /* boards filter by it; there are no adapters */
     snprintf(lora, sizeof lora, "%.400s,max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"",
              labels);
     ADD(GAUGE, "vllm:lora_requests_info", NULL, "Adapters: none.", lora, NULL, 0);
     qn_metric_set(m->start_s, (double)qn_unix_s());
     qn_buf_free(&base);
+}
 #undef ADD
 #undef GAUGE
 #undef COUNTER
 #undef HISTOGRAM
-}
 
 void qn_meters_refresh(struct qn_server *s)
 {

@@ -89,6 +89,8 @@ endforeach()
 
 add_test(NAME include_check COMMAND python3 ${CMAKE_SOURCE_DIR}/tools/check_includes.py ${CMAKE_SOURCE_DIR})
 set_tests_properties(include_check PROPERTIES LABELS quick)
+add_test(NAME docs_check COMMAND python3 ${CMAKE_SOURCE_DIR}/tools/check_docs.py ${CMAKE_SOURCE_DIR})
+set_tests_properties(docs_check PROPERTIES LABELS quick)
 
 # CUDA kernels on the emulator. Fibers and sanitizers do not mix, and the flags are those of this machine.
 if(NOT CMAKE_CROSSCOMPILING AND NOT QUERN_SANITIZE AND NOT QUERN_FUZZ)

@@ -74,6 +74,39 @@ out:
     return rc;
 }
 
+/* A conversation without its oldest turn: up to the next message of the user's, so that no result loses its
+ * call. False: nothing more can go. */
+static bool drop_oldest(struct qn_ask *a)
+{
+    struct qn_json *old = a->chat.messages, *kept = qn_json_new(a->arena, QN_JSON_ARRAY);
+    size_t from = 0, to;
+    while (from < old->n && (qn_json_is_str(qn_json_get(old->items[from], "role"), "system") ||
+                             qn_json_is_str(qn_json_get(old->items[from], "role"), "developer")))
+        from++;
+    for (to = from + 1; to < old->n && !qn_json_is_str(qn_json_get(old->items[to], "role"), "user");) to++;
+    if (to >= old->n || !kept) return false;
+    for (size_t i = 0; i < old->n; i++)
+        if ((i < from || i >= to) && !qn_json_push(a->arena, kept, old->items[i])) return false;
+    a->chat.messages = kept;
+    return true;
+}
+
+/* Renders; while the prompt is too long, without the oldest turns, where the client allows it. */
+static int render_to_fit(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e)
+{
+    int rc = qn_api_render(out, x, a, e), max_context = qn_server_max_context(x->server), n_turn = 1;
+    int64_t room = QN_CLAMP(a->max_new, 1, max_context / 2);
+    while (!rc && a->drops_oldest && out->n_tok > max_context - room) {
+        int n = 0;
+        while (n < n_turn && drop_oldest(a)) n++;
+        if (!n) break;
+        n_turn *= 2; /* few renders for a long conversation */
+        qn_prompt_free(out);
+        rc = qn_api_render(out, x, a, e);
+    }
+    return rc;
+}
+
 void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e)
 {
     /* a model without a template cannot chat: the client's choice of endpoint, not a missing feature */
@@ -119,7 +152,7 @@ bool qn_api_refuse_length(struct qn_exchange *x, const struct qn_ask *a, int n_p
         return true;
     }
     int64_t completion = QN_MAX(a->max_new, 1);
-    x->param = "messages";
+    x->param = qn_json_is_null(qn_json_get(x->json, "input")) ? "messages" : "input";
     qn_http_fail_with(x, 400, "context_length_exceeded",
                       "This model's maximum context length is %d tokens. However, you requested %" PRId64
                       " tokens (%d in the messages, %" PRId64
@@ -150,7 +183,7 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         qn_http_fail(x, &e);
         goto out;
     }
-    if (qn_api_render(&prompt, x, a, &e)) {
+    if (render_to_fit(&prompt, x, a, &e)) {
         qn_api_fail_render(x, &e);
         goto out;
     }

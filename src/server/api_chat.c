@@ -231,7 +231,8 @@ int qn_api_read_chat(struct qn_ask *a, struct qn_exchange *x, const struct qn_js
     a->raw_reasoning = !strcmp(reasoning_format, "none");
     x->param = "messages";
     QN_TRY(qn_chat_read(&a->chat, body, e));
-    a->tools = a->chat.tools;
+    QN_TRY(qn_ask_find_foreign_tools(a, qn_json_get(body, "tools"), e));
+    QN_TRY(qn_chat_defer_tools(&a->chat, &a->tools, a->tool_name, e));
     x->param = NULL;
 out:
     return rc;

@@ -6,6 +6,7 @@
 #include "server/form.h"
 #include "server/sse.h"
 #include "server/stream.h"
+#include "text/chat_block.h"
 
 /* ------------------------------------------------------------------ reading */
 
@@ -46,74 +47,69 @@ static struct qn_json *image_part(struct qn_arena *arena, const struct qn_json *
     return part;
 }
 
-/* Text and images of a list of blocks; the others (searches, references, server tools) say nothing. */
-static bool push_parts(struct qn_arena *arena, struct qn_json *parts, const struct qn_json *block)
+/* A copy of a block that says where the client put it. */
+static struct qn_json *with_path(struct qn_arena *arena, const struct qn_json *block, const char *path)
+{
+    struct qn_json *copy = qn_json_new(arena, QN_JSON_OBJECT);
+    for (size_t i = 0; copy && i < block->n; i++)
+        if (!qn_json_set(arena, copy, block->keys[i].text, block->items[i])) return NULL;
+    if (copy && !qn_json_set(arena, copy, QN_CHAT_PATH, qn_json_new_str(arena, path, strlen(path))))
+        return NULL;
+    return copy;
+}
+
+/* A block as a part of a chat message; what it is that is no text, the conversation's reader knows. */
+static bool push_part(struct qn_arena *arena, struct qn_json *parts, const struct qn_json *block,
+                      const char *path)
 {
     const char *type = type_of(block);
+    const struct qn_json *text = qn_json_get(block, "text");
+    struct qn_json *part;
     if (qn_json_is(block, QN_JSON_STRING))
         return qn_json_push(arena, parts, text_part(arena, block->text, block->n));
-    const struct qn_json *text = qn_json_get(block, "text");
-    if (!strcmp(type, "document")) {
-        const struct qn_json *source = qn_json_get(block, "source");
-        if (qn_json_is_str(qn_json_get(source, "type"), "text")) text = qn_json_get(source, "data");
-    }
-    if (!strcmp(type, "image")) return qn_json_push(arena, parts, image_part(arena, block));
-    if (qn_json_is(text, QN_JSON_STRING))
+    if (!qn_json_is(block, QN_JSON_OBJECT)) return true;
+    if ((!*type || !strcmp(type, "text")) && qn_json_is(text, QN_JSON_STRING))
         return qn_json_push(arena, parts, text_part(arena, text->text, text->n));
-    return true;
+    if (!strcmp(type, "image")) {
+        part = image_part(arena, block);
+        if (part) part = with_path(arena, part, path);
+        return part && qn_json_set(arena, part, QN_CHAT_TYPE, qn_json_new_str(arena, "image", 5)) &&
+               qn_json_push(arena, parts, part);
+    }
+    part = with_path(arena, block, path);
+    return part && qn_json_push(arena, parts, part);
 }
 
-/* The text so far as a part, and an empty text to go on with. */
-static void push_text(struct qn_arena *arena, struct qn_json *parts, struct qn_buf *text)
-{
-    if (text->n_byte) qn_json_push(arena, parts, text_part(arena, qn_buf_str(text), text->n_byte));
-    qn_buf_clear(text);
-}
-
-/* A tool result: a tool message with its texts, a line each, and its images where they stand between them. */
-static int read_result(struct qn_ask *a, const struct qn_json *block, struct qn_err *e)
+/* A tool result: a tool message. Its blocks are lines of their own. */
+static int read_result(struct qn_ask *a, const struct qn_json *block, const char *path, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_arena *arena = a->arena;
     const struct qn_json *content = qn_json_get(block, "content"), *is_error = qn_json_get(block, "is_error"),
                          *id = qn_json_get(block, "tool_use_id");
-    struct qn_json *parts = qn_json_new(arena, QN_JSON_ARRAY);
-    struct qn_buf text = QN_BUF_INIT((size_t)256 << 20), all = QN_BUF_INIT((size_t)256 << 20);
-    if (qn_json_is(content, QN_JSON_STRING))
-        qn_buf_append(&text, content->text, content->n);
-    else
-        for (size_t i = 0; qn_json_is(content, QN_JSON_ARRAY) && i < content->n; i++) {
-            const struct qn_json *part = qn_json_get(content->items[i], "text");
-            if (!strcmp(type_of(content->items[i]), "image")) {
-                push_text(arena, parts, &text);
-                qn_json_push(arena, parts, image_part(arena, content->items[i]));
-            } else if (qn_json_is(part, QN_JSON_STRING)) {
-                if (text.n_byte) qn_buf_putc(&text, '\n');
-                qn_buf_append(&text, part->text, part->n);
-            }
-        }
-    bool has_image = parts && parts->n;
-    const struct qn_json *first = has_image ? qn_json_get(parts->items[0], "text") : NULL;
-    const char *begin = first ? first->text : qn_buf_str(&text);
-    const char *prefix = is_error && is_error->truth && strncmp(begin, "Error", 5) ? "Error: " : "";
-    if (has_image) {
-        push_text(arena, parts, &text);
-        struct qn_json *list = qn_json_new(arena, QN_JSON_ARRAY);
-        QN_FAIL_IF(!list, e, QN_TOOBIG, "messages: the request is too large");
-        if (*prefix) qn_json_push(arena, list, text_part(arena, prefix, strlen(prefix)));
-        for (size_t i = 0; i < parts->n; i++) qn_json_push(arena, list, parts->items[i]);
-        parts = list;
+    struct qn_json *parts = qn_json_new(arena, QN_JSON_ARRAY), *message;
+    bool ok = parts != NULL;
+    if (qn_json_is(content, QN_JSON_STRING)) ok = ok && push_part(arena, parts, content, path);
+    for (size_t i = 0; ok && qn_json_is(content, QN_JSON_ARRAY) && i < content->n; i++) {
+        char inner[128];
+        snprintf(inner, sizeof inner, "%.90s.content[%zu]", path, i);
+        if (parts->n) ok = qn_json_push(arena, parts, text_part(arena, "\n", 1));
+        ok = ok && push_part(arena, parts, content->items[i], inner);
     }
-    qn_buf_puts(&all, prefix);
-    qn_buf_append(&all, qn_buf_str(&text), text.n_byte);
-    struct qn_json *message = qn_chat_add_message(
-        &a->chat, "tool", has_image ? parts : qn_json_new_str(arena, qn_buf_str(&all), all.n_byte));
+    if (ok && qn_json_is(is_error, QN_JSON_BOOL) && is_error->truth) {
+        const struct qn_json *first = parts->n ? qn_json_get(parts->items[0], "text") : NULL;
+        if (!qn_json_is(first, QN_JSON_STRING) || strncmp(first->text, "Error", 5) != 0) {
+            struct qn_json *all = qn_json_new(arena, QN_JSON_ARRAY);
+            ok = all && qn_json_push(arena, all, text_part(arena, "Error: ", 7));
+            for (size_t i = 0; ok && i < parts->n; i++) ok = qn_json_push(arena, all, parts->items[i]);
+            parts = all;
+        }
+    }
+    message = ok ? qn_chat_add_message(&a->chat, "tool", parts) : NULL;
     QN_FAIL_IF(!message, e, QN_TOOBIG, "messages: the request is too large");
     if (qn_json_is(id, QN_JSON_STRING))
         qn_json_set(arena, message, "tool_call_id", qn_json_new_str(arena, id->text, id->n));
 out:
-    qn_buf_free(&text);
-    qn_buf_free(&all);
     return rc;
 }
 
@@ -124,27 +120,32 @@ static bool is_reminder(const struct qn_json *block)
            qn_chat_is_reminder(text->text, text->n);
 }
 
-static int read_user(struct qn_ask *a, const char *role, const struct qn_json *content, struct qn_err *e)
+static int read_user(struct qn_ask *a, const char *role, const struct qn_json *content, size_t at,
+                     struct qn_err *e)
 {
     int rc = QN_OK;
+    char path[128];
     struct qn_json *parts = qn_json_new(a->arena, QN_JSON_ARRAY);
     bool has_results = false;
     QN_FAIL_IF(!parts, e, QN_TOOBIG, "messages: the request is too large");
     /* results first: they answer the calls before */
     for (size_t i = 0; i < content->n; i++)
         if (!strcmp(type_of(content->items[i]), "tool_result")) {
-            QN_TRY(read_result(a, content->items[i], e));
+            snprintf(path, sizeof path, "messages[%zu].content[%zu]", at, i);
+            QN_TRY(read_result(a, content->items[i], path, e));
             has_results = true;
         }
-    for (size_t i = 0; i < content->n; i++)
+    for (size_t i = 0; i < content->n; i++) {
+        snprintf(path, sizeof path, "messages[%zu].content[%zu]", at, i);
         if (has_results && !parts->n && is_reminder(content->items[i])) {
             /* as a system message it joins the result; a user's turn would take the thinking out of the
              * history */
             QN_FAIL_IF(!qn_chat_add_message(&a->chat, "system", qn_json_get(content->items[i], "text")), e,
                        QN_TOOBIG, "messages: the request is too large");
         } else if (strcmp(type_of(content->items[i]), "tool_result") != 0)
-            QN_FAIL_IF(!push_parts(a->arena, parts, content->items[i]), e, QN_TOOBIG,
+            QN_FAIL_IF(!push_part(a->arena, parts, content->items[i], path), e, QN_TOOBIG,
                        "messages: the request is too large");
+    }
     if (parts->n || !has_results)
         QN_FAIL_IF(!qn_chat_add_message(&a->chat, role, parts), e, QN_TOOBIG,
                    "messages: the request is too large");
@@ -152,39 +153,52 @@ out:
     return rc;
 }
 
-static int read_assistant(struct qn_ask *a, const struct qn_json *content, struct qn_err *e)
+/* Text, thoughts and calls; what a vendor's server did in between is text, too. */
+static int read_assistant(struct qn_ask *a, const struct qn_json *content, size_t at, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_buf text = QN_BUF_INIT((size_t)256 << 20), thought = QN_BUF_INIT((size_t)256 << 20);
-    bool has_thought = false;
+    struct qn_arena *arena = a->arena;
+    struct qn_buf thought = QN_BUF_INIT((size_t)256 << 20);
+    struct qn_json *parts = qn_json_new(arena, QN_JSON_ARRAY);
+    bool has_thought = false, was_other = false;
+    QN_FAIL_IF(!parts, e, QN_TOOBIG, "messages: the request is too large");
     for (size_t i = 0; i < content->n; i++) {
         const struct qn_json *block = content->items[i];
         const char *type = type_of(block);
-        bool is_thought = !strcmp(type, "thinking");
-        const struct qn_json *t = qn_json_get(block, is_thought ? "thinking" : "text");
-        if (is_thought) has_thought = true;
-        if ((is_thought || !strcmp(type, "text")) && qn_json_is(t, QN_JSON_STRING))
-            qn_buf_append(is_thought ? &thought : &text, t->text, t->n);
+        char path[128];
+        if (!strcmp(type, "thinking")) {
+            const struct qn_json *t = qn_json_get(block, "thinking");
+            has_thought = true;
+            if (qn_json_is(t, QN_JSON_STRING)) qn_buf_append(&thought, t->text, t->n);
+        } else if (strcmp(type, "tool_use") != 0 && strcmp(type, "redacted_thinking") != 0) {
+            bool is_other = *type && strcmp(type, "text") != 0;
+            snprintf(path, sizeof path, "messages[%zu].content[%zu]", at, i);
+            bool ok = true;
+            if (parts->n && (is_other || was_other))
+                ok = qn_json_push(arena, parts, text_part(arena, "\n", 1));
+            QN_FAIL_IF(!ok || !push_part(arena, parts, block, path), e, QN_TOOBIG,
+                       "messages: the request is too large");
+            was_other = is_other;
+        }
     }
-    struct qn_json *message =
-        qn_chat_add_message(&a->chat, "assistant", qn_json_new_str(a->arena, qn_buf_str(&text), text.n_byte));
+    struct qn_json *message = qn_chat_add_message(&a->chat, "assistant", parts);
     QN_FAIL_IF(!message, e, QN_TOOBIG, "messages: the request is too large");
     if (has_thought)
-        qn_json_set(a->arena, message, "reasoning_content",
-                    qn_json_new_str(a->arena, qn_buf_str(&thought), thought.n_byte));
+        qn_json_set(arena, message, "reasoning_content",
+                    qn_json_new_str(arena, qn_buf_str(&thought), thought.n_byte));
     for (size_t i = 0; i < content->n; i++) {
         const struct qn_json *block = content->items[i];
         if (strcmp(type_of(block), "tool_use") != 0) continue;
         const struct qn_json *id = qn_json_get(block, "id"), *name = qn_json_get(block, "name");
         struct qn_json *input = qn_json_get(block, "input");
-        QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING), e, QN_INVAL, "messages: a tool_use block has no name");
-        if (!input) input = qn_json_new(a->arena, QN_JSON_OBJECT);
+        QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING), e, QN_INVAL,
+                   "messages[%zu].content[%zu]: a tool_use block needs a name", at, i);
+        if (!input) input = qn_json_new(arena, QN_JSON_OBJECT);
         QN_FAIL_IF(!qn_chat_add_call(&a->chat, message, qn_json_is(id, QN_JSON_STRING) ? id->text : "",
                                      name->text, input),
                    e, QN_TOOBIG, "messages: the request is too large");
     }
 out:
-    qn_buf_free(&text);
     qn_buf_free(&thought);
     return rc;
 }
@@ -212,7 +226,9 @@ static int read_messages(struct qn_ask *a, struct qn_exchange *x, const struct q
                     continue;
                 /* blocks are paragraphs of their own */
                 if (parts->n) qn_json_push(a->arena, parts, text_part(a->arena, "\n\n", 2));
-                QN_FAIL_IF(!push_parts(a->arena, parts, system->items[i]), e, QN_TOOBIG,
+                char path[64];
+                snprintf(path, sizeof path, "system[%zu]", i);
+                QN_FAIL_IF(!push_part(a->arena, parts, system->items[i], path), e, QN_TOOBIG,
                            "system: the request is too large");
             }
         if (parts->n)
@@ -241,9 +257,9 @@ static int read_messages(struct qn_ask *a, struct qn_exchange *x, const struct q
         QN_FAIL_IF(!qn_json_is(content, QN_JSON_ARRAY), e, QN_INVAL,
                    "messages[%zu].content must be a string or an array of blocks", i);
         if (is_prefill)
-            QN_TRY(read_assistant(a, content, e));
+            QN_TRY(read_assistant(a, content, i, e));
         else
-            QN_TRY(read_user(a, name, content, e));
+            QN_TRY(read_user(a, name, content, i, e));
     }
     /* a last assistant message is to be continued */
     if (is_prefill) {
@@ -266,14 +282,16 @@ static int read_tools(struct qn_ask *a, struct qn_exchange *x, const struct qn_j
         const char *type = type_of(tool);
         if (*type && strcmp(type, "custom") != 0) { /* runs at the vendor's side */
             a->chat.n_tools_skipped++;
+            a->chat.loads_all |= !strncmp(type, "tool_search_tool", 16);
+            QN_TRY(qn_ask_add_foreign_tool(a, type, qn_json_is(name, QN_JSON_STRING) ? name->text : type, e));
             continue;
         }
         QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING), e, QN_INVAL, "tools[%zu] has no name", i);
         QN_FAIL_IF(!qn_chat_add_tool(&a->chat, name->text, qn_json_get(tool, "description"),
-                                     qn_json_get(tool, "input_schema")),
+                                     qn_json_get(tool, "input_schema")) ||
+                       !qn_chat_flag_tool(&a->chat, tool),
                    e, QN_TOOBIG, "tools: the request is too large");
     }
-    a->tools = a->chat.tools;
     const struct qn_json *choice = qn_json_get(body, "tool_choice");
     QN_TRY(qn_ask_read_tool_choice(a, x, choice, e));
     const struct qn_json *single = qn_json_get(choice, "disable_parallel_tool_use");
@@ -320,6 +338,7 @@ int qn_api_read_messages(struct qn_ask *a, struct qn_exchange *x, const struct q
     x->param = "chat_template_kwargs";
     QN_TRY(qn_json_get_obj(body, "chat_template_kwargs", &a->chat.kwargs, e));
     QN_TRY(read_messages(a, x, body, e));
+    QN_TRY(qn_chat_defer_tools(&a->chat, &a->tools, a->tool_name, e));
 out:
     return rc;
 }
@@ -340,8 +359,8 @@ static void write_usage(struct qn_stream *s, struct qn_buf *out)
     struct qn_usage u = qn_stream_usage(s);
     qn_buf_printf(out,
                   "{\"input_tokens\":%d,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":%d,"
-                  "\"output_tokens\":%d}",
-                  u.prompt - u.cached, u.cached, u.completion);
+                  "\"output_tokens\":%d,\"output_tokens_details\":{\"thinking_tokens\":%d}}",
+                  u.prompt - u.cached, u.cached, u.completion, u.reasoning);
 }
 
 static void begin(struct qn_stream *s)

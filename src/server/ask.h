@@ -47,11 +47,15 @@ struct qn_ask {
     int n_ban;
     int64_t truncate; /* prompt tokens kept from its end; 0: all, -1: what leaves room for an answer */
 
+    bool drops_oldest; /* where the prompt is too long, the oldest turns are left out */
+
     /* tools and form */
     const struct qn_json *tools; /* as the parser wants them, or NULL */
     enum qn_tool_mode tool_mode;
     const char *tool_name;               /* NAMED */
     const struct qn_json *allowed_tools; /* array of names, or NULL: all */
+    const char *foreign[64]; /* [2 * n_foreign] types and names of tools that run at a vendor's side */
+    int n_foreign;
     bool no_parallel;
     const char *form; /* "json_object", "json_schema", "regex", "grammar", "choice" or NULL */
     const struct qn_json *form_value;

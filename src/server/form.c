@@ -6,6 +6,46 @@
 #include "engine/engine.h"
 #include "text/constrain.h"
 
+int qn_ask_add_foreign_tool(struct qn_ask *a, const char *type, const char *name, struct qn_err *e)
+{
+    int rc = QN_OK;
+    if (2 * a->n_foreign + 2 > (int)QN_COUNT(a->foreign)) goto out;
+    char *own_type = qn_arena_strndup(a->arena, type, strlen(type)),
+         *own_name = qn_arena_strndup(a->arena, name, strlen(name));
+    QN_FAIL_IF(!own_type || !own_name, e, QN_TOOBIG, "tools: the request is too large");
+    a->foreign[2 * a->n_foreign] = own_type;
+    a->foreign[2 * a->n_foreign++ + 1] = own_name;
+out:
+    return rc;
+}
+
+int qn_ask_find_foreign_tools(struct qn_ask *a, const struct qn_json *tools, struct qn_err *e)
+{
+    int rc = QN_OK;
+    for (size_t i = 0; qn_json_is(tools, QN_JSON_ARRAY) && i < tools->n; i++) {
+        const struct qn_json *type = qn_json_get(tools->items[i], "type"),
+                             *name = qn_json_get(tools->items[i], "name");
+        if (!qn_json_is(type, QN_JSON_STRING) || !strcmp(type->text, "function")) continue;
+        a->chat.loads_all |= !strncmp(type->text, "tool_search", 11);
+        QN_TRY(qn_ask_add_foreign_tool(a, type->text,
+                                       qn_json_is(name, QN_JSON_STRING) ? name->text : type->text, e));
+    }
+out:
+    return rc;
+}
+
+/* A choice that only a vendor's servers could follow. */
+static const char *forced_foreign(const struct qn_ask *a, const struct qn_toolset *tools)
+{
+    bool is_any = a->tool_mode == QN_TOOL_REQUIRED && !(tools && tools->n_tool);
+    for (int i = 0; i < a->n_foreign; i++) {
+        bool is_named = a->tool_mode == QN_TOOL_NAMED && (!strcmp(a->tool_name, a->foreign[2 * i]) ||
+                                                          !strcmp(a->tool_name, a->foreign[2 * i + 1]));
+        if (is_any || is_named) return a->foreign[2 * i + 1];
+    }
+    return NULL;
+}
+
 int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *v,
                             struct qn_err *e)
 {
@@ -42,6 +82,10 @@ int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struc
     } else { /* {"type":"function","function":{"name"}}, {"type":"function","name"}, {"type":"tool","name"} */
         const struct qn_json *name = qn_json_get(qn_json_get(v, "function"), "name");
         if (!name) name = qn_json_get(v, "name");
+        if (!name) name = qn_json_get(qn_json_get(v, "custom"), "name");
+        bool is_function = qn_json_is_str(type, "function") || qn_json_is_str(type, "tool") ||
+                           qn_json_is_str(type, "custom");
+        if (!name && !is_function) name = type; /* {"type":"web_search"} forces a tool of that type */
         QN_FAIL_IF(!qn_json_is(name, QN_JSON_STRING) || !name->n, e, QN_INVAL,
                    "tool_choice: an object must name a function");
         a->tool_mode = QN_TOOL_NAMED;
@@ -57,7 +101,15 @@ int qn_ask_check_choice(const struct qn_ask *a, struct qn_exchange *x, const str
 {
     int rc = QN_OK;
     bool has_tools = tools && tools->n_tool;
+    const char *foreign = forced_foreign(a, tools);
     x->param = "tool_choice";
+    QN_FAIL_IF(foreign && (a->tool_mode == QN_TOOL_REQUIRED ||
+                           qn_toolset_find(tools, a->tool_name, strlen(a->tool_name)) < 0),
+               e, QN_INVAL,
+               "tool_choice asks for '%.60s', which runs on its vendor's servers and is not run here; leave "
+               "it out, or offer a "
+               "function that does it",
+               foreign);
     if (a->tool_mode == QN_TOOL_REQUIRED || a->tool_mode == QN_TOOL_NAMED)
         QN_FAIL_IF(!has_tools, e, QN_INVAL, "tool_choice asks for a call, but the request has no tools");
     if (a->tool_mode == QN_TOOL_NAMED)

@@ -6,6 +6,10 @@
 #include "server/ask.h"
 #include "text/toolset.h"
 
+/* A tool of a type that is not run here: a choice that forces it is refused by its name. */
+int qn_ask_add_foreign_tool(struct qn_ask *a, const char *type, const char *name, struct qn_err *e);
+int qn_ask_find_foreign_tools(struct qn_ask *a, const struct qn_json *tools, struct qn_err *e);
+/* Before or after the tools are read: the names are compared in qn_ask_check_choice. */
 int qn_ask_read_tool_choice(struct qn_ask *a, struct qn_exchange *x, const struct qn_json *choice,
                             struct qn_err *e);
 /* --- form_read.c --- */

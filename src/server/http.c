@@ -146,6 +146,13 @@ static void queue(struct qn_exchange *x, int status, struct MHD_Response *respon
         add_header(response, "Access-Control-Expose-Headers", "x-request-id, request-id");
     }
     if (status == 429 || status == 503) add_header(response, "Retry-After", "2");
+    /* the SDKs ask this header first; without it they, or the agents on them, try errors again that will not
+     * pass */
+    if (status >= 400) {
+        bool may_pass = status == 408 || status == 429 || status == 503 || status == 529;
+        bool is_ours = status >= 500 && status != 501;
+        if (may_pass || !is_ours) add_header(response, "x-should-retry", may_pass ? "true" : "false");
+    }
     if (x->must_close) add_header(response, "Connection", "close");
     if (status == 401) add_header(response, "WWW-Authenticate", "Bearer");
     QN_CHECK(!x->is_answered);

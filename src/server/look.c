@@ -2,6 +2,7 @@
 #include "server/look.h"
 
 #include "base/mem.h"
+#include "text/chat_block.h"
 
 static int check_counts(const struct qn_look *l, const struct qn_look_rules *r, struct qn_err *e)
 {
@@ -36,7 +37,11 @@ int qn_look_read(struct qn_look *l, struct qn_chat *chat, const struct qn_look_r
         if (rc == QN_FORMAT || rc == QN_UNSUPPORTED || rc == QN_IO || rc == QN_TIMEOUT)
             rc = QN_INVAL; /* of the client's picture, not of ours */
         if (rc && e) e->code = rc;
-        if (rc) qn_err_prefix(e, "messages[%zu].content[%zu]", m->message, m->place);
+        const struct qn_json *path = qn_json_get(m->part, QN_CHAT_PATH); /* another dialect's own */
+        if (rc && qn_json_is(path, QN_JSON_STRING))
+            qn_err_prefix(e, "%.100s", path->text);
+        else if (rc)
+            qn_err_prefix(e, "messages[%zu].content[%zu]", m->message, m->place);
         if (rc) goto out;
         const struct qn_item *item = l->items[i];
         m->n_step = item->grid[0];

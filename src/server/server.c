@@ -13,6 +13,7 @@
 #include "base/notify.h"
 #include "engine/engine.h"
 #include "server/api.h"
+#include "server/compact.h"
 #include "server/calls.h"
 #include "server/stored.h"
 #include "server/trace.h"
@@ -24,6 +25,7 @@ static const struct qn_route routes[] = {
     {"/v1/messages/count_tokens", QN_POST, QN_ROUTE_ENGINE | QN_ROUTE_ANTHROPIC, qn_api_count_tokens},
     {"/v1/responses", QN_POST, QN_ROUTE_ENGINE, qn_api_responses},
     {"/v1/responses/input_tokens", QN_POST, QN_ROUTE_ENGINE, qn_api_count_input},
+    {"/v1/responses/compact", QN_POST, QN_ROUTE_ENGINE, qn_api_compact},
     {"/v1/responses/", QN_GET | QN_DELETE, QN_ROUTE_TAIL, qn_api_responses_get},
     {"/v1/embeddings", QN_POST, 0, qn_api_embeddings},
     {"/v1/models", QN_GET, QN_ROUTE_QUIET, qn_api_models},

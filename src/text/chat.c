@@ -64,7 +64,7 @@ int qn_chat_read(struct qn_chat *c, const struct qn_json *request, struct qn_err
         tools = qn_json_get(body, "functions");
         what = "functions";
     }
-    QN_TRY(qn_chat_normal_tools(&c->tools, c->arena, tools, what, &c->n_tools_skipped, e));
+    QN_TRY(qn_chat_normal_tools(&c->tools, c->arena, tools, what, true, &c->n_tools_skipped, e));
     QN_TRY(qn_json_get_arr(body, "documents", &c->documents, e));
     QN_TRY(qn_json_get_obj(body, "chat_template_kwargs", &c->kwargs, e));
     QN_FAIL_IF(c->kwargs && c->kwargs->n > QN_CHAT_MAX_KWARGS, e, QN_TOOBIG,
@@ -687,7 +687,7 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
     for (int i = 0; i < chat->n_media; i++) n_run += (size_t)chat->media[i].n_step;
     p.media = n_run ? xcalloc(n_run, sizeof *p.media) : NULL;
     QN_TRY(qn_chat_normal_messages(&r.normal, chat->messages, e));
-    QN_TRY(qn_chat_normal_tools(&r.tools, r.arena, chat->tools, "tools", &n_skipped, e));
+    QN_TRY(qn_chat_normal_tools(&r.tools, r.arena, chat->tools, "tools", false, &n_skipped, e));
     QN_TRY(choose_template(&r));
     QN_TRY(make_marks(&r));
     QN_TRY(run_template(&r, &o, &p.used_empty_user));

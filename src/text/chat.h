@@ -51,6 +51,8 @@ struct qn_chat {
     const char
         *template_source; /* the request's own template, or NULL; only used when the server allows it */
 
+    bool loads_all; /* deferred tools are in the prompt: who would find them does not run here */
+
     /* --- what reading found, for a log line --- */
     int n_tools_skipped; /* tools of a type that is not "function" */
 };
@@ -82,6 +84,13 @@ bool qn_chat_add_call(struct qn_chat *c, struct qn_json *message, const char *id
 /* Appends {"type":"function","function":{...}}; description and parameters may be NULL. */
 bool qn_chat_add_tool(struct qn_chat *c, const char *name, struct qn_json *description,
                       struct qn_json *parameters);
+/* strict and defer_loading of a client's tool, kept beside the last tool added. */
+bool qn_chat_flag_tool(struct qn_chat *c, const struct qn_json *from);
+/* Tools with defer_loading leave chat.tools until a tool_reference in the messages shows them; the part gets
+ * the definition as its text. *callable: what can be called, for the parser and the constraint. forced (or
+ * NULL) is a tool that has to be there. After messages and tools are read. */
+int qn_chat_defer_tools(struct qn_chat *c, const struct qn_json **callable, const char *forced,
+                        struct qn_err *e);
 /* Is this the billing text that Claude Code puts first in its system prompt? It changes from request to
  * request and would break the prefix cache; normalisation drops such blocks of system messages. */
 bool qn_chat_is_billing_header(const char *text, size_t n);

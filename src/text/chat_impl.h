@@ -37,9 +37,10 @@ struct qn_chat_normal {
 };
 
 int qn_chat_normal_messages(struct qn_chat_normal *out, const struct qn_json *messages, struct qn_err *e);
-/* *out is NULL when there is no usable tool. */
+/* *out is NULL when there is no usable tool. keeps_flags: strict and defer_loading stay beside the function.
+ */
 int qn_chat_normal_tools(struct qn_json **out, struct qn_arena *arena, const struct qn_json *tools,
-                         const char *what, int *n_skipped, struct qn_err *e);
+                         const char *what, bool keeps_flags, int *n_skipped, struct qn_err *e);
 /* Has the conversation a user message that is not just wrapped tool results? */
 bool qn_chat_has_query(const struct qn_json *messages);
 /* A JSON object from the text of a call's arguments: decoded, else what can be recovered, else empty. */

@@ -7,6 +7,7 @@
 #include "text/chat_impl.h"
 
 #include "base/hash.h"
+#include "text/chat_block.h"
 
 enum role { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_TOOL };
 
@@ -61,17 +62,6 @@ bool qn_chat_is_reminder(const char *text, size_t n)
     }
 }
 
-/* Type of a part that is no text; what the client may call it. */
-static bool is_media_type(const char *type)
-{
-    static const char *const media[] = {"image",       "image_url",   "input_image", "video",
-                                        "video_url",   "input_video", "audio",       "audio_url",
-                                        "input_audio", "input_file",  "file",        "document"};
-    for (size_t i = 0; i < QN_COUNT(media); i++)
-        if (!strcmp(type, media[i])) return true;
-    return false;
-}
-
 /* A thought among the parts of a content: not visible text. Proxies leave other dialects' blocks there. */
 static bool is_thought(const struct qn_json *part)
 {
@@ -97,41 +87,76 @@ static const struct qn_json *media_mark(struct qn_chat_normal *out, const struct
     return NULL;
 }
 
-/* The text of one part of a content list; *text stays NULL for a part without text. */
-static int part_text(struct qn_chat_normal *out, const struct qn_json *part, size_t i, size_t k,
-                     const struct qn_json **text, struct qn_err *e)
+/* Where a part stands, in the client's own words. */
+static void path_of(char *out, size_t n, const struct qn_json *part, size_t i, size_t k)
+{
+    const struct qn_json *path = string_of(part, QN_CHAT_PATH);
+    if (path)
+        snprintf(out, n, "%.120s", path->text);
+    else
+        snprintf(out, n, "messages[%zu].content[%zu]", i, k);
+}
+
+/* The text that stands for a part which is none. A result is not refused for what is in it: each later turn
+ * of the session would be, too. */
+static int other_text(struct qn_arena *arena, const struct qn_json *part, const char *path, const char *type,
+                      bool is_lenient, const struct qn_json **text, struct qn_err *e)
 {
     int rc = QN_OK;
+    const char *medium = qn_chat_block_medium(part);
+    const struct qn_json *own = string_of(part, QN_CHAT_TYPE);
+    if (!type && medium && qn_json_get(part, "image_url")) type = "image_url";
+    struct qn_buf b = QN_BUF_INIT((size_t)256 << 20);
+    QN_FAIL_IF(
+        medium && !is_lenient, e, QN_INVAL,
+        "%s: a part of type '%.60s' is not supported: this model is served for text only; leave the part out",
+        path,
+        own    ? own->text
+        : type ? type
+               : medium);
+    QN_FAIL_IF(!medium && !is_lenient && !qn_chat_block_is_known(part), e, QN_INVAL,
+               "%s: unknown part type '%.60s'", path, type ? type : "");
+    qn_chat_block_text(&b, part);
+    *text = b.failed ? NULL : qn_json_new_str(arena, qn_buf_str(&b), b.n_byte);
+    QN_NEED(*text, e);
+out:
+    qn_buf_free(&b);
+    return rc;
+}
+
+/* The text of one part of a content list; *text stays NULL for a part without text. */
+static int part_text(struct qn_chat_normal *out, const struct qn_json *part, size_t i, size_t k,
+                     enum role role, const struct qn_json **text, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char path[128];
     *text = NULL;
     if (qn_json_is_null(part)) goto out;
     if (part->type == QN_JSON_STRING) {
         *text = part;
         goto out;
     }
-    QN_FAIL_IF(part->type != QN_JSON_OBJECT, e, QN_INVAL,
-               "messages[%zu].content[%zu] must be an object with a type", i, k);
+    path_of(path, sizeof path, part, i, k);
+    QN_FAIL_IF(part->type != QN_JSON_OBJECT, e, QN_INVAL, "%s must be an object with a type", path);
     if (is_thought(part)) goto out;
     if (out->n_media && (*text = media_mark(out, part))) goto out;
     const struct qn_json *type = qn_json_get(part, "type");
     QN_FAIL_IF(!qn_json_is_null(type) && type->type != QN_JSON_STRING, e, QN_INVAL,
-               "messages[%zu].content[%zu].type must be a string", i, k);
-    const char *name = qn_json_is_null(type) ? NULL : type->text[0] == 0 ? NULL : type->text;
-    static const char *const keys[] = {"image_url", "image", "video_url", "video", "input_audio"};
-    for (size_t m = 0; !name && m < QN_COUNT(keys); m++)
-        if (!qn_json_is_null(qn_json_get(part, keys[m]))) name = keys[m];
-    QN_FAIL_IF(name && is_media_type(name), e, QN_INVAL,
-               "messages[%zu].content[%zu]: a part of type '%s' is not supported: this model is served for "
-               "text only; "
-               "leave the part out",
-               i, k, name);
+               "%s.type must be a string", path);
+    const char *name = qn_json_is_null(type) || !type->text[0] ? NULL : type->text;
+    bool is_text = name && (!strcmp(name, "text") || !strcmp(name, "input_text") ||
+                            !strcmp(name, "output_text") || !strcmp(name, "refusal"));
+    if (!is_text && (name || qn_chat_block_medium(part))) {
+        bool is_lenient = role == ROLE_TOOL || role == ROLE_ASSISTANT ||
+                          (string_of(part, QN_CHAT_PATH) && !qn_chat_block_medium(part));
+        QN_TRY(other_text(out->arena, part, path, name, is_lenient, text, e));
+        goto out;
+    }
     const char *key = name && !strcmp(name, "refusal") ? "refusal" : "text";
     const struct qn_json *v = qn_json_get(part, key);
-    QN_FAIL_IF(name && strcmp(name, "text") && strcmp(name, "input_text") && strcmp(name, "output_text") &&
-                   strcmp(name, "refusal"),
-               e, QN_INVAL, "messages[%zu].content[%zu]: unknown part type '%.60s'", i, k, name);
-    QN_FAIL_IF(!qn_json_is_null(v) && v->type != QN_JSON_STRING, e, QN_INVAL,
-               "messages[%zu].content[%zu].%s must be a string", i, k, key);
-    QN_FAIL_IF(qn_json_is_null(v), e, QN_INVAL, "messages[%zu].content[%zu] has no '%s'", i, k, key);
+    QN_FAIL_IF(!qn_json_is_null(v) && v->type != QN_JSON_STRING, e, QN_INVAL, "%s.%s must be a string", path,
+               key);
+    QN_FAIL_IF(qn_json_is_null(v), e, QN_INVAL, "%s has no '%s'", path, key);
     *text = v;
 out:
     return rc;
@@ -165,11 +190,12 @@ static struct qn_json *without_billing(struct qn_arena *arena, struct qn_json *t
 }
 
 /* The content of message i as one text node; NULL for null or absent. */
-static int content_text(struct qn_chat_normal *norm, const struct qn_json *content, size_t i, bool is_system,
+static int content_text(struct qn_chat_normal *norm, const struct qn_json *content, size_t i, enum role role,
                         struct qn_json **out, struct qn_err *e)
 {
     struct qn_arena *arena = norm->arena;
     int rc = QN_OK;
+    const bool is_system = role == ROLE_SYSTEM;
     struct qn_json *text = NULL;
     if (qn_json_is_null(content)) {
         *out = NULL;
@@ -184,18 +210,18 @@ static int content_text(struct qn_chat_normal *norm, const struct qn_json *conte
         QN_FAIL_IF(content->type != QN_JSON_ARRAY, e, QN_INVAL,
                    "messages[%zu].content must be a string, a list of parts or null", i);
         size_t n = 0;
+        const struct qn_json **texts = qn_arena_alloc(arena, (content->n + 1) * sizeof *texts);
+        QN_NEED(texts, e);
         for (size_t k = 0; k < content->n; k++) {
-            const struct qn_json *part;
-            QN_TRY(part_text(norm, content->items[k], i, k, &part, e));
-            if (part) n += part->n;
+            QN_TRY(part_text(norm, content->items[k], i, k, role, &texts[k], e));
+            if (texts[k]) n += texts[k]->n;
         }
         char *bytes = qn_arena_alloc(arena, n + 1);
         text = qn_json_new(arena, QN_JSON_STRING);
         QN_NEED(bytes && text, e);
         text->text = bytes;
         for (size_t k = 0; k < content->n; k++) {
-            const struct qn_json *part;
-            QN_TRY(part_text(norm, content->items[k], i, k, &part, e));
+            const struct qn_json *part = texts[k];
             if (!part || (is_system && qn_chat_is_billing_header(part->text, part->n))) continue;
             if (part->n) memcpy(bytes + text->n, part->text, part->n);
             text->n += part->n;
@@ -406,7 +432,7 @@ static int normal_message(struct qn_chat_normal *out, const struct qn_json *from
                "messages[%zu].role must be a string", i);
     enum role role = qn_json_is_null(role_name) ? ROLE_USER : role_of(role_name->text);
     struct qn_json *content = NULL;
-    QN_TRY(content_text(out, qn_json_get(from, "content"), i, role == ROLE_SYSTEM, &content, e));
+    QN_TRY(content_text(out, qn_json_get(from, "content"), i, role, &content, e));
     const struct qn_json *refusal = string_of(from, "refusal");
     if (!content && role == ROLE_ASSISTANT && refusal) {
         content = qn_json_new_str(a, refusal->text, refusal->n);
@@ -591,8 +617,25 @@ out:
     return rc;
 }
 
+/* What is about a tool, not of it: for whoever reads calls, never for the prompt. */
+static bool keep_flags(struct qn_arena *a, struct qn_json *to, const struct qn_json *from)
+{
+    static const char *const flags[] = {"strict", "defer_loading"};
+    for (size_t i = 0; i < QN_COUNT(flags); i++) {
+        struct qn_json *v = qn_json_get(from, flags[i]);
+        if (qn_json_is_null(v)) v = qn_json_get(qn_json_get(from, "function"), flags[i]);
+        if (!qn_json_is_null(v) && !qn_json_set(a, to, flags[i], v)) return false;
+    }
+    return true;
+}
+
+bool qn_chat_flag_tool(struct qn_chat *c, const struct qn_json *from)
+{
+    return c->tools && c->tools->n && keep_flags(c->arena, c->tools->items[c->tools->n - 1], from);
+}
+
 int qn_chat_normal_tools(struct qn_json **out, struct qn_arena *a, const struct qn_json *tools,
-                         const char *what, int *n_skipped, struct qn_err *e)
+                         const char *what, bool keeps_flags, int *n_skipped, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_json *list = NULL;
@@ -626,6 +669,7 @@ int qn_chat_normal_tools(struct qn_json **out, struct qn_arena *a, const struct 
             QN_NEED(qn_json_set(a, one, "type", qn_json_new_str(a, "function", 8)), e);
             QN_NEED(qn_json_set(a, one, "function", kept), e);
         }
+        if (keeps_flags) QN_NEED(keep_flags(a, one, from), e);
         QN_NEED(qn_json_push(a, list, one), e);
     }
 done:

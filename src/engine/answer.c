@@ -4,7 +4,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/loop.h"
+#include "engine/beside.h"
+#include "text/grammar.h"
 
 static void end(struct qn_verdict *v, enum qn_finish finish, int32_t stop_tok)
 {
@@ -26,7 +27,9 @@ void qn_answer_unsound(const struct qn_seq *q, int pos, struct qn_verdict *out)
 
 static void end_stuck(const struct qn_seq *q, struct qn_verdict *out)
 {
-    int code = q->params->constraint ? qn_grammar_failed(q->params->constraint) : QN_OK;
+    int code = q->beside               ? q->beside->failed
+               : q->params->constraint ? qn_grammar_failed(q->params->constraint)
+                                       : QN_OK;
     end(out, QN_FINISH_ERROR, -1);
     qn_err_set(&out->error, code ? code : QN_UNSUPPORTED, __FILE__, __LINE__,
                code ? "the grammar of the request needs too many states or steps; a simpler one helps"
@@ -58,7 +61,7 @@ void qn_answer_take(struct qn_seq *q, const struct qn_step_token *token, bool is
         return;
     }
     bool stops = qn_pick_stops(&q->pick, token->tok);
-    qn_pick_advance(&q->pick, token->tok);
+    if (!q->beside) qn_pick_advance(&q->pick, token->tok);
     qn_seq_push(q, token->tok);
     if (!stops || q->params->keep_stop_tok) {
         q->stats.n_new++;
@@ -69,12 +72,8 @@ void qn_answer_take(struct qn_seq *q, const struct qn_step_token *token, bool is
         end(out, QN_FINISH_STOP, token->tok);
         return;
     }
-    /* the end comes behind anything drafted by now, as with any other limit: the same token at every depth */
-    if (!q->is_loop && qn_pick_watch(&q->pick, q->tok + q->n_prompt, qn_seq_n_new(q)) &&
-        q->max_tok - q->n_tok > QN_LOOP_DELAY) {
-        q->is_loop = true;
-        q->max_tok = q->n_tok + QN_LOOP_DELAY;
-    }
+    if (!q->beside && !q->is_loop && qn_pick_watch(&q->pick, q->tok + q->n_prompt, qn_seq_n_new(q)))
+        qn_seq_end_loop(q);
     if (q->n_tok >= q->max_tok) end(out, QN_FINISH_LENGTH, -1);
 }
 
@@ -82,5 +81,6 @@ void qn_answer_keep_drafts(struct qn_seq *q, const struct qn_step_result *result
 {
     q->n_draft = result->n_drafted[at];
     q->draft_is_lookup = false;
+    if (q->beside) q->n_draft = 0; /* the row behind a draft would need a mask, too */
     memcpy(q->draft, result->draft + (size_t)at * QN_MAX_DRAFT, (size_t)q->n_draft * sizeof *q->draft);
 }

@@ -2,6 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine/batch.h"
 
+#include "base/clock.h"
+#include "engine/beside.h"
+#include "text/grammar.h"
 #include "base/mem.h"
 #include "model/config.h"
 
@@ -141,7 +144,9 @@ static struct qn_step_seq *add_seq(struct qn_batch *b, struct qn_seq *s, int n_r
     return q;
 }
 
-static void add_logit(struct qn_batch *b, int row, const struct qn_pick *pick)
+/* ready: the mask was made beside the step. */
+static void add_logit(struct qn_batch *b, int row, const struct qn_pick *pick,
+                      const struct qn_beside_job *ready)
 {
     int at = b->step.n_logit++;
     QN_CHECK(at < b->max_logits);
@@ -150,13 +155,21 @@ static void add_logit(struct qn_batch *b, int row, const struct qn_pick *pick)
     b->mask_at[at] = -1;
     b->score_tok[at] = -1;
     b->is_stuck[at] = false;
-    if (!pick || qn_pick_is_free(pick)) return;
+    if (!pick || (ready ? ready->is_free : qn_pick_is_free(pick))) return;
     if (b->n_mask == b->mask_capacity) {
         b->mask_capacity = QN_MAX(8, 2 * b->mask_capacity);
         b->mask = xreallocarray(b->mask, (size_t)b->mask_capacity, (size_t)b->mask_words * sizeof *b->mask);
     }
     uint32_t *words = b->mask + (size_t)b->n_mask * (size_t)b->mask_words;
-    b->is_stuck[at] = !qn_pick_mask(pick, words, b->vocab);
+    if (ready) {
+        memcpy(words, ready->words, (size_t)b->mask_words * sizeof *words);
+        b->is_stuck[at] = ready->is_stuck;
+    } else {
+        int64_t from_us = pick->mask ? qn_now_us() : 0;
+        b->is_stuck[at] = !qn_pick_mask(pick, words, b->vocab);
+        if (pick->mask && qn_now_us() - from_us > QN_BESIDE_SLOW_US)
+            qn_grammar_set_heavy(pick->params->constraint);
+    }
     b->mask_at[at] = b->n_mask++;
 }
 
@@ -166,12 +179,12 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
     /* Walk the rules along the drafts: a forced token takes the draft's place, a draft that is not allowed
      * ends them, a stop token is the last. */
     struct qn_pick walk = s->pick;
-    int n_draft = QN_MIN(s->n_draft, max_draft);
+    int n_draft = s->beside ? 0 : QN_MIN(s->n_draft, max_draft);
     int row = b->step.n_row;
     QN_CHECK(b->step.n_seq == b->step.n_decode);
     int first_logit = b->step.n_logit;
     b->tok[row] = s->tok[s->n_done];
-    add_logit(b, row, &walk);
+    add_logit(b, row, &walk, s->beside);
     int n = 0;
     bool is_off = false;
     while (n < n_draft) {
@@ -182,7 +195,7 @@ void qn_batch_add_decode(struct qn_batch *b, struct qn_seq *s, int max_draft, bo
         bool is_last = qn_pick_stops(&walk, tok), is_other = tok != s->draft[n];
         qn_pick_advance(&walk, tok);
         b->tok[row + ++n] = tok;
-        add_logit(b, row + n, &walk);
+        add_logit(b, row + n, &walk, NULL);
         if (is_last) break;
         is_off |= is_other; /* the drafts behind are of another path: only what is forced goes on */
         if (is_off && qn_pick_forced(&walk) < 0 && qn_pick_guess(&walk) < 0) break;
@@ -237,7 +250,7 @@ static void add_prefill(struct qn_batch *b, struct qn_seq *s, const struct qn_ba
     if (rows->all_logits) {
         QN_CHECK(b->step.n_seq == 0);
         for (int i = 0; i < n_row; i++)
-            add_logit(b, row + i, wants_token && i == n_row - 1 ? &s->pick : NULL);
+            add_logit(b, row + i, wants_token && i == n_row - 1 ? &s->pick : NULL, s->beside);
         first_logit = n_row - 1;
         b->step.all_logits = true;
         if (s->job && !s->wants_scores)
@@ -245,7 +258,7 @@ static void add_prefill(struct qn_batch *b, struct qn_seq *s, const struct qn_ba
         else
             want_scores(b, s, n_row);
     } else if (wants_token) {
-        add_logit(b, row + n_row - 1, &s->pick);
+        add_logit(b, row + n_row - 1, &s->pick, s->beside);
     }
     struct qn_step_seq *q = add_seq(b, s, n_row, wants_token ? rows->n_draft_next : 0);
     q->wants_token = wants_token;

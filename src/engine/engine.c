@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/answer.h"
+#include "engine/beside.h"
 #include "engine/board.h"
 #include "engine/flight.h"
 #include "engine/meet.h"
@@ -32,7 +33,8 @@ enum letter_kind {
     LETTER_JOB_NEXT,
     LETTER_CANCEL_ALL,
     LETTER_QUIT,
-    LETTER_TIER
+    LETTER_TIER,
+    LETTER_MASK
 };
 
 struct qn_engine {
@@ -53,7 +55,8 @@ struct qn_engine {
     struct qn_chores chores; /* for the next piece of work */
     struct qn_spec spec;
     struct qn_sched sched;
-    struct qn_tier *tier; /* or NULL */
+    struct qn_beside *beside; /* or NULL: no masks */
+    struct qn_tier *tier;     /* or NULL */
     int64_t next_save_us;
     struct qn_batch batch[2];
     int next_batch;
@@ -120,6 +123,7 @@ static void finish(struct qn_engine *g, struct qn_seq *q, enum qn_finish finish,
         qn_told_add(&g->told, q->request);
         qn_request_unref(q->request);
     }
+    qn_beside_drop(q);
     qn_seq_free(q);
 }
 
@@ -141,6 +145,14 @@ static void expire(struct qn_engine *g, struct qn_seq **list, const int *n)
             struct qn_err e = {0};
             qn_err_set(&e, QN_TIMEOUT, __FILE__, __LINE__, "the request's deadline has passed");
             finish(g, q, QN_FINISH_ERROR, -1, &e);
+        } else if (q->is_late && qn_is_past(q->beside->post_us + QN_BESIDE_DEADLINE_US)) {
+            struct qn_err e = {0};
+            qn_err_set(&e, QN_TOOBIG, __FILE__, __LINE__,
+                       "the grammar of the request takes more than %d s to say which tokens may come next; a "
+                       "simpler "
+                       "one helps",
+                       QN_BESIDE_DEADLINE_US / 1000000);
+            finish(g, q, QN_FINISH_ERROR, -1, &e);
         }
     }
 }
@@ -160,8 +172,11 @@ static bool follow(struct qn_engine *g, struct qn_seq *q, const struct qn_verdic
 static bool take_token(struct qn_engine *g, struct qn_seq *q, const struct qn_batch *b, int logit)
 {
     struct qn_verdict v;
+    int32_t tok = b->result.token[logit].tok;
     qn_answer_take(q, &b->result.token[logit], b->is_stuck[logit], &v);
-    return follow(g, q, &v);
+    if (!follow(g, q, &v)) return false;
+    if (q->beside) qn_beside_send(g->beside, q, tok);
+    return true;
 }
 
 static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
@@ -196,7 +211,7 @@ static void apply_decode(struct qn_engine *g, struct qn_batch *b, int at)
         }
     }
     qn_seq_publish(q, g->cache);
-    qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
+    if (!q->beside) qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
 static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
@@ -239,7 +254,7 @@ static void apply_prefill(struct qn_engine *g, struct qn_batch *b, int at)
     int logit = b->step.seq[at].first_logit;
     if (!take_token(g, q, b, logit)) return;
     qn_seq_publish(q, g->cache);
-    qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
+    if (!q->beside) qn_spec_lookup(&g->spec, q, qn_sched_room(&g->sched, q));
 }
 
 static void apply(struct qn_engine *g, struct qn_batch *b)
@@ -328,6 +343,10 @@ static void next_step(struct qn_engine *g)
 {
     struct qn_batch *b = &g->batch[g->next_batch];
     save_one(g);
+    if (g->beside) {
+        qn_beside_move(g->beside, g->sched.running, g->sched.n_running, g->options.masks_beside);
+        qn_beside_move(g->beside, g->sched.waiting, g->sched.n_waiting, g->options.masks_beside);
+    }
     qn_sched_admit(&g->sched);
     bool has_step = qn_sched_build(&g->sched, b);
     if (!has_step) {
@@ -377,6 +396,10 @@ static void read_letter(struct qn_engine *g, struct qn_letter *letter)
         break;
     case LETTER_QUIT:
         g->is_quitting = true;
+        break;
+    case LETTER_MASK:
+        qn_beside_take(letter);
+        atomic_store(&g->last_step_us, qn_now_us());
         break;
     case LETTER_TIER:
         qn_tier_letter(g->tier, letter);
@@ -501,6 +524,12 @@ static void init_sched(struct qn_engine *g)
 /* Everything but the thread, which has ended or was never there. */
 static void destroy(struct qn_engine *g)
 {
+    qn_beside_close(g->beside);
+    for (struct qn_letter *next = qn_mail_take(g->mail, 0), *letter;
+         (letter = next);) { /* of ended sequences */
+        next = letter->next;
+        if (letter->kind == LETTER_MASK) qn_beside_take(letter);
+    }
     qn_ranks_close(g->ranks);
     qn_meet_local_free(g->meet);
     if (g->sched.running) qn_sched_fini(&g->sched);
@@ -557,6 +586,8 @@ int qn_engine_open(struct qn_engine **out, const struct qn_engine_options *o, st
                                            .max_context = g->info.max_context,
                                            .can_constrain = o->mask != NULL};
     init_sched(g);
+    if (o->mask)
+        g->beside = qn_beside_create(o->mask, g->size.config.vocab, g->mail, LETTER_MASK, o->mask_delay_us);
     for (int i = 0; i < 2; i++) qn_batch_init(&g->batch[i], d);
     char line[200];
     snprintf(line, sizeof line, "context %d, sequences %d, pages %d, slots %d, step %d, mtp %d",

@@ -44,6 +44,8 @@ struct qn_engine_options {
     int64_t disk_tier_bytes;  /* 0: default */
     int64_t disk_write_bytes; /* that may be written there a day; 0: default; -1: no limit */
     float itl_target_ms;      /* 0: from the measured time of a step */
+    bool masks_beside;        /* tests: the masks of every grammar are made beside the step, */
+    int mask_delay_us;        /* and take up to so much longer */
     int slice_parts;   /* tests: parts of the model in a slice of prefill, whoever else runs; 0: decided */
     bool checks_pools; /* tests: when idle, walk every page instead of adding up the counters */
     int stuck_s;       /* a step that takes longer ends the process with a flight record; 0: default */

@@ -143,6 +143,11 @@ void qn_pick_advance(struct qn_pick *k, int32_t tok)
 
 bool qn_pick_watch(struct qn_pick *k, const int32_t *tok, int n_tok)
 {
+    return qn_pick_watch_as(k, tok, n_tok, !k->mask || qn_grammar_is_free(k->params->constraint, k->state));
+}
+
+bool qn_pick_watch_as(struct qn_pick *k, const int32_t *tok, int n_tok, bool is_free)
+{
     if (k->n_new % QN_LOOP_EVERY || k->params->ignore_eos) return false;
     if (k->in_think) {
         if (k->n_forced || k->think_limit - k->n_think <= QN_LOOP_DELAY) return false;
@@ -150,7 +155,7 @@ bool qn_pick_watch(struct qn_pick *k, const int32_t *tok, int n_tok)
             k->think_limit = k->n_think + QN_LOOP_DELAY;
         return false;
     }
-    if (!k->mask || qn_grammar_is_free(k->params->constraint, k->state)) return false;
+    if (is_free) return false;
     return qn_loop_period(tok, n_tok, QN_LOOP_PERIOD / 4, VALUE_LEAST, VALUE_TIMES) > 0;
 }
 

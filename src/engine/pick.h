@@ -39,6 +39,8 @@ void qn_pick_advance(struct qn_pick *k, int32_t tok);
 /* Looks, now and then, whether the n_tok generated tokens go in a loop. A thought that does is closed a
  * little later, behind anything drafted by now. True: constrained output does, which has no other end. */
 bool qn_pick_watch(struct qn_pick *k, const int32_t *tok, int n_tok);
+/* The same where it is known whether the grammar's state is free. */
+bool qn_pick_watch_as(struct qn_pick *k, const int32_t *tok, int n_tok, bool is_free);
 
 /* Is the token one of list[n]? */
 bool qn_is_listed(const int32_t *list, int n, int32_t tok);

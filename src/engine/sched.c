@@ -253,7 +253,7 @@ static int depth_for(const struct qn_sched *s, const struct qn_seq *q, int depth
 
 static int next_depth(const struct qn_sched *s, const struct qn_seq *q, int depth, int max_draft)
 {
-    if (!s->spec->has_mtp || s->spec->fixed == 0) return 0;
+    if (q->beside || !s->spec->has_mtp || s->spec->fixed == 0) return 0;
     return depth_for(s, q, depth, 1 + QN_MIN(q->n_draft, max_draft));
 }
 
@@ -268,9 +268,9 @@ static bool reserve_all(struct qn_sched *s, int depth, int max_draft)
 {
     for (int i = 0; i < s->n_running; i++) {
         struct qn_seq *q = s->running[i];
-        if (q->state != QN_SEQ_DECODE) continue;
+        if (q->state != QN_SEQ_DECODE || q->is_late) continue;
         int n_before = s->n_running;
-        int n_row = 1 + QN_MIN(q->n_draft, max_draft);
+        int n_row = 1 + (q->beside ? 0 : QN_MIN(q->n_draft, max_draft));
         make_room(s, q, q->n_done + n_row + next_depth(s, q, depth, max_draft) + 1);
         if (s->n_running != n_before) return false;
     }
@@ -293,7 +293,7 @@ static struct qn_seq *next_prefill(const struct qn_sched *s, const struct qn_bat
     struct qn_seq *best = NULL;
     for (int i = 0; i < s->n_running; i++) {
         struct qn_seq *q = s->running[i];
-        bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || qn_seq_wants_rows(q);
+        bool is_taken = q->state != QN_SEQ_PREFILL || q->is_paused || q->is_late || qn_seq_wants_rows(q);
         is_taken |= is_slice_in && q == s->sliced;
         for (int k = b->step.n_decode; k < b->step.n_seq && !is_taken; k++) is_taken = b->part[k].seq == q;
         if (!is_taken && (!best || reads_first(s, q, best))) best = q;
@@ -304,7 +304,7 @@ static struct qn_seq *next_prefill(const struct qn_sched *s, const struct qn_bat
 /* Drafts wanted behind a chunk of n rows. */
 static int depth_behind(struct qn_sched *s, struct qn_seq *q, int n, bool keeps, int depth)
 {
-    int next = keeps && q->n_done + n == q->n_tok ? depth_for(s, q, depth, 1) : 0;
+    int next = keeps && !q->beside && q->n_done + n == q->n_tok ? depth_for(s, q, depth, 1) : 0;
     return next && qn_seq_reserve(q, s->cache, q->n_tok + next + 1) ? next : 0; /* not worth a victim */
 }
 
@@ -347,7 +347,8 @@ static void add_prefills(struct qn_sched *s, struct qn_batch *b, int depth)
             fits = n_decode ? qn_cost_fit(&s->cost, left_us, q->n_done, left, &used_us) : left;
             if (used_us > left_us && (!is_first || s->sliced)) fits = 0;
         }
-        if (!fits) q = slice_to ? NULL : s->sliced; /* it may, part by part */
+        if (!fits)
+            q = slice_to || (s->sliced && s->sliced->is_late) ? NULL : s->sliced; /* it may, part by part */
         if (!q) break;
         if (q == s->sliced) {
             slice_to = fit_parts(s, &left_us, is_first);
@@ -387,7 +388,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
     int n_decode = 0, n_whole = 0;
     int64_t n_context = 0;
     for (int i = 0; i < s->n_running; i++) {
-        if (s->running[i]->state != QN_SEQ_DECODE) continue;
+        if (s->running[i]->state != QN_SEQ_DECODE || s->running[i]->is_late) continue;
         n_decode++;
         n_context += s->running[i]->n_done;
         n_whole += qn_seq_has_mtp(s->running[i]);
@@ -396,7 +397,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
     if (!s->last_was_rows || !n_decode) {
         for (int i = 0; i < s->n_running; i++) {
             struct qn_seq *q = s->running[i];
-            if (q->state != QN_SEQ_PREFILL || q->is_paused || !qn_seq_wants_rows(q)) continue;
+            if (q->state != QN_SEQ_PREFILL || q->is_paused || q->is_late || !qn_seq_wants_rows(q)) continue;
             int n = qn_seq_chunk(q, QN_MIN(s->step_tokens, s->max_logits - 1));
             struct qn_batch_rows rows = {
                 .n_row = n, .wants_mtp = has_mtp && (q->job || reads_mtp(s, q)), .all_logits = true};
@@ -417,7 +418,7 @@ bool qn_sched_build(struct qn_sched *s, struct qn_batch *b)
     n_decode = 0;
     for (int i = 0; i < s->n_running; i++) {
         struct qn_seq *q = s->running[i];
-        if (q->state != QN_SEQ_DECODE) continue;
+        if (q->state != QN_SEQ_DECODE || q->is_late) continue;
         qn_batch_add_decode(b, q, max_draft, keeps_mtp || q->params->mtp > 0,
                             next_depth(s, q, depth, max_draft));
         n_decode++;

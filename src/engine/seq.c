@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "engine/loop.h"
 
 #define SNAPSHOT_EVERY 8192 /* tokens of prefill */
 #define MAX_MTP_GAP                                                                                          \
@@ -70,6 +71,13 @@ void qn_seq_push(struct qn_seq *s, int32_t tok)
     }
     s->tok[s->n_tok++] = tok;
     if (s->needs_seen) qn_seen_add(&s->seen, tok, true);
+}
+
+void qn_seq_end_loop(struct qn_seq *s)
+{
+    if (s->max_tok - s->n_tok <= QN_LOOP_DELAY) return;
+    s->is_loop = true;
+    s->max_tok = s->n_tok + QN_LOOP_DELAY;
 }
 
 int qn_seq_keep_mtp(struct qn_seq *s, bool keeps)

@@ -16,6 +16,8 @@
 
 #include "engine/hold.h"
 #include "engine/pick.h"
+
+struct qn_beside_job; /* engine/beside.h */
 #include "engine/tier.h"
 
 enum qn_seq_state { QN_SEQ_WAITING, QN_SEQ_PREFILL, QN_SEQ_DECODE };
@@ -76,6 +78,8 @@ struct qn_seq {
     double lookup_rate;   /* how often the first looked-up draft was right, smoothed */
 
     struct qn_pick pick;
+    struct qn_beside_job *beside; /* its masks are made beside the step; or NULL */
+    bool is_late;                 /* the next one is not there yet: it sits out */
     struct qn_seen seen;
     bool needs_seen;
 
@@ -99,6 +103,9 @@ static inline int qn_seq_n_new(const struct qn_seq *s)
 /* Are the logits of every row of its prompt needed? Then nothing of it may come from the cache. */
 bool qn_seq_wants_rows(const struct qn_seq *s);
 void qn_seq_push(struct qn_seq *s, int32_t tok); /* a generated token */
+/* Its output goes in a loop: it ends a little later, behind anything drafted by now, as with any other limit:
+ * the same token at every depth. */
+void qn_seq_end_loop(struct qn_seq *s);
 /* A step is being built that keeps the MTP layer's KV, or does not. Tells where the MTP layer's keys begin.
  */
 int qn_seq_keep_mtp(struct qn_seq *s, bool keeps);

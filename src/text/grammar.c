@@ -7,15 +7,18 @@
 #include "base/mem.h"
 #include "text/term.h"
 
-#define WORN_TERMS (1u << 16)
-#define WORN_WORK  (QN_GRAMMAR_MAX_TERMS * QN_TERMS_WORK_A_TERM / 4)
+/* From here on a mask may take milliseconds: tool lists of 128 tools have some 1,600 terms. */
+#define HEAVY_WIDTH 200
+#define HEAVY_TERMS 8192
+#define WORN_TERMS  (1u << 16)
+#define WORN_WORK   (QN_GRAMMAR_MAX_TERMS * QN_TERMS_WORK_A_TERM / 4)
 
 struct qn_grammar {
     atomic_int n_ref;
     uint64_t serial;
     struct qn_terms *terms;
     qn_term start;
-    atomic_bool is_worn;
+    atomic_bool is_worn, is_heavy;
 };
 
 _Static_assert(QN_GSTATE_DEAD == QN_TERM_EMPTY && QN_GSTATE_END == QN_TERM_EPS, "states are terms");
@@ -28,6 +31,7 @@ struct qn_grammar *qn_grammar_create(struct qn_terms *t, qn_term start)
     g->serial = atomic_fetch_add(&next_serial, 1);
     g->terms = t;
     g->start = start;
+    atomic_init(&g->is_heavy, qn_terms_widest(t) >= HEAVY_WIDTH || qn_terms_count(t) >= HEAVY_TERMS);
     return g;
 }
 
@@ -47,6 +51,16 @@ void qn_grammar_release(struct qn_grammar *g)
     if (!g || atomic_fetch_sub(&g->n_ref, 1) != 1) return;
     qn_terms_free(g->terms);
     free(g);
+}
+
+bool qn_grammar_is_heavy(const struct qn_grammar *g)
+{
+    return atomic_load(&g->is_heavy);
+}
+
+void qn_grammar_set_heavy(struct qn_grammar *g)
+{
+    atomic_store(&g->is_heavy, true);
 }
 
 qn_gstate qn_grammar_start(const struct qn_grammar *g)

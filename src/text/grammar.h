@@ -29,6 +29,9 @@ typedef uint32_t qn_gstate;
 struct qn_grammar *qn_grammar_acquire(struct qn_grammar *g);
 void qn_grammar_release(struct qn_grammar *g); /* NULL is allowed */
 
+/* May a mask of it take long? Known from its width and size when it is made, or from what a mask took. */
+bool qn_grammar_is_heavy(const struct qn_grammar *g);
+void qn_grammar_set_heavy(struct qn_grammar *g);
 qn_gstate qn_grammar_start(const struct qn_grammar *g);
 /* The state after n bytes (of one token, or of many). DEAD stays DEAD. A marker that has to be its token does
  * not match its bytes. */

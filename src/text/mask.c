@@ -49,6 +49,7 @@ struct entry {
 };
 
 struct qn_mask {
+    bool is_shared; /* the vocabulary and its trie are another's */
     int n_vocab, max_len;
     size_t n_word;
     char *text;             /* all bytes */
@@ -181,6 +182,47 @@ static void set_marker(struct qn_mask *m, int id)
     if (marker >= 0) m->markers[marker] = id;
 }
 
+static void open_caches(struct qn_mask *m, size_t cache_bytes)
+{
+    m->n_entry = (uint32_t)QN_CLAMP(cache_bytes / (m->n_word * 8), 4, 65536);
+    m->entries = xcalloc(m->n_entry, sizeof *m->entries);
+    m->cached = xcalloc(m->n_entry * m->n_word, sizeof *m->cached);
+    m->stack = xcalloc((size_t)m->max_len + 2, sizeof *m->stack);
+    m->path = xcalloc((size_t)m->max_len + 2, sizeof *m->path);
+    prepare(m);
+    m->stats.cache_bytes = m->n_entry * m->n_word * 8;
+}
+
+struct qn_mask *qn_mask_share(const struct qn_mask *of, size_t cache_bytes)
+{
+    struct qn_mask *m = xcalloc(1, sizeof *m);
+    *m = (struct qn_mask){.is_shared = true,
+                          .n_vocab = of->n_vocab,
+                          .max_len = of->max_len,
+                          .n_word = of->n_word,
+                          .text = of->text,
+                          .offset = of->offset,
+                          .len = of->len,
+                          .kind = of->kind,
+                          .ends = of->ends,
+                          .n_end = of->n_end,
+                          .order = of->order,
+                          .by_len = of->by_len,
+                          .n_order = of->n_order,
+                          .n_node = of->n_node,
+                          .cap_node = of->cap_node,
+                          .byte = of->byte,
+                          .next = of->next,
+                          .first = of->first,
+                          .set_of = of->set_of,
+                          .sets = of->sets,
+                          .n_set = of->n_set,
+                          .cap_set = of->cap_set};
+    memcpy(m->markers, of->markers, sizeof m->markers);
+    open_caches(m, cache_bytes);
+    return m;
+}
+
 int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -225,15 +267,8 @@ int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, stru
     for (int len = m->max_len; len > 0; len--) /* few lengths: a pass each is quick enough once */
         for (uint32_t i = 0; i < m->n_order; i++)
             if (m->len[m->order[i]] == (uint32_t)len) m->by_len[k++] = m->order[i];
-    size_t cache = vocab->cache_bytes ? vocab->cache_bytes : (size_t)64 << 20;
-    m->n_entry = (uint32_t)QN_CLAMP(cache / (m->n_word * 8), 4, 65536);
-    m->entries = xcalloc(m->n_entry, sizeof *m->entries);
-    m->cached = xcalloc(m->n_entry * m->n_word, sizeof *m->cached);
-    m->stack = xcalloc((size_t)m->max_len + 2, sizeof *m->stack);
-    m->path = xcalloc((size_t)m->max_len + 2, sizeof *m->path);
-    prepare(m);
+    open_caches(m, vocab->cache_bytes ? vocab->cache_bytes : (size_t)64 << 20);
     m->stats.trie_bytes = (size_t)m->cap_node * 13 + m->cap_set * sizeof(struct set) + n_byte;
-    m->stats.cache_bytes = m->n_entry * m->n_word * 8;
     *out = m;
     m = NULL;
 out:
@@ -251,18 +286,20 @@ void qn_mask_free(struct qn_mask *m)
         free(m->loops[i].edges);
     }
     forget_texts(m);
-    free(m->text);
-    free(m->offset);
-    free(m->len);
-    free(m->kind);
-    free(m->ends);
-    free(m->order);
-    free(m->by_len);
-    free(m->byte);
-    free(m->next);
-    free(m->first);
-    free(m->set_of);
-    free(m->sets);
+    if (!m->is_shared) {
+        free(m->text);
+        free(m->offset);
+        free(m->len);
+        free(m->kind);
+        free(m->ends);
+        free(m->order);
+        free(m->by_len);
+        free(m->byte);
+        free(m->next);
+        free(m->first);
+        free(m->set_of);
+        free(m->sets);
+    }
     free(m->entries);
     free(m->cached);
     free(m->stack);

@@ -29,6 +29,8 @@ struct qn_mask;
 
 /* Copies what it needs of the vocabulary. */
 int qn_mask_create(struct qn_mask **out, const struct qn_mask_vocab *vocab, struct qn_err *e);
+/* Caches of its own over the same vocabulary, which outlives it; for another thread. */
+struct qn_mask *qn_mask_share(const struct qn_mask *m, size_t cache_bytes);
 void qn_mask_free(struct qn_mask *m);
 
 size_t qn_mask_words(const struct qn_mask *m); /* 64-bit words of a mask: (n_vocab + 63) / 64 */

@@ -136,6 +136,11 @@ int qn_terms_failed(const struct qn_terms *t)
     return t->failed;
 }
 
+size_t qn_terms_widest(const struct qn_terms *t)
+{
+    return t->widest;
+}
+
 size_t qn_terms_count(const struct qn_terms *t)
 {
     return t->n_terms;
@@ -243,6 +248,7 @@ qn_term qn_term_alts(struct qn_terms *t, const qn_term *list, size_t n)
     for (size_t i = 0; i < n; i++) total += t->terms[list[i]].kind == ALT ? t->terms[list[i]].b : 1;
     qn_term small[32], *flat = total <= QN_COUNT(small) ? small : xmalloc(total * sizeof *flat);
     t->n_work += total;
+    t->widest = QN_MAX(t->widest, total);
     for (size_t i = 0; i < n; i++) {
         const struct term *x = &t->terms[list[i]];
         if (x->kind == ALT)
@@ -332,6 +338,7 @@ qn_term qn_term_object(struct qn_terms *t, const struct qn_term_object *object)
     GROW(t, objects, 1);
     struct object *o = &t->objects[t->n_objects];
     *o = (struct object){.def = *object};
+    t->widest = QN_MAX(t->widest, (size_t)object->n_member);
     o->members = xcalloc((size_t)object->n_member + 1, sizeof *o->members);
     for (int i = 0; i < object->n_member; i++) {
         o->members[i] = object->members[i];

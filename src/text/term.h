@@ -28,6 +28,8 @@ void qn_terms_free(struct qn_terms *t);
 /* QN_TOOBIG once a cap was reached (terms, steps, ...); makers then return EMPTY. */
 int qn_terms_failed(const struct qn_terms *t);
 size_t qn_terms_count(const struct qn_terms *t);
+size_t
+qn_terms_widest(const struct qn_terms *t); /* most alternatives, or members of an object, put together */
 /* Steps spent so far: derivatives made, alternatives sorted, sequences copied; some 20 to 40 ns each. With
  * more than so many for each of max_terms the terms have failed. */
 #define QN_TERMS_WORK_A_TERM 64

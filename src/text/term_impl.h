@@ -85,6 +85,7 @@ struct trigger {
     uint32_t n_##name, cap_##name
 
 struct qn_terms {
+    size_t widest;
     GROWABLE(struct term, terms);
     GROWABLE(char, pool);
     GROWABLE(qn_term, lists);

@@ -87,6 +87,7 @@ enum {
     AXIS_BAD_WORDS,
     AXIS_LOGPROBS,
     AXIS_MEDIA,
+    AXIS_MASKS,
     N_AXIS
 };
 
@@ -104,6 +105,7 @@ static const struct axis axis_table[N_AXIS] = {
     {"bad words", {"none", "tokens", "sequences", "under a grammar", "and a list of allowed ones"}, {0}},
     {"log-probs", {"not asked", "asked"}, {0}},
     {"pictures", {"none", "one", "more"}, {0}},
+    {"masks", {"in the step", "beside it", "beside it and late"}, {0}},
 };
 static const int depths[] = {0, 1, 2, 3, 5, 8, -1}, chunks[] = {5, 16, 64, 100, 512}, slices[] = {0, 1, 3};
 static const float temperatures[] = {0, 0.7f, 1.0f};
@@ -461,6 +463,8 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     while ((!b->n_compared && !o.mtp) || (is_restart && (o.mtp != 0) != had_drafts));
     o.step_tokens = chunks[roll(d, (int)QN_COUNT(chunks))];
     o.slice_parts = slices[roll(d, (int)QN_COUNT(slices))];
+    o.masks_beside = roll(d, 2);
+    o.mask_delay_us = o.masks_beside && roll(d, 2) ? 300 : 0;
     o.max_seqs = seqs[roll(d, (int)QN_COUNT(seqs))];
     o.snapshot_gap = gaps[roll(d, (int)QN_COUNT(gaps))];
     o.no_prefix_cache = !roll(d, 8);
@@ -477,10 +481,10 @@ static void open_tried(struct bench *b, enum qn_fake_fault fault)
     }
     snprintf(b->kind, sizeof b->kind,
              "mtp %d step %d slices %d seqs %d gap %d cache %d pages %d slots %d accept %d tiers %d %d "
-             "threads %d ranks %d wire %d",
+             "threads %d ranks %d wire %d masks %d %d",
              o.mtp, o.step_tokens, o.slice_parts, o.max_seqs, o.snapshot_gap, !o.no_prefix_cache, o.n_page,
              o.n_slot, fo.accept_percent, (int)(o.ram_tier_bytes >> 10), o.disk_tier != NULL, o.n_thread,
-             o.n_rank, b->fake.options.over_wire);
+             o.n_rank, b->fake.options.over_wire, o.masks_beside, o.mask_delay_us);
     b->is_fixed = o.mtp >= 0 && !o.disk_tier; /* files may be of an engine that slept */
     b->n_wave = 0;
     o.mask = b->tried_mask;
@@ -549,6 +553,7 @@ static void count(struct bench *b, const struct asked *wave, int n, int at, cons
                                                               : 1);
     axis_count(&a[AXIS_LOGPROBS], p->sample.n_top >= 0);
     axis_count(&a[AXIS_MEDIA], QN_MIN(p->n_span, 2));
+    if (wave[at].q->grammar >= 0) axis_count(&a[AXIS_MASKS], o->masks_beside + (o->mask_delay_us > 0));
     b->n_compared++;
     b->n_cached += s->n_cached > 0;
     b->n_drafted += s->n_drafted;

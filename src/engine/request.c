@@ -100,7 +100,7 @@ static size_t size_of(const struct qn_request_params *p)
 {
     size_t each =
         4 * (size_t)p->n_tok; /* the copy; the sequence's own, which grows to twice itself and more */
-    return sizeof(struct qn_request) +
+    return sizeof(struct qn_request) + (size_t)p->n_span * sizeof *p->span +
            sizeof(int32_t) * (each + 2 * (size_t)p->n_bias + (size_t)p->n_stop + (size_t)p->n_allowed_word);
 }
 

@@ -5,13 +5,23 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
+static size_t size_of(int n_row, int hidden)
+{
+    return sizeof(struct qn_embeds) + (size_t)n_row * (size_t)hidden * sizeof(float);
+}
+
 struct qn_embeds *qn_embeds_create(int n_row, int hidden)
 {
     QN_CHECK(n_row > 0 && hidden > 0);
-    size_t n = (size_t)n_row * (size_t)hidden;
-    struct qn_embeds *m = try_malloc(sizeof *m + n * sizeof *m->rows, 1);
-    if (!m) return NULL;
+    qn_share share = qn_share_mine();
+    if (!qn_share_take(share, size_of(n_row, hidden))) return NULL;
+    struct qn_embeds *m = try_malloc(size_of(n_row, hidden), 1);
+    if (!m) {
+        qn_share_give(share, size_of(n_row, hidden));
+        return NULL;
+    }
     atomic_init(&m->n_ref, 1);
+    m->share = share;
     m->n_row = n_row;
     m->hidden = hidden;
     return m;
@@ -25,7 +35,9 @@ struct qn_embeds *qn_embeds_acquire(struct qn_embeds *m)
 
 void qn_embeds_release(struct qn_embeds *m)
 {
-    if (m && atomic_fetch_sub(&m->n_ref, 1) == 1) free(m);
+    if (!m || atomic_fetch_sub(&m->n_ref, 1) != 1) return;
+    qn_share_give(m->share, size_of(m->n_row, m->hidden));
+    free(m);
 }
 
 int qn_spans_check(const struct qn_media_span *list, int n, int n_tok, int hidden, struct qn_err *e)

@@ -16,11 +16,14 @@
 
 #include <stdatomic.h>
 
+#include "base/budget.h"
 #include "base/err.h"
 
-/* Rows of embeddings, shared by whoever holds a reference. Written by who made it, before others get it. */
+/* Rows of embeddings, shared by whoever holds a reference. Written by who made it, before others get it. Paid
+ * by the request that its maker works for (base/budget.h). */
 struct qn_embeds {
     atomic_int n_ref;
+    qn_share share;
     int n_row, hidden;
     float rows[]; /* [n_row, hidden] */
 };

@@ -266,12 +266,31 @@ static void test_refusals(void **state)
     close_fake(g);
 }
 
+/* Embeddings are part of what their request may have. */
+static void test_budget(void **state)
+{
+    (void)state;
+    qn_budget_set(1 << 20, 40 << 10);
+    qn_share share = qn_share_open(), before = qn_share_use(share);
+    struct qn_embeds *m = qn_embeds_create(1000, HIDDEN);
+    assert_non_null(m);
+    assert_true(qn_share_used(share) >= 1000 * HIDDEN * sizeof(float));
+    assert_null(qn_embeds_create(1000, HIDDEN));
+    qn_share_use(before);
+    qn_embeds_release(qn_embeds_acquire(m));
+    assert_true(qn_share_used(share) > 0);
+    qn_embeds_release(m);
+    assert_int_equal(qn_share_used(share), 0);
+    qn_share_close(share);
+    qn_budget_set(0, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rope_positions), cmocka_unit_test(test_two_pictures),
         cmocka_unit_test(test_other_question), cmocka_unit_test(test_restart),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_budget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,3 +96,8 @@ set_tests_properties(docs_check PROPERTIES LABELS quick)
 if(NOT CMAKE_CROSSCOMPILING AND NOT QUERN_SANITIZE AND NOT QUERN_FUZZ)
   include(cmake/simt.cmake)
 endif()
+
+# Not a test: how fast pictures are looked at (bench/vision-2026-12.md).
+add_executable(tower_speed EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/kern/tower_speed.c)
+target_link_libraries(tower_speed PRIVATE quern_all)
+set_target_properties(tower_speed PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)

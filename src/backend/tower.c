@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "backend/cpu/amx.h"
 #include "backend/ref/ref.h"
 #include "backend/tower_impl.h"
 #include "base/mem.h"
@@ -147,7 +148,8 @@ size_t qn_tower_bytes(const struct qn_tower *t)
 
 size_t qn_tower_act_bytes(const struct qn_tower *t, int n_in, int n_row)
 {
-    return t->is_ref ? (size_t)n_in * sizeof(float) : qn_packed_act_bytes(n_in, n_row, t->act);
+    return t->is_ref ? (size_t)n_in * sizeof(float)
+                     : qn_packed_act_bytes(n_in, QN_ROUND_UP(n_row, QN_AMX_ROWS), t->act);
 }
 
 void qn_tower_prepare(const struct qn_tower *t, const float *x, int n_in, int n_row, void *to)
@@ -156,6 +158,16 @@ void qn_tower_prepare(const struct qn_tower *t, const float *x, int n_in, int n_
     size_t row_bytes = qn_packed_act_bytes(n_in, 1, t->act);
     for (int r = 0; r < n_row; r++)
         t->k->act((char *)to + (size_t)r * row_bytes, x + (size_t)r * (size_t)n_in, n_in, t->act, is_pairs);
+}
+
+void qn_tower_multiply(const struct qn_tower *t, const struct qn_packed *p, const void *act, int n_row,
+                       float *y, int ldy)
+{
+    (void)t;
+    if (qn_amx_serves(p))
+        qn_amx_run(p, act, n_row, y, ldy);
+    else
+        qn_packed_run(p, act, n_row, y, ldy, 0, qn_packed_n_tile(p));
 }
 
 static void linear_ref(const struct qn_tower *t, const struct tower_linear *w, const float *x, int n_row,
@@ -179,7 +191,7 @@ void qn_tower_linear(const struct qn_tower *t, const struct tower_linear *w, con
         linear_ref(t, w, x, n_row, y, act);
     } else {
         qn_tower_prepare(t, x, w->n_in, n_row, act);
-        qn_packed_run(w->packed, act, n_row, y, w->n_out, 0, qn_packed_n_tile(w->packed));
+        qn_tower_multiply(t, w->packed, act, n_row, y, w->n_out);
     }
     for (int r = 0; r < n_row; r++)
         for (int n = 0; n < w->n_out; n++) y[(size_t)r * (size_t)w->n_out + (size_t)n] += w->bias[n];

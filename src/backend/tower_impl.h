@@ -50,6 +50,10 @@ struct qn_tower {
 /* Rows as the packed kernels read them. */
 void qn_tower_prepare(const struct qn_tower *t, const float *x, int n_in, int n_row, void *to);
 
+/* y = products of prepared rows; act has room for n_row rounded up to QN_AMX_ROWS (qn_tower_act_bytes). */
+void qn_tower_multiply(const struct qn_tower *t, const struct qn_packed *p, const void *act, int n_row,
+                       float *y, int ldy);
+
 /* y [n_row, N] = x W^T + bias, on the calling thread. act: scratch of tower_act_bytes. */
 size_t qn_tower_act_bytes(const struct qn_tower *t, int n_in, int n_row);
 void qn_tower_linear(const struct qn_tower *t, const struct tower_linear *w, const float *x, int n_row,

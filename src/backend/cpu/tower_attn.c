@@ -8,7 +8,7 @@
 #include "base/mem.h"
 
 #define KEYS    512   /* of a block */
-#define QUERIES 48    /* of a task */
+#define QUERIES 64    /* of a task */
 #define AHEAD   16384 /* keys of heads packed at a time: enough tasks, little memory */
 
 struct attn {
@@ -75,7 +75,7 @@ static void task_pack(void *ctx, int item, int thread)
 
 static size_t act_floats(const struct qn_tower *t, int n_in)
 {
-    return QN_ROUND_UP(qn_packed_act_bytes(n_in, QUERIES, t->act), 64) / sizeof(float);
+    return QN_ROUND_UP(qn_tower_act_bytes(t, n_in, QUERIES), 64) / sizeof(float);
 }
 
 /* Floats of a thread: prepared queries, prepared weights, scores, a block's output, sums. */
@@ -98,7 +98,7 @@ static void block_of_keys(const struct attn *s, const struct queries *w, int at,
     const struct qn_kern *k = t->k;
     size_t hd = (size_t)t->hd, row_bytes = qn_packed_act_bytes(n_key, 1, t->act);
     float scale_new[QUERIES];
-    qn_packed_run(s->k[at], w->q_act, w->n, w->score, KEYS, 0, qn_packed_n_tile(s->k[at]));
+    qn_tower_multiply(t, s->k[at], w->q_act, w->n, w->score, KEYS);
     for (int i = 0; i < w->n; i++) {
         float *p = w->score + (size_t)i * KEYS, most, sum;
         k->softmax(p, n_key, &most, &sum);
@@ -109,7 +109,7 @@ static void block_of_keys(const struct attn *s, const struct queries *w, int at,
         for (size_t d = 0; keep != 1.0f && d < hd; d++) w->o[(size_t)i * hd + d] *= keep;
         qn_tower_prepare(t, p, n_key, 1, (char *)w->p_act + (size_t)i * row_bytes);
     }
-    qn_packed_run(s->v[at], w->p_act, w->n, w->part, t->hd, 0, qn_packed_n_tile(s->v[at]));
+    qn_tower_multiply(t, s->v[at], w->p_act, w->n, w->part, t->hd);
     for (int i = 0; i < w->n; i++) k->axpy(w->o + (size_t)i * hd, w->part + (size_t)i * hd, scale_new[i], hd);
 }
 

@@ -4,7 +4,7 @@ PORT ?= 8080
 PREFIX ?= /usr/local
 CMAKE_BUILD = cmake --build
 
-.PHONY: all build install deb serve quick test test-long test-arm64 check bench fmt clean oracle fuzz
+.PHONY: all build cuda install deb serve quick test test-long test-arm64 check device-check bench fmt clean oracle fuzz
 
 all: build
 
@@ -13,6 +13,10 @@ build:
 	@[ -f build/build.ninja ] || cmake --preset release >build.log 2>&1 || { cat build.log; exit 1; }
 	@rm -f build.log
 	@$(CMAKE_BUILD) build
+
+cuda:                   ## build with the CUDA back end; without an nvcc on the PATH, one is fetched into build/cuda
+	@tools/setup.sh build
+	@tools/cuda.sh
 
 serve: build            ## build, then serve the shipped model with its chat page
 	@tools/serve.sh $(PORT)
@@ -46,6 +50,9 @@ test-arm64:             ## the same sources for 64-bit Arm: unit, golden and ker
 check:                  ## sanitizers, static checks, formatting
 	@tools/setup.sh test
 	@tools/check.sh
+
+device-check:           ## on a machine with a GPU; build beforehand: tools/device_check.sh build
+	@tools/device_check.sh
 
 bench: build            ## prints the machine's bandwidth and the model's speed
 	@build/quern bench models/mini

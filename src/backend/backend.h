@@ -157,6 +157,9 @@ struct qn_backend {
     const char *name;
 
     /* --- resources --- */
+    /* Memory of a device of its own, any thread; fails where there is none that can be used. NULL: the device
+     * is the machine. */
+    int (*memory)(int ordinal, uint64_t *free, uint64_t *total, struct qn_err *e);
     void (*sizes)(const struct qn_device_options *o, struct qn_device_sizes *out); /* any thread */
     int (*open)(struct qn_device **out, const struct qn_device_options *o, struct qn_err *e);
     void (*close)(struct qn_device *d);

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "backend/noise.h"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -35,8 +36,7 @@ const struct qn_scan qn_scan_plain = {plain_max, plain_above, plain_sum_exp};
 
 float qn_gumbel(uint64_t seed, int position, int tok)
 {
-    float u = qn_rng_unit(qn_rng64(seed, (uint64_t)position, (uint64_t)tok));
-    return -logf(-logf(u));
+    return qn_noise_gumbel(qn_rng_unit(qn_rng64(seed, (uint64_t)position, (uint64_t)tok)));
 }
 
 /* A heap of ids whose root is the worst: smallest value, highest id among equals. */
@@ -144,7 +144,7 @@ static int32_t draw_kept(const struct qn_scan *scan, const float *x, int n, cons
                          int position, float max)
 {
     float inv = 1.0f / p->temperature, than = -INFINITY;
-    if (p->min_p > 0) than = nextafterf(max + p->temperature * logf(fminf(p->min_p, 1)), -INFINITY);
+    if (p->min_p > 0) than = nextafterf(max + p->temperature * qn_noise_log(fminf(fmaxf(p->min_p, 1e-30f), 1)), -INFINITY);
     bool has_k = p->top_k > 0 && p->top_k < n, has_p = p->top_p < 1;
     if (!has_k && !has_p) return draw_all(scan, x, n, p, position, max, than);
 

@@ -7,5 +7,6 @@ const struct qn_backend *qn_backend_get(const char *name)
 {
     if (!strcmp(name, "ref")) return qn_ref_backend();
     if (!strcmp(name, "cpu")) return qn_cpu_backend();
+    if (!strcmp(name, "cuda") && qn_cuda_backend) return qn_cuda_backend();
     return NULL;
 }

@@ -4,5 +4,8 @@
 
 const struct qn_backend *qn_ref_backend(void);
 const struct qn_backend *qn_cpu_backend(void);
+/* NULL where the back end is not linked: */
+const char *qn_cuda_archs(void) __attribute__((weak)); /* "sm_80 sm_90", or what emulates them */
+const struct qn_backend *qn_cuda_backend(void) __attribute__((weak));
 
 #endif

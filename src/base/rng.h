@@ -8,8 +8,9 @@
 #define QN_RNG_H
 
 #include "base/base.h"
+#include "base/both.h"
 
-static inline uint64_t qn_mix64(uint64_t x)
+QN_BOTH uint64_t qn_mix64(uint64_t x)
 {
     x += 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -17,13 +18,13 @@ static inline uint64_t qn_mix64(uint64_t x)
     return x ^ (x >> 31);
 }
 
-static inline uint64_t qn_rng64(uint64_t seed, uint64_t position, uint64_t draw)
+QN_BOTH uint64_t qn_rng64(uint64_t seed, uint64_t position, uint64_t draw)
 {
     return qn_mix64(qn_mix64(qn_mix64(seed) ^ position) ^ draw);
 }
 
 /* Uniform in (0, 1): 23 bits (with 24 the half would round, and the largest to 1); never 0 and never 1. */
-static inline float qn_rng_unit(uint64_t bits)
+QN_BOTH float qn_rng_unit(uint64_t bits)
 {
     return ((float)(bits >> 41) + 0.5f) * (1.0f / 8388608.0f);
 }

@@ -104,7 +104,7 @@ static int read_wish(const struct wish *w, struct qn_bench *b, struct qn_err *e)
     if (w->kv[0]) kv = qn_kv_find(w->kv, false);
     QN_FAIL_IF(w->kv[0] && kv < 0, e, QN_INVAL, "--kv: '%.40s' is none of " QN_KV_NAMES, w->kv);
     const struct qn_backend *backend = qn_backend_get(w->device);
-    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%.20s' in this build; cpu and ref are", w->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%.20s' in this build; cpu and ref are, cuda after `make cuda`", w->device);
     QN_TRY(parse_list(w->prompt, &b->prompts, "prompt", 1, most, e));
     QN_TRY(parse_list(w->context, &b->contexts, "context", 0, most, e));
     QN_TRY(parse_list(w->depths, &b->depths, "depths", 0, QN_MAX_DRAFT, e));
@@ -232,7 +232,7 @@ static int read_options(struct wish *w, int argc, char **argv, struct qn_err *e)
         {"threads", 't', QN_OPT_INT, &w->n_thread, "N", "CPU workers (all cores)", .min = 0, .max = 4096},
         {"tp", 0, QN_OPT_INT, &w->n_rank, "N", "ranks that share the model (1)", .min = 0,
          .max = QN_MAX_RANK},
-        {"device", 0, QN_OPT_STR, &w->device, "NAME", "cpu or ref"},
+        {"device", 0, QN_OPT_STR, &w->device, "NAME", "cpu, cuda or ref"},
         {"memory", 'm', QN_OPT_BYTES, &w->memory, "BYTES", "for weights and caches (of the machine)"},
         {"kv", 0, QN_OPT_STR, &w->kv, "TYPE", "of the KV cache: " QN_KV_NAMES " (bf16)"},
         {"activations", 0, QN_OPT_STR, &w->activations, "TYPE", QN_ACT_NAMES " (bf16)"},

@@ -98,7 +98,7 @@ static int open_calib(struct qn_calib **out, const struct options *o, struct qn_
     int rc = QN_OK;
     struct qn_ids ids = QN_IDS_INIT((size_t)1 << 26);
     const struct qn_backend *backend = qn_backend_get(o->device);
-    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%.40s' in this build; cpu and ref are", o->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%.40s' in this build; cpu and ref are, cuda after `make cuda`", o->device);
     QN_TRY(qn_cli_read_ids(&ids, folder, o->calib, o->calib_tokens, e));
     struct qn_calib_options c = {
         q->model, backend, (int)o->threads, ids.data, (int)ids.n, (int)o->calib_context, q->has_carry};

@@ -53,15 +53,41 @@ static char *base_name(const char *path, struct qn_arena *arena)
     return name;
 }
 
-static int choose_backend(const char **device, const struct qn_backend **out, struct qn_err *e)
+/* A GPU that can be used, with room for the weights and some more. Says which it is, or why not. */
+static bool gpu_has_room(const struct qn_backend *b, const struct qn_model *m)
+{
+    struct qn_err e = {0};
+    struct qn_tally t;
+    uint64_t free_bytes = 0, total = 0;
+    char need[24], have[24];
+    if (b->memory(0, &free_bytes, &total, &e)) {
+        fprintf(stderr, "device     cpu: %s\n", e.text);
+        return false;
+    }
+    qn_tally_model(m, &t);
+    uint64_t weights = t.text_bytes + t.mtp_bytes;
+    bool has_room = weights + weights / 10 < free_bytes / 10 * 9;
+    fprintf(stderr, "device     %s: the weights take %s, GPU 0 has %s free\n", has_room ? b->name : "cpu",
+            qn_bytes_text(weights, need), qn_bytes_text(free_bytes, have));
+    return has_room;
+}
+
+static int choose_backend(const char **device, const struct qn_model *m, const struct qn_backend **out,
+                          struct qn_err *e)
 {
     int rc = QN_OK;
     static const char *const by_speed[] = {"cuda", "cpu", "ref"};
     bool is_asked = *device;
-    for (size_t i = 0; i < QN_COUNT(by_speed) && !is_asked && !*out; i++)
-        *out = qn_backend_get(*device = by_speed[i]);
+    for (size_t i = 0; i < QN_COUNT(by_speed) && !is_asked && !*out; i++) {
+        const struct qn_backend *b = qn_backend_get(by_speed[i]);
+        if (!b || (b->memory && !gpu_has_room(b, m))) continue;
+        *device = by_speed[i];
+        *out = b;
+    }
     if (is_asked) *out = qn_backend_get(*device);
-    QN_FAIL_IF(!*out, e, QN_UNSUPPORTED, "--device %s: this build has cpu and ref only", *device);
+    QN_FAIL_IF(!*out && !strcmp(*device, "cuda"), e, QN_UNSUPPORTED,
+               "--device cuda: this build has no CUDA; `make cuda` builds it, or use --device cpu");
+    QN_FAIL_IF(!*out, e, QN_UNSUPPORTED, "--device %s: there are cuda, cpu and ref", *device);
 out:
     return rc;
 }
@@ -153,8 +179,8 @@ static int open_model(struct job *j, struct qn_err *e)
     struct qn_wish *w = &j->wish;
     j->loading = qn_loading_begin("serve");
     if (!j->fake) {
-        QN_TRY(choose_backend(&w->device, &j->backend, e));
         QN_TRY(qn_model_opts_open(&j->model, w->model, &w->over, e));
+        QN_TRY(choose_backend(&w->device, j->model, &j->backend, e));
     }
     if (j->model) {
         const struct qn_sight_options sight = {w->device, (enum qn_act)j->act, (int)w->threads, 0};
@@ -168,29 +194,34 @@ out:
     return rc;
 }
 
-/* A part of the machine's memory, but not more than can be had: others may use the rest. */
-static int64_t part_of_memory(double part)
+/* A part of the memory of the machine or GPU, but not more than can be had: others may use the rest. */
+static int64_t part_of_memory(const struct qn_backend *gpu, double part)
 {
     double asked = part * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     double most = (double)qn_mem_available() * 0.95;
+    uint64_t free_bytes, total;
+    if (gpu && gpu->memory && !gpu->memory(0, &free_bytes, &total, NULL)) {
+        asked = part * (double)total;
+        most = (double)free_bytes * 0.98;
+    }
     char a[24], b[24];
     if (asked > most)
-        fprintf(stderr, "--memory-part %g: %s of the machine's; %s can be had and are used\n", part,
+        fprintf(stderr, "--memory-part %g: %s of it; %s can be had and are used\n", part,
                 qn_bytes_text((uint64_t)asked, a), qn_bytes_text((uint64_t)most, b));
     return (int64_t)QN_MIN(asked, most);
 }
 
 /* 0: what the machine has */
-static int64_t memory_bytes(const struct qn_wish *w)
+static int64_t memory_bytes(const struct qn_wish *w, const struct qn_backend *b)
 {
     if (w->memory || isnan(w->memory_part)) return w->memory;
-    return part_of_memory(w->memory_part);
+    return part_of_memory(b, w->memory_part);
 }
 
 static size_t request_bytes(const struct qn_wish *w)
 {
     if (w->request_memory) return (size_t)QN_MAX(w->request_memory, 4 << 20);
-    int64_t memory = memory_bytes(w);
+    int64_t memory = memory_bytes(w, NULL);
     return (size_t)qn_plan_request_bytes(memory ? (uint64_t)memory : qn_mem_available() / 5 * 4);
 }
 
@@ -262,7 +293,7 @@ static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_er
     g.max_queue = (int)w->max_queue;
     if (w->step_tokens > 0) g.step_tokens = (int)w->step_tokens;
     g.n_tok = qn_tokenizer_n_vocab(j->text->tokenizer);
-    g.memory_bytes = memory_bytes(w);
+    g.memory_bytes = memory_bytes(w, j->backend);
     g.request_bytes = (int64_t)request_bytes(w);
     g.mtp = j->depth;
     g.no_prefix_cache = w->no_prefix_cache;

@@ -63,7 +63,7 @@ static int open_side(struct side *s, const char *folder, const struct options *o
 {
     int rc = QN_OK, kv, act = qn_act_find(activations_of(m));
     const struct qn_backend *backend = qn_backend_get(m->device);
-    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are", m->device);
+    QN_FAIL_IF(!backend, e, QN_INVAL, "--device: no '%s' in this build; cpu and ref are, cuda after `make cuda`", m->device);
     QN_FAIL_IF(act < 0, e, QN_INVAL, "--activations: '%s' is none of " QN_ACT_NAMES, m->activations);
     static const struct qn_model_wish none;
     QN_TRY(qn_model_opts_open(&s->model, folder, m == &o->tested ? &o->wish : &none, e));
@@ -235,7 +235,7 @@ static const struct qn_opt *option_table(enum task task, struct options *o, size
                                  .help = "ranks that share the model (1)",
                                  .min = 1,
                                  .max = QN_MAX_RANK};
-    table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->tested.device, "NAME", "cpu or ref (cpu)"};
+    table[k++] = (struct qn_opt){"device", 0, QN_OPT_STR, &o->tested.device, "NAME", "cpu, cuda or ref (cpu)"};
     table[k++] = (struct qn_opt){"activations",          0,      QN_OPT_STR,
                                  &o->tested.activations, "TYPE", QN_ACT_NAMES " (bf16; ref: f32)"};
     table[k++] = (struct qn_opt){.name = "kv",

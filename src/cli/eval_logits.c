@@ -101,7 +101,8 @@ static int run_chunks(const struct job *j, struct qn_forward *f, const struct qn
                             .row_seq = row_seq,
                             .pos = pos,
                             .seq = &seq,
-                            .pages = pages};
+                            .pages = pages,
+                            .n_pages = n_page};
         for (int i = 0; i < n; i++) {
             pos[i] = at + i;
             row[i] = i;
@@ -169,7 +170,8 @@ static int run_model(struct job *j, const char *folder, struct qn_err *e)
                "--mtp needs a checkpoint with an MTP layer and two ids");
     int chunk = (int)QN_MIN(j->chunk, j->asked.n_tok);
     struct qn_forward_options o = {.backend = qn_backend_get(j->device), .with_mtp = j->is_mtp};
-    QN_FAIL_IF(!o.backend, e, QN_INVAL, "--device is ref or cpu, not '%s'", j->device);
+    QN_FAIL_IF(!o.backend, e, QN_INVAL,
+               "--device: no '%s' in this build; cpu and ref are, cuda after `make cuda`", j->device);
     o.device.act = (enum qn_act)act;
     o.device.kv = act == QN_ACT_F32 ? QN_KV_F32 : QN_KV_BF16;
     if (*j->kv) {
@@ -218,7 +220,11 @@ int qn_eval_logits(int argc, char **argv)
          .type = QN_OPT_FLAG,
          .out = &j.is_mtp,
          .help = "the draft head's: row p from hidden row p and token p + 1"},
-        {.name = "device", .type = QN_OPT_STR, .out = &j.device, .arg = "cpu|ref", .help = "default cpu"},
+        {.name = "device",
+         .type = QN_OPT_STR,
+         .out = &j.device,
+         .arg = "cpu|cuda|ref",
+         .help = "default cpu"},
         {.name = "activations",
          .type = QN_OPT_STR,
          .out = &j.activations,

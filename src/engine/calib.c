@@ -108,7 +108,8 @@ static void run_sequence(const struct qn_layer *l, const struct qn_layer_weights
                         .row_seq = zeros,
                         .pos = numbers,
                         .seq = &seq,
-                        .pages = numbers};
+                        .pages = numbers,
+                        .n_pages = seq.n_page};
     size_t size = (size_t)n * (size_t)l->hidden;
     memset(l->y, 0, size * sizeof *l->y);
     qn_layer_run(l, &s, w, 0, 0);

@@ -87,6 +87,8 @@ int qn_forward_open(struct qn_forward **out, const struct qn_model *model, const
     struct qn_shard shard;
     bool is_shared = o->n_rank > 1;
     f->c = *qn_model_config(model);
+    QN_FAIL_IF(is_shared && o->backend->memory, e, QN_UNSUPPORTED,
+               "several ranks are not built for %s yet; use --tp 1, or --device cpu", o->backend->name);
     QN_FAIL_IF(is_shared && !o->meet, e, QN_INVAL, "%d ranks need a way to bring their parts together",
                o->n_rank);
     if (is_shared) {

@@ -77,6 +77,13 @@ static void cut_rows(struct qn_size *s, const struct qn_engine_options *o, struc
 }
 
 /* Pools from memory: exact sums over what the runner says a page, a slot, a lane take. */
+uint64_t qn_size_free(const struct qn_backend *b)
+{
+    uint64_t free_bytes, total;
+    if (!b || !b->memory) return qn_mem_available() / 5 * 4;
+    return b->memory(0, &free_bytes, &total, NULL) ? 0 : free_bytes / 10 * 9;
+}
+
 static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, struct draft *a,
                        struct qn_err *e)
 {
@@ -84,7 +91,7 @@ static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, str
     struct qn_device_options *d = &s->forward.device;
     struct qn_device_sizes size;
     struct qn_plan planned;
-    uint64_t budget = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : qn_mem_available() / 5 * 4;
+    uint64_t budget = o->memory_bytes > 0 ? (uint64_t)o->memory_bytes : qn_size_free(o->backend);
     cut_rows(s, o, a, budget);
     ask_sizes(s, &size);
     /* a page of slack, as a resumed prefix may need a copy of its last one */

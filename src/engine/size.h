@@ -20,6 +20,8 @@ int qn_size_decide(struct qn_size *out, const struct qn_engine_options *o, struc
 /* Of pages and slots: bytes are good for the same weights, the same back end (its roundings are part of them)
  * and the same layout. */
 uint64_t qn_size_fingerprint(const struct qn_size *s, const struct qn_engine_options *o);
+/* What is taken where no size was given: four fifths of the machine's free memory, nine tenths of a GPU's. */
+uint64_t qn_size_free(const struct qn_backend *b);
 /* After the pools could not be had, all that was taken being given back: adds to e what can be had, as
  * options. */
 void qn_size_name_nearest(const struct qn_size *s, const struct qn_engine_options *o, struct qn_err *e);

@@ -13,9 +13,6 @@
 
 static const char *const cases[] = {"dense-tied", "dense-untied-mtp", "dense-ratio4-odd", "moe-fused",
                                     "moe-expert-mtp"};
-/* The same models as llama.cpp's converter writes them (tools/make_gguf_golden.py). */
-static const char *const gguf_cases[] = {"dense-tied-00001-of-00003.gguf", "dense-untied-mtp.gguf",
-                                         "dense-ratio4-odd.gguf", "moe-expert-mtp.gguf"};
 
 static void open_case(struct rig *r, struct rig_golden *g, const char *name, const struct rig_options *o)
 {
@@ -79,7 +76,8 @@ static void check_exact(const char *name, const struct rig_options *o)
                                     .row_seq = row_seq,
                                     .pos = pos,
                                     .seq = &q,
-                                    .pages = pages};
+                                    .pages = pages,
+                                    .n_pages = RIG_PAGES};
                 struct qn_err e;
                 assert_int_equal(qn_forward_mtp_logits(r.f, &s, logits + (size_t)n * v, &e), QN_OK);
                 n += chunk - (at == 0);
@@ -112,12 +110,17 @@ static void check_exact(const char *name, const struct rig_options *o)
     rig_close(&r);
 }
 
+#ifndef QN_TEST_CUDA
 static void test_ref(void **state)
 {
     (void)state;
     for (size_t i = 0; i < QN_COUNT(cases); i++)
         check_exact(cases[i], &(struct rig_options){.backend = "ref", .act = QN_ACT_F32, .poison = true});
 }
+
+/* The same models as llama.cpp's converter writes them (tools/make_gguf_golden.py). */
+static const char *const gguf_cases[] = {"dense-tied-00001-of-00003.gguf", "dense-untied-mtp.gguf",
+                                         "dense-ratio4-odd.gguf", "moe-expert-mtp.gguf"};
 
 static void test_gguf(void **state)
 {
@@ -149,6 +152,8 @@ static void test_cpu_f32(void **state)
     each_isa(check_exact,
              &(struct rig_options){.backend = "cpu", .act = QN_ACT_F32, .n_thread = 2, .poison = true});
 }
+
+#endif
 
 static double kl_row(const float *p, const float *q, size_t n)
 {
@@ -189,6 +194,7 @@ static void check_bf16(const char *name, const struct rig_options *o)
     rig_close(&r);
 }
 
+#ifndef QN_TEST_CUDA
 static void test_cpu_bf16(void **state)
 {
     (void)state;
@@ -196,6 +202,8 @@ static void test_cpu_bf16(void **state)
              &(struct rig_options){
                  .backend = "cpu", .act = QN_ACT_BF16, .kv = QN_KV_BF16, .n_thread = 2, .poison = true});
 }
+
+#endif
 
 /* A copy of a golden checkpoint in which one tensor is NaN throughout. */
 static void spoil_copy(const char *folder, const char *tensor, const char *to)
@@ -269,6 +277,7 @@ static void check_nan(const char *backend, const char *folder, const int32_t *pr
     rmdir(to);
 }
 
+#ifndef QN_TEST_CUDA
 static void test_nan(void **state)
 {
     (void)state;
@@ -279,11 +288,43 @@ static void test_nan(void **state)
     rig_golden_free(&g);
 }
 
+#else /* on the emulator */
+static void test_cuda_f32(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(cases); i++)
+        check_exact(cases[i], &(struct rig_options){.backend = "cuda", .act = QN_ACT_F32, .poison = true});
+}
+
+static void test_cuda_bf16(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(cases); i++)
+        check_bf16(cases[i], &(struct rig_options){
+                                 .backend = "cuda", .act = QN_ACT_BF16, .kv = QN_KV_BF16, .poison = true});
+}
+
+static void test_cuda_nan(void **state)
+{
+    (void)state;
+    struct rig_golden g;
+    rig_golden_read(&g, "dense-untied-mtp", 0);
+    check_nan("cuda", g.folder, g.prompt, g.n_prompt, g.greedy);
+    rig_golden_free(&g);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#ifdef QN_TEST_CUDA
+        cmocka_unit_test(test_cuda_f32),
+        cmocka_unit_test(test_cuda_bf16),
+        cmocka_unit_test(test_cuda_nan),
+#else
         cmocka_unit_test(test_ref),      cmocka_unit_test(test_gguf), cmocka_unit_test(test_cpu_f32),
         cmocka_unit_test(test_cpu_bf16), cmocka_unit_test(test_nan),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

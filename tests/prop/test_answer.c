@@ -784,14 +784,22 @@ static void check_logits(const struct qn_model *m, const char *backend, enum qn_
 static void test_one_answer_model(void **state)
 {
     (void)state;
-    static const struct {
+#ifdef QN_TEST_CUDA /* on the emulator */
+    enum { SHARE = 250 };
+    const enum qn_act other = QN_ACT_BF16;
+    static const char *const backends[] = {"cuda"};
+#else
+    enum { SHARE = 100 };
+    const enum qn_act other = QN_ACT_INT8;
+    static const char *const backends[] = {"ref", "cpu"};
+#endif
+    const struct {
         const char *shape, *store;
         enum qn_act act;
     } cases[] = {{"tiny:layers=4,mtp=1", "bf16", QN_ACT_BF16},
                  {"tiny-moe:layers=4,mtp=1", "bf16", QN_ACT_BF16},
-                 {"tiny:layers=4,mtp=1", "awq", QN_ACT_INT8},
-                 {"tiny-moe:layers=4,mtp=1", "nvfp4", QN_ACT_INT8}};
-    static const char *const backends[] = {"ref", "cpu"};
+                 {"tiny:layers=4,mtp=1", "awq", other},
+                 {"tiny-moe:layers=4,mtp=1", "nvfp4", other}};
     char folder[] = "/tmp/quern-answer-XXXXXX", path[80], line[120];
     assert_non_null(mkdtemp(folder));
     for (size_t i = 0; i < QN_COUNT(cases); i++) {
@@ -820,7 +828,7 @@ static void test_one_answer_model(void **state)
             static struct bench b;
             print_message("%s as %s on %s\n", cases[i].shape, cases[i].store, backends[k]);
             bench_open(&b, start_seed() + i * 2 + k, &s);
-            compare(&b, wanted(100));
+            compare(&b, wanted(SHARE));
             bench_close(&b);
             check_logits(m, backends[k], cases[i].act);
         }
@@ -867,16 +875,23 @@ static void test_one_answer_mini(void **state)
         const char *name;
         enum qn_act act;
         int kv, share;
+#ifdef QN_TEST_CUDA
+    } ways[] = {{"bf16", QN_ACT_BF16, -1, 90},
+                {"f32", QN_ACT_F32, -1, 20},
+                {"bf16, KV e4m3 with scales of its own", QN_ACT_BF16, QN_KV_E4M3D, 40}};
+    struct subject s = {.backend = "cuda", .prose = QN_IDS_INIT(1 << 20)};
+#else
     } ways[] = {{"bf16", QN_ACT_BF16, -1, 300},
                 {"f32", QN_ACT_F32, -1, 100},
                 {"bf16, KV e4m3", QN_ACT_BF16, QN_KV_E4M3, 100},
                 {"bf16, KV e5m2", QN_ACT_BF16, QN_KV_E5M2, 60},
                 {"bf16, KV e4m3 with scales of its own", QN_ACT_BF16, QN_KV_E4M3D, 100}};
     struct subject s = {.backend = "cpu", .prose = QN_IDS_INIT(1 << 20)};
+#endif
     struct qn_model *m;
     struct qn_err e = {0};
     if (!qn_backend_get(s.backend)) {
-        print_message("skipped: no back end cpu in this build\n");
+        print_message("skipped: no back end %s in this build\n", s.backend);
         skip();
     }
     if (qn_model_open(&m, QN_SOURCE_DIR "/models/mini", &e)) fail_msg("%s", e.text);

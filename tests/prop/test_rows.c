@@ -8,6 +8,12 @@
 
 #define N_TOK 150
 
+#ifdef QN_TEST_CUDA /* on the emulator */
+static const char *const fast = "cuda", *const slow = "cuda";
+#else
+static const char *const fast = "cpu", *const slow = "ref";
+#endif
+
 static uint64_t seed = 7, n_draw;
 
 static int below(int n)
@@ -96,6 +102,7 @@ static void check_case(const char *backend, const char *name, enum qn_act act, e
     free(want);
 }
 
+#ifndef QN_TEST_CUDA
 static void test_ref(void **state)
 {
     (void)state;
@@ -121,6 +128,17 @@ static void test_cpu(void **state)
     unsetenv("QUERN_CPU");
 }
 
+#else
+static void test_cuda(void **state)
+{
+    (void)state;
+    check_case("cuda", "dense-untied-mtp", QN_ACT_BF16, QN_KV_BF16);
+    check_case("cuda", "dense-ratio4-odd", QN_ACT_F32, QN_KV_F32);
+    check_case("cuda", "moe-expert-mtp", QN_ACT_BF16, QN_KV_E4M3D);
+    check_case("cuda", "dense-ratio4-odd", QN_ACT_BF16, QN_KV_E5M2);
+}
+#endif
+
 /* More keys than a split: split by split in one task or in many, the same bits. */
 static void test_long_context(void **state)
 {
@@ -129,7 +147,7 @@ static void test_long_context(void **state)
     struct rig_golden g;
     struct rig r;
     rig_golden_read(&g, "dense-untied-mtp", 0);
-    rig_open(&r, g.folder, &(struct rig_options){"cpu", QN_ACT_BF16, QN_KV_BF16, 2, 0, true});
+    rig_open(&r, g.folder, &(struct rig_options){fast, QN_ACT_BF16, QN_KV_BF16, 2, 0, true});
     size_t v = (size_t)r.c->vocab;
     float *want = malloc(N * v * sizeof *want), *got = malloc(256 * v * sizeof *got);
     int32_t tok[N];
@@ -198,7 +216,7 @@ static void test_mtp_from(void **state)
     rig_golden_read(&g, "dense-untied-mtp", 0);
     for (size_t i = 0; i < QN_COUNT(froms); i++)
         for (int b = 0; b < 2; b++) {
-            const char *backend = b ? "cpu" : "ref";
+            const char *backend = b ? fast : "ref";
             int from = froms[i], n = from + 59;
             struct rig r;
             rig_open(&r, g.folder, &(struct rig_options){backend, QN_ACT_F32, QN_KV_F32, 2, 0, true});
@@ -278,7 +296,7 @@ static void test_slices(void **state)
         int32_t stream[40];
         rig_golden_read(&g, cases[i / 2], 0);
         rig_open(&r, g.folder,
-                 &(struct rig_options){i % 2 ? "cpu" : "ref", QN_ACT_BF16, QN_KV_BF16, 2, 0, true});
+                 &(struct rig_options){i % 2 ? fast : slow, QN_ACT_BF16, QN_KV_BF16, 2, 0, true});
         struct rig_seq want = {.tok = g.prompt,
                                .n_row = N_TOK,
                                .is_fresh = true,
@@ -297,8 +315,14 @@ static void test_slices(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ref),          cmocka_unit_test(test_cpu),      cmocka_unit_test(test_slices),
-        cmocka_unit_test(test_long_context), cmocka_unit_test(test_mtp_from),
+#ifdef QN_TEST_CUDA
+        cmocka_unit_test(test_cuda),
+#else
+        cmocka_unit_test(test_ref),    cmocka_unit_test(test_cpu),
+#endif
+        cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_long_context),
+        cmocka_unit_test(test_mtp_from),
     };
     if (getenv("QN_SEED")) seed = strtoull(getenv("QN_SEED"), NULL, 10);
     return cmocka_run_group_tests(tests, NULL, NULL);

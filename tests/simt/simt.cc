@@ -925,8 +925,9 @@ using namespace simt;
         if (self) touch(self, (uintptr_t)p, n, w ? WRITE : READ, __builtin_return_address(0));               \
     }
 HOOK(read1, 1, false)
-HOOK(read2, 2, false) HOOK(read4, 4, false) HOOK(read8, 8, false) HOOK(read16, 16, false)
-    HOOK(write1, 1, true) HOOK(write2, 2, true) HOOK(write4, 4, true) HOOK(write8, 8, true)
+HOOK(read2, 2, false)
+HOOK(read4, 4, false) HOOK(read8, 8, false) HOOK(read16, 16, false) HOOK(write1, 1, true)
+    HOOK(write2, 2, true) HOOK(write4, 4, true) HOOK(write8, 8, true)
         HOOK(write16, 16, true) extern "C" void __tsan_read_range(void *p, size_t n)
 {
     if (self) touch(self, (uintptr_t)p, n, READ, __builtin_return_address(0));

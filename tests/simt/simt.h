@@ -281,6 +281,13 @@ DEV uint32_t bf16_round(float x) /* nearest even */
     if ((u & 0x7fffffff) > 0x7f800000) return 0x7fff;
     return (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
+DEV uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t which)
+{
+    uint64_t all = (uint64_t)b << 32 | a;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++) r |= (uint32_t)(all >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return r;
+}
 DEV uint32_t bf16x2_pack(float lo, float hi)
 {
     return bf16_round(lo) | bf16_round(hi) << 16;

@@ -42,6 +42,7 @@ void rig_step(struct rig *r, struct rig_seq *seqs, int n_seq, float *logits)
                         .pos = pos,
                         .seq = sq,
                         .pages = pages,
+                        .n_pages = n_seq * RIG_PAGES,
                         .n_seq = n_seq,
                         .logit_row = logit_row,
                         .logit_seq = logit_seq,

@@ -128,6 +128,11 @@ DEV uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c)
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
     return r;
 }
+/* four bytes of the eight in a (0..3) and b (4..7), as the nibbles of `which` say, lowest first */
+DEV uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t which)
+{
+    return __byte_perm(a, b, which);
+}
 DEV uint32_t bf16x2_pack(float lo, float hi)
 {
     uint32_t r;

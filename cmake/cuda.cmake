@@ -1,0 +1,51 @@
+# The back end "cuda", where there is an nvcc: on the PATH, or in build/cuda, where `make cuda` puts it. Objects are
+# linked by the C compiler with the static runtime: no libstdc++, no driver at link or start.
+# SPDX-License-Identifier: Apache-2.0
+set(QUERN_CUDA AUTO CACHE STRING "Build the CUDA back end: AUTO (where nvcc is found) or OFF")
+set(QUERN_CUDA_ARCHS "80;89;90;120a" CACHE STRING "GPU architectures; of 90 the PTX too, for what comes after")
+if(QUERN_CUDA STREQUAL "OFF" OR CMAKE_CROSSCOMPILING OR QUERN_SANITIZE OR QUERN_FUZZ)
+  return()
+endif()
+file(GLOB cuda_wheels ${CMAKE_SOURCE_DIR}/build/cuda/lib/python3*/site-packages/nvidia/cu13)
+find_program(QUERN_NVCC nvcc HINTS ${cuda_wheels}/bin /usr/local/cuda/bin)
+if(NOT QUERN_NVCC)
+  message(STATUS "CUDA: no nvcc, the back end is left out (make cuda fetches one)")
+  return()
+endif()
+get_filename_component(nvcc_real ${QUERN_NVCC} REALPATH)
+get_filename_component(cuda_root ${nvcc_real}/../.. ABSOLUTE)
+find_library(QUERN_CUDART cudart_static HINTS ${cuda_root}/lib64 ${cuda_root}/lib ${cuda_root}/targets/x86_64-linux/lib)
+if(NOT QUERN_CUDART)
+  message(STATUS "CUDA: ${QUERN_NVCC} has no libcudart_static.a beside it, the back end is left out")
+  return()
+endif()
+
+set(cuda_gencode "")
+foreach(arch ${QUERN_CUDA_ARCHS})
+  list(APPEND cuda_gencode -gencode arch=compute_${arch},code=sm_${arch})
+endforeach()
+list(APPEND cuda_gencode -gencode arch=compute_90,code=compute_90)
+string(REPLACE ";" " sm_" cuda_archs "sm_${QUERN_CUDA_ARCHS}")
+set(cuda_flags "-DQN_CUDA_ARCHS=\"${cuda_archs}\"" -std=c++20 -O3 -fmad=false -lineinfo -I${CMAKE_SOURCE_DIR}/src
+    -Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fno-strict-aliasing,-ffp-contract=off)
+file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cu)
+file(GLOB_RECURSE cuda_headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/*.h)
+set(QUERN_CUDA_OBJECTS "")
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda-objects)
+foreach(source ${cuda_sources})
+  get_filename_component(stem ${source} NAME_WE)
+  set(object ${CMAKE_BINARY_DIR}/cuda-objects/${stem}.o)
+  add_custom_command(OUTPUT ${object}
+    COMMAND ${QUERN_NVCC} ${cuda_flags} ${cuda_gencode} --ptxas-options=-v -x cu -c ${source} -o ${object}
+            > ${object}.ptxas 2>&1 || (cat ${object}.ptxas && false)
+    DEPENDS ${source} ${cuda_headers} COMMENT "CUDA ${stem}.cu (${cuda_archs})" VERBATIM)
+  list(APPEND QUERN_CUDA_OBJECTS ${object})
+endforeach()
+message(STATUS "CUDA: ${QUERN_NVCC}, ${cuda_archs}")
+
+# Into the program, not the archive: tests do not need it.
+function(quern_link_cuda target)
+  target_sources(${target} PRIVATE ${QUERN_CUDA_OBJECTS})
+  target_link_libraries(${target} PRIVATE ${QUERN_CUDART} ${CMAKE_DL_LIBS} rt pthread)
+  set_source_files_properties(${QUERN_CUDA_OBJECTS} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+endfunction()

@@ -290,6 +290,7 @@ static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_er
     if (kv >= 0) g.kv = kv;
     if (w->context > 0) g.max_context = (int)w->context;
     if (w->max_seqs) g.max_seqs = (int)w->max_seqs;
+    g.is_bound = true; /* who finds no page waits */
     g.max_queue = (int)w->max_queue;
     if (w->step_tokens > 0) g.step_tokens = (int)w->step_tokens;
     g.n_tok = qn_tokenizer_n_vocab(j->text->tokenizer);

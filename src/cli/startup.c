@@ -60,6 +60,10 @@ void qn_startup_print(const struct qn_startup *u)
         qn_bytes_text(i->request_bytes, r));
     row("context", "%d tokens; %d sequences at once; %d pages of %d, %d state slots", i->max_context,
         i->max_seqs, i->n_page, QN_PAGE, i->n_slot);
+    int whole = i->n_page / QN_MAX(QN_CEIL_DIV(i->max_context, QN_PAGE), 1);
+    if (whole < i->max_seqs)
+        row("", "note: %d sequence%s can have the whole context at a time; others wait for their pages",
+            whole, whole == 1 ? "" : "s");
     char threads[24] = "one a core";
     if (i->n_thread) snprintf(threads, sizeof threads, "%d", i->n_thread);
     row("compute", "%s%s%s, activations %s, threads %s, %d prefill tokens a step", device,

@@ -28,15 +28,16 @@ struct qn_engine_options {
     enum qn_act act;            /* of the inputs of dot products */
     int kv;                     /* enum qn_kv, or -1: F32 with F32 activations, else BF16 */
     int max_context;            /* 0: what the model and memory allow */
-    int max_seqs;               /* running at once; 0: from memory */
-    int max_queue;              /* waiting; 0: default */
-    int step_tokens;            /* prefill tokens in a step; 0: decided */
-    int n_tok;                  /* ids below this may be sampled (the tokenizer's count); 0: all */
-    struct qn_mask *mask;       /* for grammars; the engine's alone until close; NULL: they are refused */
-    int n_page, n_slot;         /* sizes of the pools; 0: from memory */
-    int64_t memory_bytes;       /* for weights, caches and workspace; 0: from the machine */
-    int64_t request_bytes;      /* host memory of requests, inside memory_bytes; 0: none is kept for them */
-    int mtp;                    /* -1: automatic depth; 0: off; 1..QN_MAX_DRAFT: fixed */
+    bool is_bound;         /* max_seqs is a bound, not a promise of so many whole contexts (model/plan.h) */
+    int max_seqs;          /* running at once; 0: from memory */
+    int max_queue;         /* waiting; 0: default */
+    int step_tokens;       /* prefill tokens in a step; 0: decided */
+    int n_tok;             /* ids below this may be sampled (the tokenizer's count); 0: all */
+    struct qn_mask *mask;  /* for grammars; the engine's alone until close; NULL: they are refused */
+    int n_page, n_slot;    /* sizes of the pools; 0: from memory */
+    int64_t memory_bytes;  /* for weights, caches and workspace; 0: from the machine */
+    int64_t request_bytes; /* host memory of requests, inside memory_bytes; 0: none is kept for them */
+    int mtp;               /* -1: automatic depth; 0: off; 1..QN_MAX_DRAFT: fixed */
     bool no_prefix_cache;
     int snapshot_gap; /* tokens a state snapshot has to save to be worth a cut in a prefill; 0: default */
     int64_t ram_tier_bytes;   /* 0: default; -1: none */

@@ -107,8 +107,17 @@ static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, str
         .max_context = s->config.max_context,
         .context = o->max_context ? a->max_context : 0,
         .users = o->max_seqs,
+        .is_bound = o->is_bound,
     };
-    QN_TRY(qn_plan_make(&in, &planned, e));
+    rc = qn_plan_make(&in, &planned, e);
+    while (rc == QN_TOOBIG && o->is_bound && in.users > 1) { /* their rows take scratch, too */
+        in.users = a->max_seqs = in.users / 2;
+        set_rows(d, a);
+        ask_sizes(s, &size);
+        in.workspace_bytes = size.workspace_bytes + size.page_bytes;
+        rc = qn_plan_make(&in, &planned, e);
+    }
+    QN_TRY(rc);
     if (planned.users > a->max_seqs) { /* more sequences, more rows: what that takes comes off */
         struct draft more = *a;
         more.max_seqs = planned.users;
@@ -117,6 +126,9 @@ static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, str
         in.workspace_bytes = size.workspace_bytes + size.page_bytes;
         QN_TRY(qn_plan_make(&in, &planned, e));
     }
+    if (o->max_seqs > planned.users)
+        qn_log(QN_LOG_INFO, "engine", "%d sequences at once were asked for; the state of %d fits",
+               o->max_seqs, planned.users);
     a->max_seqs = planned.users;
     a->max_context = planned.context;
     /* what a cache of that size cannot use is left to the machine */
@@ -277,6 +289,7 @@ void qn_size_name_nearest(const struct qn_size *s, const struct qn_engine_option
     /* the rest is for stacks and small allocations */
     own.memory_bytes = (int64_t)(most / 8 * 7) & ~(((int64_t)1 << 20) - 1);
     own.n_page = own.n_slot = 0;
+    own.is_bound = false;
     own.max_context = s->info.max_context;
     int fit = 0, over = s->info.max_seqs + 1; /* more sequences need more, never less */
     while (fit + 1 < over) {

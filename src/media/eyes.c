@@ -237,7 +237,10 @@ int qn_eyes_video_size(const struct qn_eyes *y, const struct qn_eyes_want *want,
     int rc = QN_OK;
     int64_t lo, hi;
     double f = y->patch * y->merge, dw = w, dh = h;
-    clamp_area(&y->video, want, &lo, &hi);
+    struct qn_eyes_want of = want ? *want : QN_EYES_WANT;
+    if (of.video_min >= 0) of.min_pixels = of.video_min ? of.video_min : -1;
+    if (of.video_max >= 0) of.max_pixels = of.video_max ? of.video_max : -1;
+    clamp_area(&y->video, &of, &lo, &hi);
     if (n_frame < 2) n_frame = 2;
     double n = (double)n_frame;
     if (y->caps_frame_pixels) {
@@ -284,7 +287,14 @@ out:
     return rc;
 }
 
-int qn_eyes_want_read(struct qn_eyes_want *want, const struct qn_json *kwargs, struct qn_err *e)
+/* "images_kwargs", "videos_kwargs" and what people write for them: 'i', 'v', or 0. */
+static char nested(const char *key)
+{
+    if (!strcmp(key, "images_kwargs") || !strcmp(key, "image_kwargs")) return 'i';
+    return !strcmp(key, "videos_kwargs") || !strcmp(key, "video_kwargs") ? 'v' : 0;
+}
+
+static int read_flat(struct qn_eyes_want *want, const struct qn_json *kwargs, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_eyes_want w = *want;
@@ -295,7 +305,7 @@ int qn_eyes_want_read(struct qn_eyes_want *want, const struct qn_json *kwargs, s
     for (size_t i = 0; i < kwargs->n; i++) {
         const char *key = kwargs->keys[i].text;
         const struct qn_json *v = kwargs->items[i];
-        if (qn_json_is_null(v)) continue;
+        if (qn_json_is_null(v) || nested(key)) continue;
         if (!strcmp(key, "fps")) {
             QN_TRY(qn_json_get_num(kwargs, key, 2, &w.fps, e));
             QN_FAIL_IF(!(w.fps > 0) || w.fps > 1000, e, QN_INVAL, "fps has to be above 0 and at most 1000");
@@ -325,6 +335,32 @@ int qn_eyes_want_read(struct qn_eyes_want *want, const struct qn_json *kwargs, s
     }
     QN_FAIL_IF(w.min_pixels > 0 && w.max_pixels > 0 && w.min_pixels > w.max_pixels, e, QN_INVAL,
                "min_pixels is above max_pixels");
+    *want = w;
+out:
+    return rc;
+}
+
+int qn_eyes_want_read(struct qn_eyes_want *want, const struct qn_json *kwargs, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_eyes_want w = *want;
+    QN_TRY(read_flat(&w, kwargs, e));
+    for (size_t i = 0; qn_json_is(kwargs, QN_JSON_OBJECT) && i < kwargs->n; i++) {
+        char kind = nested(kwargs->keys[i].text);
+        if (!kind) continue;
+        struct qn_eyes_want of = w;
+        QN_TRY(read_flat(&of, kwargs->items[i], e));
+        if (kind == 'v') { /* sizes of a video alone */
+            of.video_min = of.min_pixels != w.min_pixels ? of.min_pixels : w.video_min;
+            of.video_max = of.max_pixels != w.max_pixels ? of.max_pixels : w.video_max;
+            of.min_pixels = w.min_pixels;
+            of.max_pixels = w.max_pixels;
+        } else { /* videos keep theirs */
+            if (w.video_min < 0 && of.min_pixels != w.min_pixels) of.video_min = QN_MAX(w.min_pixels, 0);
+            if (w.video_max < 0 && of.max_pixels != w.max_pixels) of.video_max = QN_MAX(w.max_pixels, 0);
+        }
+        w = of;
+    }
     *want = w;
 out:
     return rc;

@@ -15,10 +15,11 @@
 struct qn_eyes_want {
     int64_t min_pixels, max_pixels; /* of a still picture, or frames x pixels of a video */
     double fps;
-    int64_t num_frames; /* 0: as fps says */
-    int sample_frames;  /* do_sample_frames: 0, 1 or -1 */
+    int64_t num_frames;           /* 0: as fps says */
+    int sample_frames;            /* do_sample_frames: 0, 1 or -1 */
+    int64_t video_min, video_max; /* of a video alone: -1: as above, 0: the checkpoint's */
 };
-#define QN_EYES_WANT ((struct qn_eyes_want){-1, -1, NAN, -1, -1})
+#define QN_EYES_WANT ((struct qn_eyes_want){-1, -1, NAN, -1, -1, -1, -1})
 
 struct qn_eyes_kind {
     int64_t min_pixels, max_pixels; /* "shortest_edge", "longest_edge": areas in spite of their names */
@@ -48,7 +49,8 @@ int qn_eyes_video_size(const struct qn_eyes *y, const struct qn_eyes_want *want,
                        int h, int *to_w, int *to_h, struct qn_err *e);
 
 /* mm_processor_kwargs: fps, num_frames, do_sample_frames, min_pixels, max_pixels, size {shortest_edge,
- * longest_edge}. Errors: QN_INVAL for an unknown name or a value that is not positive, naming it. */
+ * longest_edge}; the same within images_kwargs or videos_kwargs for one kind alone. Errors: QN_INVAL for an
+ * unknown name or a value that is not positive, naming it. */
 int qn_eyes_want_read(struct qn_eyes_want *want, const struct qn_json *kwargs, struct qn_err *e);
 
 /* Frames to look at: indices [*n_frame], malloc'ed, of `total` frames at `fps` a second. */

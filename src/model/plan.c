@@ -145,6 +145,74 @@ static int roomy_context(const struct qn_plan_in *in, int users)
     return n ? n : qn_plan_context(in, users);
 }
 
+static int refuse_one(const struct qn_plan_in *in, int context, int one, struct qn_err *e)
+{
+    char a[24], b[24];
+    uint64_t all =
+        in->weight_bytes + in->workspace_bytes + in->request_bytes + qn_plan_user_bytes(in, context);
+    return qn_err_set(e, QN_TOOBIG, __FILE__, __LINE__,
+                      "one sequence of %d tokens needs %s in all, the budget is %s; %d tokens fit", context,
+                      qn_bytes_text(all, a), qn_bytes_text(in->memory, b), one);
+}
+
+/* The context of at most `users` sequences: fewer of them rather than shorter ones. */
+static int default_context(const struct qn_plan_in *in, int *users)
+{
+    while (*users > 1 && roomy_context(in, *users) < QN_MIN(in->max_context, DEFAULT_CONTEXT)) --*users;
+    return roomy_context(in, *users);
+}
+
+/* Users are a bound: as many as have their state, with pages for one whole context at least; what they write
+ * together may be less than all contexts. */
+static int choose_bound(const struct qn_plan_in *in, int one, struct qn_plan *p, struct qn_err *e)
+{
+    int users = QN_MIN(in->users, DEFAULT_USERS);
+    if (!p->context) {
+        p->context = default_context(in, &users);
+        if (in->users > DEFAULT_USERS && p->context < QN_MIN(in->max_context, DEFAULT_CONTEXT))
+            return qn_err_set(e, QN_TOOBIG, __FILE__, __LINE__, "scratch for %d sequences leaves %d tokens",
+                              in->users, p->context);
+    }
+    if (one < p->context) return refuse_one(in, p->context, one, e);
+    /* their state takes half of the room at most, where more than a few are asked for */
+    uint64_t rest = room(in) - pages_of(in, p->context) * in->page_bytes;
+    uint64_t fixed = in->lane_bytes + in->slot_bytes, most = rest / fixed;
+    if (most > DEFAULT_USERS) most = QN_MAX(rest / 2 / fixed, (uint64_t)DEFAULT_USERS);
+    p->users = (int)QN_CLAMP((int64_t)QN_MIN(most, (uint64_t)MAX_USERS), 1, in->users);
+    return QN_OK;
+}
+
+/* Context and users; `one`: the longest context of one sequence. */
+static int choose(const struct qn_plan_in *in, int one, struct qn_plan *p, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char a[24], b[24];
+    if (in->is_bound && p->users) return choose_bound(in, one, p, e);
+    if (p->users && !p->context) {
+        p->context = roomy_context(in, p->users);
+        QN_FAIL_IF(!p->context, e, QN_TOOBIG, "%d sequences do not fit in %s; %d of %d tokens do", p->users,
+                   qn_bytes_text(in->memory, a), QN_MAX(qn_plan_users(in, in->page_tok), 1), in->page_tok);
+    } else if (p->context && !p->users) {
+        p->users = QN_MIN(qn_plan_users(in, p->context), DEFAULT_USERS);
+        if (!p->users) return refuse_one(in, p->context, one, e);
+    } else if (!p->context) {
+        p->users = DEFAULT_USERS;
+        p->context = default_context(in, &p->users);
+    } else {
+        int fit = qn_plan_users(in, p->context), tok = qn_plan_context(in, p->users);
+        QN_FAIL_IF(
+            fit < p->users, e, QN_TOOBIG,
+            "%d sequences of %d tokens need %s, the budget is %s; %d of that length fit, or %d of %d tokens",
+            p->users, p->context,
+            qn_bytes_text(in->weight_bytes + in->workspace_bytes + in->request_bytes +
+                              (uint64_t)p->users * qn_plan_user_bytes(in, p->context),
+                          a),
+            qn_bytes_text(in->memory, b), fit, tok ? p->users : 1, tok ? tok : one);
+    }
+out:
+    return rc;
+}
+
 int qn_plan_make(const struct qn_plan_in *in, struct qn_plan *out, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -157,39 +225,15 @@ int qn_plan_make(const struct qn_plan_in *in, struct qn_plan *out, struct qn_err
                "weights need %s, scratch %s and requests %s, which leaves no room for one sequence in %s",
                qn_bytes_text(in->weight_bytes, a), qn_bytes_text(in->workspace_bytes, b),
                qn_bytes_text(in->request_bytes, d), qn_bytes_text(in->memory, c));
-    if (p.users && !p.context) {
-        p.context = roomy_context(in, p.users);
-        QN_FAIL_IF(!p.context, e, QN_TOOBIG, "%d sequences do not fit in %s; %d of %d tokens do", p.users,
-                   qn_bytes_text(in->memory, a), QN_MAX(qn_plan_users(in, in->page_tok), 1), in->page_tok);
-    } else if (p.context && !p.users) {
-        p.users = QN_MIN(qn_plan_users(in, p.context), DEFAULT_USERS);
-        QN_FAIL_IF(!p.users, e, QN_TOOBIG,
-                   "one sequence of %d tokens needs %s in all, the budget is %s; %d tokens fit", p.context,
-                   qn_bytes_text(in->weight_bytes + in->workspace_bytes + in->request_bytes +
-                                     qn_plan_user_bytes(in, p.context),
-                                 a),
-                   qn_bytes_text(in->memory, b), one);
-    } else if (!p.context) {
-        p.users = DEFAULT_USERS;
-        while (p.users > 1 && roomy_context(in, p.users) < QN_MIN(in->max_context, DEFAULT_CONTEXT))
-            p.users--;
-        p.context = roomy_context(in, p.users);
-    } else {
-        int fit = qn_plan_users(in, p.context), tok = qn_plan_context(in, p.users);
-        QN_FAIL_IF(
-            fit < p.users, e, QN_TOOBIG,
-            "%d sequences of %d tokens need %s, the budget is %s; %d of that length fit, or %d of %d tokens",
-            p.users, p.context,
-            qn_bytes_text(in->weight_bytes + in->workspace_bytes + in->request_bytes +
-                              (uint64_t)p.users * qn_plan_user_bytes(in, p.context),
-                          a),
-            qn_bytes_text(in->memory, b), fit, tok ? p.users : 1, tok ? tok : one);
-    }
-    uint64_t left = room(in) - (uint64_t)p.users * qn_plan_user_bytes(in, p.context);
+    QN_TRY(choose(in, one, &p, e));
+    uint64_t left = room(in) - (uint64_t)p.users * (in->lane_bytes + in->slot_bytes);
+    /* pages that nothing may take: all contexts, or one where users are a bound */
+    uint64_t kept = (uint64_t)p.users * pages_of(in, p.context);
+    if (kept * in->page_bytes > left) kept = pages_of(in, p.context);
+    left -= kept * in->page_bytes;
     uint64_t snapshots = QN_MIN(left / SNAPSHOT_SHARE / in->slot_bytes, (uint64_t)4 * (uint64_t)p.users);
     left -= snapshots * in->slot_bytes;
-    uint64_t pages = (uint64_t)p.users * pages_of(in, p.context) + left / in->page_bytes;
-    p.n_page = (int)QN_MIN(pages, (uint64_t)INT32_MAX);
+    p.n_page = (int)QN_MIN(kept + left / in->page_bytes, (uint64_t)INT32_MAX);
     p.n_slot = (int)((uint64_t)p.users + snapshots);
     p.n_lane = p.users;
     p.weight_bytes = in->weight_bytes;

@@ -51,6 +51,8 @@ struct qn_plan_in {
     int max_context; /* of the model */
     int context;     /* asked for; 0: the most that fits */
     int users;       /* sequences at once, asked for; 0: 8, or fewer where 8 do not fit */
+    bool is_bound;   /* users are at most so many, not so many of the whole context: fewer where their state
+                        does   not fit, and the pages are theirs together */
 };
 
 struct qn_plan {

@@ -109,6 +109,8 @@ static void test_kwargs(void **state)
                                       "{\"size\":4}",
                                       "{\"size\":{\"height\":4}}",
                                       "{\"resample\":3}",
+                                      "{\"videos_kwargs\":{\"resample\":3}}",
+                                      "{\"images_kwargs\":7}",
                                       "[]",
                                       "{\"min_pixels\":9,\"max_pixels\":8}"};
     for (size_t i = 0; i < QN_COUNT(bad); i++) assert_int_equal(kwargs(bad[i], &want, &e), QN_INVAL);
@@ -116,6 +118,18 @@ static void test_kwargs(void **state)
     assert_int_equal(kwargs("{\"max_pixels\":65536}", &want, &e), 0);
     assert_int_equal(qn_eyes_image_size(&eyes, &want, 480, 640, &w, &h, &e), 0);
     assert_int_equal(w * h, 192 * 288);
+    /* of one kind alone */
+    int vw, vh;
+    assert_int_equal(kwargs("{\"videos_kwargs\":{\"size\":{\"longest_edge\":262144}}}", &want, &e), 0);
+    assert_int_equal(qn_eyes_image_size(&eyes, &want, 480, 640, &w, &h, &e), 0);
+    assert_int_equal(w * h, 480 * 640);
+    assert_int_equal(qn_eyes_video_size(&eyes, &want, 4, 480, 640, &vw, &vh, &e), 0);
+    assert_true(4 * vw * vh <= 262144);
+    assert_int_equal(kwargs("{\"images_kwargs\":{\"max_pixels\":65536},\"fps\":1}", &want, &e), 0);
+    assert_int_equal(qn_eyes_image_size(&eyes, &want, 480, 640, &w, &h, &e), 0);
+    assert_int_equal(w * h, 192 * 288);
+    assert_int_equal(qn_eyes_video_size(&eyes, &want, 4, 480, 640, &vw, &vh, &e), 0);
+    assert_int_equal(vw * vh, 480 * 640);
     /* never above the model's own */
     assert_int_equal(kwargs("{\"size\":{\"shortest_edge\":100000000,\"longest_edge\":200000000}}", &want, &e),
                      0);

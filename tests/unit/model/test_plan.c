@@ -68,6 +68,30 @@ static void test_edges(void **state)
     assert_true(qn_plan_users(&in, 4096) > 100);
     assert_int_equal(qn_plan_make(&in, &p, &e), QN_OK);
     assert_int_equal(p.users, 8);
+    /* users as a bound: a plan that does not hold all whole contexts, and one that does not hold all states
+     */
+    in = sizes();
+    in.is_bound = true;
+    in.context = 4096;
+    in.users = 20;
+    assert_int_equal(qn_plan_make(&in, &p, &e), QN_OK);
+    assert_int_equal(p.context, 4096);
+    assert_true(p.users >= 8 && p.users <= 20 && p.n_page >= 64 && p.n_page < 20 * 64 &&
+                p.total_bytes <= in.memory);
+    in.users = 1000;
+    assert_int_equal(qn_plan_make(&in, &p, &e), QN_OK);
+    assert_true(p.users > 1 && p.users < 1000 && p.n_page >= 64 && p.total_bytes <= in.memory);
+    in.context = 65536;
+    assert_int_equal(qn_plan_make(&in, &p, &e), QN_TOOBIG);
+    in.context = 0; /* the context is that of the default; where that is short, fewer have to be asked for */
+    assert_int_equal(qn_plan_make(&in, &p, &e), QN_TOOBIG);
+    in.users = 8;
+    assert_int_equal(qn_plan_make(&in, &p, &e), QN_OK);
+    struct qn_plan_in plain = in;
+    struct qn_plan q;
+    plain.users = 0;
+    assert_int_equal(qn_plan_make(&plain, &q, &e), QN_OK);
+    assert_int_equal(p.context, q.context);
 }
 
 int main(void)

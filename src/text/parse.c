@@ -322,9 +322,14 @@ static void forget_keys(struct qn_parse *p)
 /* name may point into `in` */
 static void begin_call(struct qn_parse *p, size_t start, const char *name, size_t n_name)
 {
-    if (p->state == CONTENT && fence_is_open(&p->fence)) {
+    bool in_fence = p->state == CONTENT && fence_is_open(&p->fence);
+    if (p->is_held) {
+        /* one more without a wrapper, behind one that is held */
+    } else if (in_fence || (p->state == CONTENT && !p->is_wrapped)) {
         p->is_held = true;
+        p->is_bare = !in_fence;
         p->held_at = start;
+        p->held_call = p->n_call;
     } else {
         leave_content(p);
     }
@@ -440,6 +445,7 @@ static enum tri json_call(struct qn_parse *p, size_t start)
     const struct qn_json *name = qn_json_get(v, "name"), *arguments = qn_json_get(v, "arguments");
     bool is_call = qn_json_is(name, QN_JSON_STRING) && name->n && qn_json_is(arguments, QN_JSON_OBJECT);
     if (is_call) {
+        p->is_wrapped = true;
         begin_call(p, start, name->text, name->n);
         qn_buf_clear(&p->scratch);
         qn_json_write(&p->scratch, arguments, QN_JSON_EXACT);
@@ -594,9 +600,56 @@ static enum tri step_between(struct qn_parse *p)
     return YES;
 }
 
+/* The held calls are text up to `end`. */
+static void held_is_text(struct qn_parse *p, size_t end)
+{
+    p->is_held = false;
+    qn_buf_free(&p->queue);
+    p->n_complete -= p->n_call - p->held_call;
+    p->n_call = p->held_call;
+    p->state = CONTENT;
+    for (size_t i = p->held_at; i < end && !p->is_over;) {
+        size_t n = char_len((unsigned char)p->in.data[i]);
+        take_content(p, i, n);
+        i += n;
+    }
+    p->pos = end;
+}
+
+/* Calls without <tool_call> are complete: meant as calls when nothing but calls follows, an example in prose
+ * otherwise. */
+static enum tri step_bare_end(struct qn_parse *p)
+{
+    size_t at = pp_skip_blanks(p, p->pos);
+    enum tri r;
+    if (at == p->in.n_byte && pp_ended(p) == MORE) return MORE;
+    while ((r = LITERAL(p, at, TOOL_CLOSE)) == YES ||
+           (r == NO && (r = LITERAL(p, at, FUNCTION_CLOSE)) == YES)) {
+        at = pp_skip_blanks(p, at + (*text_at(p, at + 2) == 't' ? LEN(TOOL_CLOSE) : LEN(FUNCTION_CLOSE)));
+        if (at == p->in.n_byte && pp_ended(p) == MORE) return MORE;
+    }
+    if (r == MORE) return MORE;
+    struct call_head head;
+    r = at == p->in.n_byte ? NO : call_start(p, at, true, true, &head);
+    if (r == MORE) return MORE;
+    if (r == YES && !head.is_wrapped) {
+        begin_call(p, at, head.name, head.n_name);
+        p->pos = head.end;
+        return YES;
+    }
+    if (r == YES || at == p->in.n_byte) {
+        release_held(p);
+        p->state = BETWEEN;
+        return YES;
+    }
+    held_is_text(p, p->pos);
+    return YES;
+}
+
 /* A call in an open fence is complete: an example when the fence closes right after it. */
 static enum tri step_fence_end(struct qn_parse *p)
 {
+    if (p->is_bare) return step_bare_end(p);
     size_t end = p->pos, at = pp_skip_blanks(p, p->pos);
     if (at == p->in.n_byte && pp_ended(p) == MORE) return MORE;
     enum tri r = LITERAL(p, at, TOOL_CLOSE);
@@ -609,17 +662,7 @@ static enum tri step_fence_end(struct qn_parse *p)
         p->state = BETWEEN;
         return YES;
     }
-    p->is_held = false;
-    qn_buf_free(&p->queue);
-    p->n_call--;
-    p->n_complete--;
-    p->state = CONTENT;
-    for (size_t i = p->held_at; i < end && !p->is_over;) {
-        size_t n = char_len((unsigned char)p->in.data[i]);
-        take_content(p, i, n);
-        i += n;
-    }
-    p->pos = end;
+    held_is_text(p, end);
     return YES;
 }
 

@@ -86,9 +86,10 @@ struct qn_parse {
     bool at_line_start;
     struct qn_buf raw;                             /* value so far, when not streaming */
     long open_parameter, open_function, open_call; /* nested blocks inside the value */
-    /* held call: an example in a fence or a real one */
-    bool is_held;
+    /* held calls: examples, or real ones; in a fence, or without their wrapper */
+    bool is_held, is_bare;
     size_t held_at; /* offset in `in` */
+    int held_call;  /* calls before them */
     struct qn_buf queue;
     /* output: the event being coalesced */
     struct qn_buf out;

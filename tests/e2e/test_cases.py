@@ -336,3 +336,28 @@ def test_compaction(mini):
     client = openai.OpenAI(base_url=mini.url + "/v1", api_key="x")
     if hasattr(client.responses, "compact"):
         assert client.responses.compact(model="m", input="What is quern?").output[-1].type == "compaction"
+
+
+# ---------------------------------------------------------------- calls without their wrapper
+
+
+BARE = "<function=get_weather>\n<parameter=location>\nTokyo\n</parameter>\n</function>"
+
+
+@pytest.mark.parametrize("text,n_call,content", [
+    (None, 0, "The tags are XML-like."),
+    (BARE, 1, None), ("I look.\n\n" + BARE, 1, "I look."), (BARE + "\n\n", 1, None), (BARE + "\n</tool_call>", 1, None),
+    (BARE + "\n" + BARE, 2, None), ("Both:\n" + BARE + "\n<tool_call>\n" + BARE + "\n</tool_call>", 2, "Both:"),
+    (BARE + "\nThat was it.", 0, "That was it."), ("See:\n" + BARE + "\n" + BARE + "\nTwo examples.", 0, "Two examples."),
+    ("<tool_call>\n" + BARE + "\n</tool_call>\nDone.", 1, "Done."), ("See <function=get_weather> in a line.", 0, "in a line"),
+])
+@pytest.mark.parametrize("chunks", ["whole", "char", "3"])
+def test_a_bare_block_counts_where_nothing_but_calls_follows(text, n_call, content, chunks):
+    case = CASES / "24-function-line-in-prose"
+    data = (case / "out.txt").read_bytes() if text is None else text.encode()
+    out = json.loads(subprocess.run([BUILD / "quern", "parse", "--tools", case / "tools.json", "--chunks", chunks], input=data, capture_output=True,
+                                    check=True, timeout=20).stdout)
+    assert len(out["tool_calls"]) == n_call, out
+    assert (content in out["content"]) if content else not out["content"]
+    if not n_call:
+        assert "<function=get_weather>" in out["content"]

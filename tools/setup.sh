@@ -4,6 +4,7 @@
 #   tools/setup.sh install  the above, plus what makes man pages
 #   tools/setup.sh deb      the above, plus Debian's packaging tools
 #   tools/setup.sh test     compiler and libraries, plus a above, plus a Python environment in .venv with the pinned test clients
+#   tools/setup.sh claude   Claude Code in .venv-claude (400 MB), for its end-to-end test
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,4 +41,9 @@ if [[ $what == test ]]; then
     .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/requirements-alone.txt
     echo "$want" >.venv/.stamp
   fi
+fi
+
+if [[ $what == claude ]]; then
+  [[ -d .venv-claude ]] || /usr/bin/python3 -m venv .venv-claude
+  .venv-claude/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements-claude.txt
 fi

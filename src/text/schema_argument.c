@@ -83,8 +83,8 @@ int qn_schema_argument(qn_term *out, bool *is_tagged, bool *is_bare, struct qn_s
         qn_term body;
         QN_TRY(sc_string_body(&body, s, flat, false, e));
         if (body != QN_TERM_ANY) *out = body;
-        QN_TRY(sc_check_keywords(s, flat, e));
     }
+    QN_TRY(sc_check_keywords(s, flat, e));
 out:
     return rc;
 }

@@ -361,3 +361,90 @@ def test_a_bare_block_counts_where_nothing_but_calls_follows(text, n_call, conte
     assert (content in out["content"]) if content else not out["content"]
     if not n_call:
         assert "<function=get_weather>" in out["content"]
+
+
+# ---------------------------------------------------------------- tools that load late
+
+
+def tool(name, parameter, kind, deferred=True, **more):
+    schema = {"type": "object", "properties": {parameter: {"type": kind}}, "required": [parameter], "additionalProperties": False}
+    return {"name": name, "description": "Does " + name + ".", "input_schema": schema, **({"defer_loading": True} if deferred else {}), **more}
+
+
+SEARCH = tool("ToolSearch", "query", "string", deferred=False)
+SEARCH["input_schema"]["properties"]["query"]["enum"] = ["box", "lid"]
+PLACEHOLDER = {"name": "DeferredToolPlaceholder", "description": "Never called.", "input_schema": {"type": "object"}, "defer_loading": True}
+ALPHA, BETA = tool("mcp__box__alpha", "n", "integer"), tool("mcp__box__beta", "m", "boolean")
+FIRST = [{"role": "user", "content": "word " * 300 + "Find the box."}]
+THEN = FIRST + [
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "ToolSearch", "input": {"query": "box"}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "tool_reference", "tool_name": "mcp__box__alpha"}]}]}]
+
+
+def test_tool_search(mini):
+    """Turns as Claude Code records them: the tools found join the list, and a reference stands in the result."""
+    body = {"max_tokens": 8, "messages": FIRST, "tools": [SEARCH, PLACEHOLDER]}
+    first = prompt(mini, "/v1/messages", body)
+    assert "ToolSearch" in first and "Placeholder" not in first
+    tokens = post(mini, "/v1/messages/count_tokens", body)["input_tokens"]
+    body = {"max_tokens": 300, "messages": THEN, "tools": [SEARCH, PLACEHOLDER, ALPHA, BETA]}
+    then = prompt(mini, "/v1/messages", {**body, "max_tokens": 8})
+    shared = first[:first.rindex("<|im_start|>assistant")]
+    assert then.startswith(shared)
+    assert '<tool_response>\nThis function can be called from here on:\n<tools>\n{"type": "function", "function": {"name": "mcp__box__alpha"' in then
+    assert "beta" not in then and "defer_loading" not in then and "Placeholder" not in then
+    usage = post(mini, "/v1/messages", {**body, "max_tokens": 8, "cache_salt": None})["usage"]
+    assert usage["cache_read_input_tokens"] >= 0.9 * tokens
+    # callable and constrained from there on
+    answer = post(mini, "/v1/messages", {**body, "tool_choice": {"type": "tool", "name": "mcp__box__alpha"}, "temperature": 1})
+    assert type(answer["content"][-1]["input"]["n"]) is int
+    # one that nobody has found cannot be called, unless it is forced by name
+    answer = post(mini, "/v1/messages", {"max_tokens": 300, "messages": FIRST, "tools": [SEARCH, ALPHA, BETA], "tool_choice": {"type": "any"}, "temperature": 1})
+    assert answer["content"][-1]["name"] == "ToolSearch"
+    forced = {"max_tokens": 300, "messages": FIRST, "tools": [SEARCH, ALPHA, BETA], "tool_choice": {"type": "tool", "name": "mcp__box__beta"}}
+    assert type(post(mini, "/v1/messages", forced)["content"][-1]["input"]["m"]) is bool
+    # a second reference does not repeat the definition; one that was not sent says so
+    more = THEN + [{"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_2", "name": "ToolSearch", "input": {"query": "box"}}]},
+                   {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_2", "content": [
+                       {"type": "tool_reference", "tool_name": "mcp__box__alpha"}, {"type": "tool_reference", "tool_name": "gone"}]}]}]
+    text = prompt(mini, "/v1/messages", {**body, "messages": more, "max_tokens": 2})
+    assert text.count('"name": "mcp__box__alpha"') == 1 and text.startswith(then[:then.rindex("<|im_start|>assistant")])
+    assert "The function mcp__box__alpha can be called." in text and "gone: its definition was not sent" in text
+
+
+def test_deferred_tools_that_nobody_could_find(mini):
+    for tools in ([ALPHA, BETA], [SEARCH, ALPHA, BETA, {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}]):
+        text = prompt(mini, "/v1/messages", {"max_tokens": 2, "messages": FIRST, "tools": tools})
+        assert "mcp__box__alpha" in text and "mcp__box__beta" in text
+
+
+def test_tool_search_in_chat(mini):
+    def openai(t):
+        return {"type": "function", "function": {"name": t["name"], "parameters": t["input_schema"], **({"defer_loading": True} if "defer_loading" in t else {})}}
+    messages = [{"role": "user", "content": "go"}, {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "ToolSearch", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "c", "content": [{"type": "tool_reference", "tool_name": "mcp__box__alpha"}]}]
+    body = {"max_tokens": 200, "messages": messages, "tools": [openai(t) for t in (SEARCH, ALPHA, BETA)]}
+    text = prompt(mini, "/v1/chat/completions", {**body, "max_tokens": 2})
+    assert text.index("</tools>") < text.index('"name": "mcp__box__alpha"') and "beta" not in text
+
+
+def test_tool_search_of_responses(mini):
+    found = {"type": "namespace", "name": "box", "tools": [{"type": "function", "name": "alpha", "parameters": ALPHA["input_schema"], "defer_loading": True}]}
+    search = {"type": "tool_search", "execution": "client", "description": "Finds tools.", "parameters": {"type": "object", "properties": {"q": {"type": "string", "maxLength": 9}}, "required": ["q"]}}
+    answer = post(mini, "/v1/responses", {"input": "Find the box.", "tools": [search], "tool_choice": "required", "max_output_tokens": 300})
+    call = answer["output"][-1]
+    assert call["type"] == "tool_search_call" and call["execution"] == "client" and isinstance(call["arguments"], dict)
+    items = [{"role": "user", "content": "Find the box."}, call, {"type": "tool_search_output", "call_id": call["call_id"], "execution": "client", "tools": [found]}]
+    body = {"input": items, "tools": [search], "max_output_tokens": 300}
+    text = prompt(mini, "/v1/responses", {**body, "max_output_tokens": 2})
+    assert text.index("</tools>") < text.index('"name": "box__alpha"') and "<function=tool_search>" in text
+    call, = calls_of(post(mini, "/v1/responses", {**body, "tool_choice": {"type": "function", "name": "alpha", "namespace": "box"}}))
+    assert (call["namespace"], call["name"]) == ("box", "alpha") and type(json.loads(call["arguments"])["n"]) is int
+
+
+def test_strict_tools_of_chat(mini):
+    """strict stays beside the function for the constraint, and out of the prompt."""
+    t = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}}
+    assert "'not'" in post(mini, "/v1/chat/completions", {"messages": [{"role": "user", "content": "go"}], "tools": [t]}, 400)["error"]["message"]
+    t["function"]["parameters"] = {"type": "object", "properties": {}}
+    assert "strict" not in prompt(mini, "/v1/chat/completions", {"messages": [{"role": "user", "content": "go"}], "tools": [t], "max_tokens": 2})

@@ -3,9 +3,9 @@
  *     quern-fake serve FOLDER [options of quern serve]
  *
  * FOLDER has a tokenizer and a template. What the model answers stands in the prompt: the last
- * "[[say:TEXT:yas]]" makes it answer TEXT and end its turn; without one it babbles. The environment tunes it:
- * FAKE_STEP_US, FAKE_ROW_US (how long a step takes), FAKE_LOAD_US, FAKE_FAIL_AT, FAKE_HANG_AT (steps).
- * SPDX-License-Identifier: Apache-2.0 */
+ * "[[say:TEXT:yas]]" makes it answer TEXT (U+23CE is a line break) and end its turn; without one it babbles.
+ * The environment tunes it: FAKE_CONTEXT (8192), FAKE_STEP_US, FAKE_ROW_US (how long a step takes),
+ * FAKE_LOAD_US, FAKE_FAIL_AT, FAKE_HANG_AT (steps). SPDX-License-Identifier: Apache-2.0 */
 #include "base/clock.h"
 #include "base/hash.h"
 #include "cli/serve.h"
@@ -71,6 +71,19 @@ static int find_start(const int32_t *tok, int n)
     return closer;
 }
 
+/* A sign that stands for a line break, where JSON would escape one. In place; the new length. */
+static size_t line_breaks(char *text, size_t n)
+{
+    static const char sign[] = "\u23ce";
+    size_t to = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool is_sign = n - i >= sizeof sign - 1 && !memcmp(text + i, sign, sizeof sign - 1);
+        text[to++] = is_sign ? '\n' : text[i];
+        if (is_sign) i += sizeof sign - 2;
+    }
+    return to;
+}
+
 static int32_t answer(void *user, const int32_t *tok, int n)
 {
     (void)user;
@@ -84,7 +97,7 @@ static int32_t answer(void *user, const int32_t *tok, int n)
         char *prompt = join(tok, start), *say = NULL;
         for (char *p = prompt; (p = strstr(p, "[[say:"));) say = p += 6;
         char *end = say ? strstr(say, ":yas]]") : NULL;
-        if (end) encode(say, (size_t)(end - say), &script.answer);
+        if (end) encode(say, line_breaks(say, (size_t)(end - say)), &script.answer);
         free(prompt);
     }
     if (!script.answer.n) return -1;
@@ -113,7 +126,7 @@ int main(int argc, char **argv)
     script.answer.max = 1 << 20;
     struct qn_fake_options f = {
         .vocab = qn_tokenizer_n_vocab(script.text->tokenizer),
-        .max_context = 8192,
+        .max_context = env("FAKE_CONTEXT") ? (int)env("FAKE_CONTEXT") : 8192,
         .stop_tok = script.text->im_end_id,
         .step_us = env("FAKE_STEP_US"),
         .row_us = env("FAKE_ROW_US"),

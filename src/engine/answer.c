@@ -9,6 +9,7 @@
 
 static void end(struct qn_verdict *v, enum qn_finish finish, int32_t stop_tok)
 {
+    v->error.code = QN_OK;
     v->is_over = true;
     v->finish = finish;
     v->stop_tok = stop_tok;
@@ -49,7 +50,7 @@ static void note_first(struct qn_seq *q)
 void qn_answer_take(struct qn_seq *q, const struct qn_step_token *token, bool is_stuck,
                     struct qn_verdict *out)
 {
-    *out = (struct qn_verdict){.stop_tok = -1};
+    out->is_sent = out->is_over = false; /* the rest is of an end */
     if (token->tok < 0 && !is_stuck) {
         qn_answer_unsound(q, q->n_tok, out);
         return;

@@ -8,7 +8,7 @@
 /* Whether the sequence goes on behind the token, or how it ends. */
 struct qn_verdict {
     bool is_sent; /* its reader has a new event */
-    bool is_over;
+    bool is_over; /* what follows is set then */
     enum qn_finish finish;
     int32_t stop_tok;    /* that ended it, or -1 */
     struct qn_err error; /* with QN_FINISH_ERROR */

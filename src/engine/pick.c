@@ -49,13 +49,6 @@ int32_t qn_pick_guess(const struct qn_pick *k)
     return qn_mask_forced(k->mask, k->params->constraint, k->state);
 }
 
-bool qn_is_listed(const int32_t *list, int n, int32_t tok)
-{
-    for (int i = 0; i < n; i++)
-        if (list[i] == tok) return true;
-    return false;
-}
-
 static bool is_stop(const struct qn_pick *k, int32_t tok)
 {
     return qn_is_listed(k->params->stop_tok, k->params->n_stop, tok);

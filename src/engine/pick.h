@@ -43,7 +43,12 @@ bool qn_pick_watch(struct qn_pick *k, const int32_t *tok, int n_tok);
 bool qn_pick_watch_as(struct qn_pick *k, const int32_t *tok, int n_tok, bool is_free);
 
 /* Is the token one of list[n]? */
-bool qn_is_listed(const int32_t *list, int n, int32_t tok);
+static inline bool qn_is_listed(const int32_t *list, int n, int32_t tok)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i] == tok) return true;
+    return false;
+}
 
 /* Distinct tokens of a sequence, with how often each was generated. */
 struct qn_seen {

@@ -21,6 +21,7 @@ uint64_t qn_prefix_key(const struct qn_prefix *p, uint64_t parent_key, int i)
 
 bool qn_prefix_media(const struct qn_prefix *p, int at, int n, uint64_t *out)
 {
+    if (!p->n_span) return false;
     int k = qn_spans_find(p->span, p->n_span, at);
     if (n <= 0 || k == p->n_span || p->span[k].first >= at + n) return false;
     memset(out, 0, (size_t)n * sizeof *out);
@@ -35,9 +36,10 @@ bool qn_prefix_media(const struct qn_prefix *p, int at, int n, uint64_t *out)
 int qn_prefix_common(const struct qn_prefix *p, int at, const struct qn_words *words, int n)
 {
     uint64_t own[QN_PAGE];
-    int i = 0;
-    while (i < n && p->tok[at + i] == words->tok[i]) i++;
     QN_CHECK(n <= QN_PAGE);
+    int i = n; /* whole pages are mostly the same */
+    if (memcmp(p->tok + at, words->tok, (size_t)n * sizeof *words->tok))
+        for (i = 0; p->tok[at + i] == words->tok[i];) i++;
     bool has_media = qn_prefix_media(p, at, i, own);
     if (!has_media && !words->media) return i;
     for (int k = 0; k < i; k++)

@@ -291,7 +291,7 @@ int qn_gguf_config_json(const struct qn_gguf_set *set, struct qn_buf *b, struct 
     qn_buf_printf(b, ",\n  \"tie_word_embeddings\": %s",
                   qn_gguf_set_find(set, "output.weight") ? "false" : "true");
     if (qn_gguf_int(qn_gguf_find(g, "tokenizer.ggml.padding_token_id"), 0, &n)) put_int(b, "pad_token_id", n);
-    qn_buf_puts(b, ",\n  \"hidden_act\": \"silu\"\n}\n");
+    qn_buf_puts(b, ",\n  \"dtype\": \"bfloat16\",\n  \"hidden_act\": \"silu\"\n}\n");
     QN_TRY(finish(g, b, e));
 out:
     return rc;

@@ -4,9 +4,12 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "base/model_path.h"
 #include "cli/cli.h"
 #include "cli/ids.h"
 #include "engine/calib.h"
+#include "model/gguf_write.h"
+#include "model/plain.h"
 #include "model/quantize.h"
 
 #define MAX_KEEP 64
@@ -114,6 +117,42 @@ out:
     return rc;
 }
 
+/* Between GGUF files and checkpoints. */
+static bool is_conversion(const struct options *o, const char *out)
+{
+    return qn_model_path_is_gguf(out) || (o->format && !strcasecmp(o->format, "bf16"));
+}
+
+static int convert(const char *in, const struct options *o, const char *to, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_model *m = NULL;
+    static const struct {
+        const char *name;
+        enum qn_dtype type;
+    } types[] = {{"bf16", QN_BF16}, {"q8_0", QN_Q8_0}, {"q4_0", QN_Q4_0}};
+    size_t i = 0;
+    while (i < QN_COUNT(types) && (!o->format || strcasecmp(o->format, types[i].name))) i++;
+    QN_FAIL_IF(i == QN_COUNT(types), e, QN_INVAL,
+               "--format %.40s: GGUF files are written in bf16, q8_0 and q4_0",
+               o->format ? o->format : "is missing");
+    QN_FAIL_IF(o->calib || o->recipe || o->keep[0], e, QN_INVAL,
+               "--calib, --recipe and --keep have no meaning between GGUF files and checkpoints");
+    QN_TRY(qn_model_open(&m, in, e));
+    if (qn_model_path_is_gguf(to)) {
+        QN_TRY(qn_gguf_write(m, to, types[i].type, e));
+    } else {
+        QN_FAIL_IF(
+            !qn_model_is_gguf(m), e, QN_INVAL,
+            "--format bf16 makes checkpoints out of GGUF files, and GGUF files (OUT.gguf); %s is neither",
+            in);
+        QN_TRY(qn_plain_write(m, to, o->shard, e));
+    }
+out:
+    qn_model_close(m);
+    return rc;
+}
+
 static int run(int argc, char **argv)
 {
     struct options o = {.compensate = "",
@@ -154,7 +193,10 @@ static int run(int argc, char **argv)
         "quern quantize IN OUT --format F [options]",
         "Writes a checkpoint again with quantised weights, in the layout of the published releases. An "
         "interrupted run is\n"
-        "gone on with by the same command.",
+        "gone on with by the same command. OUT.gguf (--format bf16, q8_0, q4_0) is a file for programs that "
+        "read GGUF; "
+        "a GGUF file\n"
+        "becomes a checkpoint by --format bf16.",
         "quern quantize models/Qwen3.5-9B models/Qwen3.5-9B-AWQ --format awq --calib text.txt"};
     struct qn_err e = {0};
     const char *args[2], *keep[MAX_KEEP];
@@ -166,7 +208,10 @@ static int run(int argc, char **argv)
     int n_arg, rc = qn_opt_parse(table, QN_COUNT(table), &usage, argc, argv, args, 2, &n_arg, &e);
     if (rc == QN_CANCELED) print_lists();
     if (!rc && n_arg != 2)
-        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__, "IN and OUT are needed: two folders");
+        rc = qn_err_set(&e, QN_INVAL, __FILE__, __LINE__,
+                        "IN and OUT are needed: two folders, or .gguf files");
+    bool converts = !rc && is_conversion(&o, args[1]);
+    if (converts) return convert(args[0], &o, args[1], &e) ? qn_cli_failed("quantize", &e) : 0;
     if (!rc) rc = read_options(&o, &q, &e);
     if (!rc) {
         keep_text = xstrdup(o.keep);
@@ -178,8 +223,9 @@ static int run(int argc, char **argv)
         return qn_cli_usage_failed("quantize", rc, &e);
     }
     QN_TRY(qn_model_open(&m, args[0], &e));
-    QN_FAIL_IF(qn_model_is_gguf(m), &e, QN_UNSUPPORTED,
-               "%s: a GGUF file is not quantised anew; start from the safetensors release", args[0]);
+    QN_FAIL_IF(qn_model_is_gguf(m), &e, QN_INVAL,
+               "%s is a GGUF file: write it as a checkpoint first (--format bf16), then quantise that",
+               args[0]);
     q.model = m;
     if (o.calib) QN_TRY(open_calib(&calib, &o, &q, args[0], &e));
     QN_TRY(qn_quantize_write(&q, args[1], &report, &e));

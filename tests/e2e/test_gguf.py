@@ -2,6 +2,7 @@
 
 SPDX-License-Identifier: Apache-2.0
 """
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import struct
 import subprocess
 
+import conftest
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -111,3 +113,98 @@ def test_logits(tmp_path, device):
         out[key] = struct.unpack(f"<{(len(raw) - 10 - n) // 4}f", raw[10 + n:])
     top = max(abs(x) for x in out["hf"])
     assert max(abs(a - b) for a, b in zip(out["gguf"], out["hf"])) < 1e-5 * top
+
+
+# --- between GGUF files and checkpoints ---
+
+MINI = ROOT / "models/mini"
+
+
+def tensors(folder):
+    raw = (folder / "model.safetensors").read_bytes()
+    n = struct.unpack("<Q", raw[:8])[0]
+    head = json.loads(raw[8:8 + n])
+    return {k: (v["dtype"], v["shape"], raw[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]])
+            for k, v in head.items() if k != "__metadata__"}
+
+
+def split(tensors):
+    """Fused experts as the tensors of each."""
+    out = {}
+    for name, (dtype, shape, data) in tensors.items():
+        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(name.rsplit(".", 1)[1])
+        if not parts or ".experts." not in name or name.endswith(".weight"):
+            out[name] = (dtype, shape, data)
+            continue
+        rows, size = shape[1] // len(parts), len(data) // shape[0] // len(parts)
+        for i in range(shape[0] * len(parts)):
+            stem = f"{name.rsplit('.', 1)[0]}.{i // len(parts)}.{parts[i % len(parts)]}.weight"
+            out[stem] = (dtype, [rows, shape[2]], data[i * size:(i + 1) * size])
+    return out
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """quern-mini as GGUF files."""
+    path = tmp_path_factory.mktemp("gguf")
+    for form in ("bf16", "q8_0", "q4_0"):
+        quern("quantize", MINI, path / f"mini-{form}.gguf", "--format", form)
+    return path
+
+
+def test_there_and_back(written, tmp_path):
+    """A checkpoint out of a GGUF file has the bytes of the one the file was made from: value heads (two to a key head) in
+    their order, norms, experts. A_log went through a logarithm: a unit in its last place."""
+    quern("quantize", written / "mini-bf16.gguf", tmp_path / "back", "--format", "bf16")
+    before, after = split(tensors(MINI)), tensors(tmp_path / "back")
+    assert before.keys() == after.keys()
+    for name, (dtype, shape, data) in before.items():
+        kind, dims, got = after[name]
+        assert dims == shape, name
+        if name.endswith("A_log"):
+            count = len(got) // 4
+            wide = struct.unpack(f"<{count}f", data) if dtype == "F32" else [
+                struct.unpack("<f", b"\0\0" + data[2 * i:2 * i + 2])[0] for i in range(count)]
+            assert all(abs(a - b) < 1e-6 for a, b in zip(wide, struct.unpack(f"<{count}f", got))), name
+        elif kind == dtype:
+            assert got == data, name
+        else:
+            assert (kind, dtype) == ("F32", "BF16") and got == b"".join(
+                b"\0\0" + data[i:i + 2] for i in range(0, len(data), 2)), name
+    text = "Grüße, 世界! <|im_start|>x<tool_call>\n"
+    assert len({quern("tokenize", m, text=text) for m in (MINI, written / "mini-q4_0.gguf", tmp_path / "back")}) == 1
+    x = json.loads(quern("inspect", tmp_path / "back", "--json"))
+    assert x["mtp"] and x["tokenizer"] and x["template"] and set(x["stop_tokens"]) == {4058, 4056}
+
+
+def test_types_written(written):
+    """Matrices in the type asked for; the head of a Q4_0 file is Q8_0; routers stay F32."""
+    x = json.loads(quern("inspect", written / "mini-q4_0.gguf", "--json"))["parts"]
+    assert x["experts"]["formats"].keys() == {"Q4_0"} and x["head"]["formats"].keys() == {"Q8_0"}
+    assert x["router"]["formats"].keys() == {"F32"}
+    assert json.loads(quern("inspect", written / "mini-q8_0.gguf", "--json"))["parts"]["gdn"]["formats"].keys() == {"Q8_0"}
+
+
+def test_conversion_refusals(written, tmp_path):
+    q4 = written / "mini-q4_0.gguf"
+    assert "is there already" in quern("quantize", MINI, q4, "--format", "bf16", code=1)
+    assert "written in bf16, q8_0 and q4_0" in quern("quantize", MINI, tmp_path / "a.gguf", "--format", "awq", code=1)
+    assert "--format bf16" in quern("quantize", q4, tmp_path / "a", "--format", "awq", code=1)
+    assert "GGUF file already" in quern("quantize", q4, tmp_path / "a.gguf", "--format", "bf16", code=1)
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_serve(written):
+    """A GGUF file is served like any checkpoint: chat template, stop tokens, speculation, many at once."""
+    s = conftest.Server("quern", written / "mini-q8_0.gguf", "--memory", "1G")
+    try:
+        ask = {"messages": [{"role": "user", "content": "What is quern?"}], "temperature": 0, "max_tokens": 48}
+        status, first = s.post("/v1/chat/completions", ask)
+        assert status == 200 and first["choices"][0]["finish_reason"] == "stop"
+        assert "quern" in first["choices"][0]["message"]["content"]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: s.post("/v1/chat/completions", ask)[1], range(4)))
+        assert {a["choices"][0]["message"]["content"] for a in answers} == {first["choices"][0]["message"]["content"]}
+        assert s.get("/v1/models")[1]["data"][0]["id"] == "mini-q8_0"
+    finally:
+        assert s.stop() == 0

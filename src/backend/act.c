@@ -39,7 +39,8 @@ bool qn_act_is_int8(const struct qn_linear *l)
     case QN_FMT_INT4_AWQ:
     case QN_FMT_INT4_GPTQ:
     case QN_FMT_INT4_CT:
-        return is_in_order(l);
+    case QN_FMT_INT4_CT_ZERO:
+        return is_in_order(l) && (!l->group || (l->n_in % l->group == 0 && l->group % 32 == 0));
     default:
         return false;
     }

@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "model/checkpoint.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -39,6 +40,8 @@ struct qn_model {
     struct qn_arena *name_arena; /* of tensors that are called otherwise than in the file */
     struct qn_map by_name;       /* hash -> index */
     struct qn_names names;
+    bool is_shifted[2]; /* norm weights hold 1 + w: of the model, of the MTP layer */
+    bool has_stacked;   /* experts in one tensor, in some layer */
     struct qn_hint *hint;
     bool has_mtp;
     uint64_t fingerprint;
@@ -105,7 +108,14 @@ out:
     return rc;
 }
 
-/* The tensors of the files, under the names of a published checkpoint where others wrote them. */
+/* Is this a tensor of all experts of a layer: no number where one would stand? */
+static bool is_stacked_name(const char *name)
+{
+    const char *at = strstr(name, ".experts.");
+    return strstr(name, ".switch_mlp.") || (at && !isdigit((unsigned char)at[strlen(".experts.")]));
+}
+
+/* The tensors of the folder's files, under the names of a published checkpoint where others wrote them. */
 static int gather(struct qn_model *m, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -125,6 +135,7 @@ static int gather(struct qn_model *m, struct qn_err *e)
                    "tensor %s is there under two names: the conversion is broken, use another copy",
                    m->tensors[m->n].name);
         put_index(m, m->n);
+        m->has_stacked |= is_stacked_name(m->tensors[m->n].name);
     }
 out:
     qn_tensors_free(&t);
@@ -236,51 +247,98 @@ static void settle_head(struct qn_model *m)
 static struct qn_detect lookup(const struct qn_model *m, bool mark)
 {
     return (struct qn_detect){mark ? find_and_mark : find_const, (void *)(uintptr_t)m,
-                              m->hint && qn_hint_is_gptq_v2(m->hint)};
+                              qn_hint_scheme(m->hint)};
 }
 
-/* A slice of a fused 3-D expert tensor. NULL in *fused when there is none under either spelling. */
-static const struct qn_tensor *find_fused(const struct qn_model *m, const struct qn_detect *d,
-                                          enum qn_role role, int layer, int *rows, int *first, int *n_in)
+/* --- experts in one tensor --- */
+
+/* The spellings of experts that are laid one above the other, in the order they are looked for. */
+static const struct stacked {
+    const char *pair, *one; /* both of gate and up in one tensor, or each in its own */
+} stackeds[] = {{"mlp.experts.gate_up_proj", "mlp.experts."},
+                {"mlp.switch_mlp.gate_up_proj", "mlp.switch_mlp."}};
+
+/* A search that gives the slice of one expert. */
+struct slices {
+    const struct qn_detect *d;
+    const char *stem;
+    int expert, n_expert;
+    struct qn_tensor found[12];
+    int n_found;
+};
+
+/* Companions of a stacked tensor are called X.weight_scale, or X_scale as transformers 5 saves them. */
+static const struct qn_tensor *find_stacked(const struct qn_detect *d, const char *stem, const char *suffix)
 {
-    char name[QN_NAME_BYTES + 8];
-    qn_role_fused(&m->config, &m->names, role, layer, name, rows, first, n_in);
+    char name[QN_NAME_BYTES + 64];
+    snprintf(name, sizeof name, "%s.%s", stem, suffix);
     const struct qn_tensor *t = d->find(d->ctx, name);
-    if (t) return t;
-    strcat(name, ".weight");
+    if (t || strncmp(suffix, "weight", 6)) return t;
+    snprintf(name, sizeof name, "%s%s", stem, suffix + 6);
     return d->find(d->ctx, name);
+}
+
+static const struct qn_tensor *find_slice(void *ctx, const char *name)
+{
+    struct slices *s = ctx;
+    const struct qn_tensor *t = find_stacked(s->d, s->stem, name + strlen(s->stem) + 1);
+    if (!t || s->n_found == (int)QN_COUNT(s->found)) return NULL;
+    struct qn_tensor *out = &s->found[s->n_found++];
+    *out = *t;
+    if (t->n_dim < 1 || t->shape[0] != s->n_expert) return out; /* one for all */
+    out->n_byte = t->n_byte / (size_t)s->n_expert;
+    out->data = (const char *)t->data + (size_t)s->expert * out->n_byte;
+    out->n_dim = t->n_dim - 1;
+    memmove(out->shape, out->shape + 1, (size_t)out->n_dim * sizeof *out->shape);
+    return out;
+}
+
+/* The stem of the stacked tensor a role of the layer lies in; false when there is none. *is_pair: gate rows,
+ * then up rows. */
+static bool find_fused(const struct qn_model *m, const struct qn_detect *d, enum qn_role role, int layer,
+                       char stem[QN_NAME_BYTES], bool *is_pair)
+{
+    if (!m->has_stacked) return false;
+    char prefix[QN_NAME_BYTES];
+    const char *own = strrchr(qn_role_module(role), '.') + 1;
+    qn_role_stem(&m->names, QN_ROLE_ROUTER, layer, 0, prefix);
+    prefix[strlen(prefix) - strlen(qn_role_module(QN_ROLE_ROUTER))] = 0;
+    for (size_t i = 0; i < QN_COUNT(stackeds); i++)
+        for (int pair = role != QN_ROLE_EXPERT_DOWN; pair >= 0; pair--) {
+            snprintf(stem, QN_NAME_BYTES, "%s%s%s", prefix, pair ? stackeds[i].pair : stackeds[i].one,
+                     pair ? "" : own);
+            *is_pair = pair;
+            for (size_t k = 0; k < QN_COUNT(weight_kinds); k++)
+                if (find_stacked(d, stem, weight_kinds[k])) return true;
+        }
+    return false;
+}
+
+static int n_expert_of(const struct qn_model *m, int layer)
+{
+    return layer == QN_LAYER_MTP ? m->config.n_mtp_expert : m->config.n_expert;
 }
 
 static int expert_linear(const struct qn_model *m, const struct qn_detect *d, enum qn_role role, int layer,
                          int expert, bool is_deep, struct qn_linear *out, struct qn_err *e)
 {
-    int rc = QN_OK, n_out, n_in, rows, first;
-    char stem[QN_NAME_BYTES], found[120];
-    const struct qn_tensor *t = find_fused(m, d, role, layer, &rows, &first, &n_in);
+    int rc = QN_OK, n_out, n_in;
+    char stem[QN_NAME_BYTES], fused[QN_NAME_BYTES], found[120];
+    bool is_pair;
     qn_role_stem(&m->names, role, layer, expert, stem);
     qn_role_shape(&m->config, role, layer, &n_out, &n_in);
-    if (!t) return qn_detect_linear(d, stem, n_out, n_in, is_deep, out, e);
-    struct qn_linear l = {.n_out = n_out, .n_in = n_in, .scale2 = 1};
-    snprintf(l.name, sizeof l.name, "%s", stem);
-    QN_FAIL_IF(t->dtype != QN_BF16 && t->dtype != QN_F16 && t->dtype != QN_F32, e, QN_UNSUPPORTED,
-               "tensor %s is %s; fused expert tensors are read as BF16, F16 or F32, quantised ones one a "
-               "tensor an expert",
-               t->name, qn_dtype_name(t->dtype));
-    QN_FAIL_IF(t->n_dim != 3 || t->shape[0] != m->config.n_expert || t->shape[1] != rows ||
-                   t->shape[2] != n_in,
-               e, QN_FORMAT,
+    if (!find_fused(m, d, role, layer, fused, &is_pair))
+        return qn_detect_linear(d, stem, n_out, n_in, is_deep, out, e);
+    struct slices s = {.d = d, .stem = fused, .expert = expert, .n_expert = n_expert_of(m, layer)};
+    struct qn_detect slice = {find_slice, &s, d->scheme};
+    const struct qn_tensor *t = find_stacked(d, fused, "weight");
+    QN_FAIL_IF(t && (t->n_dim != 3 || t->shape[0] != s.n_expert), e, QN_FORMAT,
                "tensor %s: expected [%d, %d, %d], found %s; config.json and the files do not belong together",
-               t->name, m->config.n_expert, rows, n_in, qn_tensor_text(t, found, sizeof found));
-    size_t row_bytes = (size_t)n_in * qn_dtype_bytes(t->dtype);
-    l.format = t->dtype == QN_F32 ? QN_FMT_F32 : t->dtype == QN_F16 ? QN_FMT_F16 : QN_FMT_BF16;
-    l.weight = *t;
-    l.weight.n_dim = 2;
-    l.weight.shape[0] = n_out;
-    l.weight.shape[1] = n_in;
-    l.weight.shape[2] = 0;
-    l.weight.data = (const char *)t->data + ((size_t)expert * (size_t)rows + (size_t)first) * row_bytes;
-    l.weight.n_byte = (size_t)n_out * row_bytes;
-    *out = l;
+               t->name, s.n_expert, is_pair ? 2 * n_out : n_out, n_in,
+               qn_tensor_text(t, found, sizeof found));
+    QN_TRY(qn_detect_linear(&slice, fused, is_pair ? 2 * n_out : n_out, n_in, is_deep, out, e));
+    if (is_pair) QN_TRY(qn_linear_take_rows(out, role == QN_ROLE_EXPERT_UP ? n_out : 0, n_out, e));
+    snprintf(out->name, sizeof out->name, "%s", stem);
 out:
     return rc;
 }
@@ -320,7 +378,8 @@ static int vec_tensor(const struct qn_model *m, const struct qn_detect *d, enum 
     bool fits = t->n_byte == n * qn_dtype_bytes(t->dtype);
     if (vec == QN_VEC_CONV)
         fits = fits && t->n_dim >= 2 && t->shape[0] == qn_config_conv_dim(&m->config) &&
-               t->shape[t->n_dim - 1] == m->config.conv_taps;
+               (t->shape[t->n_dim - 1] == m->config.conv_taps ||
+                (t->n_dim == 3 && t->shape[1] == m->config.conv_taps)); /* MLX: the same bytes */
     QN_FAIL_IF(!fits, e, QN_FORMAT,
                "tensor %s: expected %zu values, found %s; config.json and the files do not belong together",
                name, n, qn_tensor_text(t, found, sizeof found));
@@ -342,17 +401,17 @@ static int check_layer(struct qn_model *m, const struct qn_detect *d, int layer,
             QN_TRY(make_linear(m, d, role, layer, 0, false, &l, e));
             continue;
         }
-        int rows, first;
-        const struct qn_tensor *fused = find_fused(m, d, role, layer, &rows, &first, &n_in);
-        for (int x = 0; x < c->n_expert; x++) {
+        char fused[QN_NAME_BYTES];
+        bool is_pair, is_stacked = find_fused(m, d, role, layer, fused, &is_pair);
+        for (int x = 0; x < n_expert_of(m, layer); x++) {
             QN_TRY(make_linear(m, d, role, layer, x, false, &l, e));
             char stem[QN_NAME_BYTES + 8];
             qn_role_stem(&m->names, role, layer, x, stem);
             strcat(stem, ".weight");
-            QN_FAIL_IF(fused && find_const(m, stem), e, QN_FORMAT,
+            QN_FAIL_IF(is_stacked && find_const(m, stem), e, QN_FORMAT,
                        "experts of layer %d are stored twice (%s and %s): the conversion is broken, use "
                        "another copy",
-                       layer, fused->name, stem);
+                       layer, fused, stem);
         }
     }
     for (int v = 0; v < QN_N_VEC; v++)
@@ -369,10 +428,6 @@ static int check_text(struct qn_model *m, struct qn_err *e)
     struct qn_linear l;
     const struct qn_tensor *t;
     QN_TRY(make_linear(m, &d, QN_ROLE_EMBED, 0, 0, false, &l, e));
-    QN_FAIL_IF(l.format != QN_FMT_F32 && l.format != QN_FMT_BF16 && l.format != QN_FMT_F16 &&
-                   !qn_format_is_block(l.format),
-               e, QN_UNSUPPORTED, "%s is stored as %s; embeddings are read as BF16, F16 or F32", l.name,
-               qn_format_name(l.format));
     QN_TRY(make_linear(m, &d, QN_ROLE_HEAD, 0, 0, false, &l, e));
     QN_TRY(vec_tensor(m, &d, QN_VEC_FINAL_NORM, 0, &t, e));
     for (int i = 0; i < m->config.n_layer; i++) QN_TRY(check_layer(m, &d, i, e));
@@ -515,22 +570,69 @@ static void check_kv_scales(struct qn_model *m)
              n_odd, first);
 }
 
-/* Some re-saves hold 1 + w; the formula adds the 1 again. */
-static void check_norms(struct qn_model *m)
+/* --- MLX saves: norms hold 1 + w, the convolution has its taps in the middle --- */
+
+struct norms {
+    double sum;
+    int64_t n, n_negative;
+};
+
+/* Counts a norm weight in; quiet where the model has none. */
+static void count_norm(const struct qn_model *m, enum qn_vec vec, int layer, struct norms *s)
 {
-    size_t n = (size_t)m->config.hidden;
-    float *w = xmalloc(n * sizeof *w);
-    double sum = 0;
-    if (!qn_model_vec(m, QN_VEC_INPUT_NORM, 0, w, n, NULL)) {
-        for (size_t i = 0; i < n; i++) sum += (double)w[i];
-        if (sum / (double)n > 0.75)
-            note(m,
-                 "norm weights average %.2f: this copy may hold 1 + w, which the model would add again (seen "
-                 "in "
-                 "some MLX re-saves)",
-                 sum / (double)n);
-    }
+    size_t n = qn_vec_count(&m->config, vec, layer);
+    float *w = n ? xmalloc(n * sizeof *w) : NULL;
+    if (w && !qn_model_vec(m, vec, layer, w, n, NULL))
+        for (size_t i = 0; i < n; i++, s->n++) {
+            s->sum += (double)w[i];
+            s->n_negative += w[i] < 0;
+        }
     free(w);
+}
+
+/* As trained, w lies around nought; 1 + w is hardly ever negative. */
+static bool looks_shifted(const struct norms *s)
+{
+    return s->n && s->sum / (double)s->n > 0.6 && s->n_negative * 200 < s->n;
+}
+
+/* mlx-lm tells its own saves by the shape of the convolution; its metadata and its names are signs as well.
+ * Without any sign nothing is taken off, since a fine-tune may have such norms. */
+static void settle_norms(struct qn_model *m)
+{
+    struct norms text = {0}, mtp = {0};
+    bool is_mlx = m->shards.is_mlx || starts_with(m->names.text, "language_model.model.");
+    for (int i = 0; i < m->n && !is_mlx; i++) {
+        const struct qn_tensor *t = &m->tensors[i];
+        is_mlx = ends_with(t->name, ".conv1d.weight") && t->n_dim == 3 && t->shape[2] == 1 && t->shape[1] > 1;
+    }
+    int step = m->config.n_layer / 16 + 1;
+    for (int i = 0; i < m->config.n_layer; i += step) {
+        count_norm(m, QN_VEC_INPUT_NORM, i, &text);
+        count_norm(m, QN_VEC_POST_NORM, i, &text);
+        count_norm(m, QN_VEC_Q_NORM, i, &text);
+    }
+    bool is_shifted = looks_shifted(&text);
+    if (is_shifted && !is_mlx) {
+        note(m,
+             "norm weights average %.2f and none is negative: this copy may hold 1 + w, which the model "
+             "would add "
+             "again (as in MLX re-saves); nothing else says so, so they are used as they are",
+             text.sum / (double)text.n);
+        return;
+    }
+    if (!is_shifted) return;
+    count_norm(m, QN_VEC_INPUT_NORM, QN_LAYER_MTP, &mtp);
+    count_norm(m, QN_VEC_POST_NORM, QN_LAYER_MTP, &mtp);
+    m->is_shifted[0] = true;
+    m->is_shifted[1] = looks_shifted(&mtp);
+    note(m, "an MLX save: its norm weights hold 1 + w (average %.2f), the 1 is taken off",
+         text.sum / (double)text.n);
+}
+
+static bool is_norm(enum qn_vec vec)
+{
+    return vec != QN_VEC_CONV && vec != QN_VEC_A_LOG && vec != QN_VEC_DT_BIAS && vec != QN_VEC_GDN_NORM;
 }
 
 static void check_scale_sanity(struct qn_model *m)
@@ -604,7 +706,7 @@ static int check_model(struct qn_model *m, struct qn_err *e)
     QN_TRY(check_text(m, e));
     check_mtp(m);
     QN_TRY(check_leftovers(m, e));
-    check_norms(m);
+    if (!m->gguf.n) settle_norms(m);
     check_kv_scales(m);
     check_scale_sanity(m);
     if (m->hint) qn_hint_compare(m->hint, m);
@@ -748,7 +850,7 @@ static int view(const struct qn_model *m, enum qn_role role, int layer, int expe
     bool exists = qn_role_shape(&m->config, role, layer, &n_out, &n_in);
     if (role == QN_ROLE_MTP_FC || (!qn_role_is_global(role) && layer == QN_LAYER_MTP))
         exists = exists && m->has_mtp;
-    if (qn_role_is_expert(role)) exists = exists && expert >= 0 && expert < m->config.n_expert;
+    if (qn_role_is_expert(role)) exists = exists && expert >= 0 && expert < n_expert_of(m, layer);
     QN_FAIL_IF(!exists, e, QN_NOTFOUND, "%s: layer %d has no %s (expert %d)", m->name, layer,
                qn_role_module(role), expert);
     QN_TRY(make_linear(m, &d, role, layer, expert, is_deep, out, e));
@@ -797,8 +899,15 @@ int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *ou
     QN_TRY(vec_tensor(m, &d, vec, layer, &t, e));
     QN_TRY(qn_tensor_to_f32(t, out, n, e));
     if (m->gguf.n) QN_TRY(undo_gguf(vec, t->name, out, n, e));
+    bool is_mtp = vec >= QN_VEC_MTP_NORM_EMBED || (layer == QN_LAYER_MTP && vec != QN_VEC_FINAL_NORM);
+    for (size_t i = 0; is_norm(vec) && m->is_shifted[is_mtp] && i < n; i++) out[i] -= 1;
 out:
     return rc;
+}
+
+bool qn_model_is_shifted(const struct qn_model *m)
+{
+    return m->is_shifted[0];
 }
 
 bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale)

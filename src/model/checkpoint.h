@@ -49,7 +49,7 @@ int qn_model_n_files(const struct qn_model *m);
 #define QN_LAYER_MTP (-1)
 
 enum qn_role {                /* linear layers */
-               QN_ROLE_EMBED, /* a table [V, H]; unquantised */
+               QN_ROLE_EMBED, /* a table [V, H] */
                QN_ROLE_HEAD,  /* = EMBED when tied */
                QN_ROLE_Q,
                QN_ROLE_K,
@@ -101,6 +101,8 @@ int qn_model_stored(const struct qn_model *m, enum qn_role role, int layer, int 
 /* Raw values (norms as stored, without the 1), n floats as in the table above. */
 int qn_model_vec(const struct qn_model *m, enum qn_vec vec, int layer, float *out, size_t n,
                  struct qn_err *e);
+/* Norm weights of the file hold 1 + w (an MLX save); qn_model_vec has taken the 1 off. */
+bool qn_model_is_shifted(const struct qn_model *m);
 /* KV-cache scales of a full-attention layer; 1 when the file has none. Returns whether it has. */
 bool qn_model_kv_scale(const struct qn_model *m, int layer, float *k_scale, float *v_scale);
 int qn_model_n_kv_scale(const struct qn_model *m);     /* full-attention layers that have them */

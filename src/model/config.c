@@ -190,6 +190,7 @@ static int read_widths(struct qn_config_reader *r)
     if (c->is_moe) {
         QN_TRY(get_int(r, "num_experts", 256, 1, MAX_EXPERT, &c->n_expert));
         QN_TRY(get_int(r, "num_experts_per_tok", 8, 1, QN_MIN(MAX_TOP_K, c->n_expert), &c->top_k));
+        c->n_mtp_expert = c->n_expert;
         QN_TRY(get_int(r, "moe_intermediate_size", 512, 1, MAX_WIDTH, &c->expert_ffn));
         QN_TRY(get_int(r, "shared_expert_intermediate_size", 512, 1, MAX_WIDTH, &c->shared_ffn));
     } else {

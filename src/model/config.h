@@ -55,6 +55,7 @@ struct qn_config {
     /* feed forward */
     int ffn;             /* [F], dense */
     int n_expert, top_k; /* [E] [k]; 0 when dense */
+    int n_mtp_expert;    /* of the MTP layer: a pruned model may keep all of them there */
     int expert_ffn;      /* [I] */
     int shared_ffn;      /* [S] */
 

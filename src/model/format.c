@@ -4,6 +4,8 @@
 
 #include <math.h>
 
+#include "base/mem.h"
+
 const char *qn_format_name(enum qn_format f)
 {
     static const char *const names[QN_N_FORMAT] = {
@@ -18,6 +20,18 @@ const char *qn_format_name(enum qn_format f)
         [QN_FMT_INT4_GPTQ] = "INT4-GPTQ",
         [QN_FMT_INT4_CT] = "INT4-CT",
         [QN_FMT_INT8_CHANNEL] = "INT8-channel",
+        [QN_FMT_INT8_GROUP] = "INT8-group",
+        [QN_FMT_FP8_GRID] = "FP8-grid",
+        [QN_FMT_MXFP4] = "MXFP4",
+        [QN_FMT_MXFP8] = "MXFP8",
+        [QN_FMT_INTN_GPTQ] = "INTn-GPTQ",
+        [QN_FMT_INT8_GPTQ] = "INT8-GPTQ",
+        [QN_FMT_INT4_CT_ZERO] = "INT4-CT-zero",
+        [QN_FMT_INT8_CT] = "INT8-CT",
+        [QN_FMT_INTN_CT] = "INTn-CT",
+        [QN_FMT_INT4_MLX] = "INT4-MLX",
+        [QN_FMT_INT8_MLX] = "INT8-MLX",
+        [QN_FMT_INTN_MLX] = "INTn-MLX",
         [QN_FMT_Q4_0] = "Q4_0",
         [QN_FMT_Q4_1] = "Q4_1",
         [QN_FMT_Q5_0] = "Q5_0",
@@ -57,19 +71,14 @@ float qn_tensor_value(const struct qn_tensor *t, size_t i)
         return qn_e4m3_to_f32(p[i]);
     case QN_F8_E5M2:
         return qn_e5m2_to_f32(p[i]);
+    case QN_F8_E8M0:
+        return p[i] == 255 ? NAN : ldexpf(1.0f, p[i] - 127);
     case QN_F64:
         memcpy(&d, p + i * 8, 8);
         return (float)d;
     default:
         return NAN;
     }
-}
-
-static uint32_t word_at(const struct qn_tensor *t, size_t i)
-{
-    uint32_t w;
-    memcpy(&w, (const unsigned char *)t->data + i * 4, 4);
-    return w;
 }
 
 int qn_tensor_to_f32(const struct qn_tensor *t, float *out, size_t n, struct qn_err *e)
@@ -87,7 +96,8 @@ out:
 size_t qn_linear_bytes(const struct qn_linear *l)
 {
     return l->weight.n_byte + l->scale.n_byte + (l->zeros.n_dim ? l->zeros.n_byte : 0) +
-           (l->g_idx.n_dim ? l->g_idx.n_byte : 0) + (l->format == QN_FMT_NVFP4 ? 4 : 0);
+           (l->g_idx.n_dim ? l->g_idx.n_byte : 0) + (l->bias.n_dim ? l->bias.n_byte : 0) +
+           (l->format == QN_FMT_NVFP4 ? 4 : 0);
 }
 
 static bool has_scale(enum qn_format f)
@@ -137,11 +147,11 @@ out:
 static int check_g_idx(const struct qn_linear *l, struct qn_err *e)
 {
     int rc = QN_OK;
-    int n_group = l->group ? l->n_in / l->group : 1;
+    int n_group = qn_linear_n_group(l);
     for (int k = 0; l->g_idx.n_dim && k < l->n_in; k++)
-        QN_FAIL_IF(word_at(&l->g_idx, (size_t)k) >= (uint32_t)n_group, e, QN_FORMAT,
+        QN_FAIL_IF(qn_word_at(&l->g_idx, (size_t)k) >= (uint32_t)n_group, e, QN_FORMAT,
                    "%s: entry %d is %" PRId32 ", the layer has %d groups", l->g_idx.name, k,
-                   (int32_t)word_at(&l->g_idx, (size_t)k), n_group);
+                   (int32_t)qn_word_at(&l->g_idx, (size_t)k), n_group);
 out:
     return rc;
 }
@@ -154,6 +164,10 @@ int qn_linear_check(const struct qn_linear *l, struct qn_err *e)
     size_t value_bytes = qn_dtype_bytes(l->scale.dtype);
     QN_CHECK(value_bytes);
     QN_TRY(check_scales(l, 0, l->scale.n_byte / value_bytes, e));
+    size_t n_bias = l->bias.n_dim ? l->bias.n_byte / qn_dtype_bytes(l->bias.dtype) : 0;
+    for (size_t i = 0; i < n_bias; i++)
+        QN_FAIL_IF(!isfinite(qn_tensor_value(&l->bias, i)), e, QN_FORMAT, "%s: value %zu is not finite",
+                   l->bias.name, i);
     QN_FAIL_IF(!isfinite(l->scale2), e, QN_FORMAT, "%s: the scale of the whole tensor is not finite",
                l->name);
     QN_TRY(check_g_idx(l, e));
@@ -167,82 +181,6 @@ static void plain_row(const struct qn_linear *l, int row, float *out)
     for (size_t k = 0; k < K; k++) out[k] = qn_tensor_value(&l->weight, at + k);
 }
 
-/* W = E2M1 * E4M3 * scale2; the first product is exact. */
-static void nvfp4_row(const struct qn_linear *l, int row, float *out)
-{
-    size_t K = (size_t)l->n_in;
-    const uint8_t *w = (const uint8_t *)l->weight.data + (size_t)row * (K / 2);
-    const uint8_t *s = (const uint8_t *)l->scale.data + (size_t)row * (K / 16);
-    for (size_t k = 0; k < K; k++) {
-        uint8_t code = k & 1 ? w[k / 2] >> 4 : w[k / 2] & 15;
-        out[k] = qn_e2m1_to_f32(code) * qn_e4m3_to_f32(s[k / 16]) * l->scale2;
-    }
-}
-
-static void fp8_row(const struct qn_linear *l, int row, float *out)
-{
-    size_t K = (size_t)l->n_in, n_col = (K + 127) / 128;
-    const uint8_t *w = (const uint8_t *)l->weight.data + (size_t)row * K;
-    float scale = l->format == QN_FMT_FP8_TENSOR    ? qn_tensor_value(&l->scale, 0)
-                  : l->format == QN_FMT_FP8_CHANNEL ? qn_tensor_value(&l->scale, (size_t)row)
-                                                    : 0;
-    for (size_t k = 0; k < K; k++) {
-        if (l->format == QN_FMT_FP8_BLOCK && k % 128 == 0)
-            scale = qn_tensor_value(&l->scale, (size_t)row / 128 * n_col + k / 128);
-        out[k] = qn_e4m3_to_f32(w[k]) * scale;
-    }
-}
-
-/* Column n of a word of eight sits at this bit (AutoAWQ's interleave). */
-static int awq_shift(int n)
-{
-    static const int place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-    return 4 * place[n & 7];
-}
-
-static void awq_row(const struct qn_linear *l, int n, float *out)
-{
-    size_t N = (size_t)l->n_out, words = N / 8, word = (size_t)n / 8;
-    int shift = awq_shift(n);
-    for (size_t k = 0; k < (size_t)l->n_in; k++) {
-        size_t g = k / (size_t)l->group;
-        int q = (int)(word_at(&l->weight, k * words + word) >> shift & 15);
-        int z = (int)(word_at(&l->zeros, g * words + word) >> shift & 15);
-        out[k] = (float)(q - z) * qn_tensor_value(&l->scale, g * N + (size_t)n);
-    }
-}
-
-static void gptq_row(const struct qn_linear *l, int n, float *out)
-{
-    size_t N = (size_t)l->n_out;
-    for (size_t k = 0; k < (size_t)l->n_in; k++) {
-        size_t g = l->g_idx.n_dim ? word_at(&l->g_idx, k) : k / (size_t)l->group;
-        int q = (int)(word_at(&l->weight, k / 8 * N + (size_t)n) >> 4 * (k % 8) & 15);
-        int z = l->zeros.n_dim ? (int)(word_at(&l->zeros, g * (N / 8) + (size_t)n / 8) >> 4 * (n % 8) & 15) +
-                                     l->zero_offset
-                               : 8;
-        out[k] = (float)(q - z) * qn_tensor_value(&l->scale, g * N + (size_t)n);
-    }
-}
-
-static void ct4_row(const struct qn_linear *l, int n, float *out)
-{
-    size_t K = (size_t)l->n_in, group = (size_t)l->group;
-    for (size_t k = 0; k < K; k++) {
-        int u = (int)(word_at(&l->weight, (size_t)n * (K / 8) + k / 8) >> 4 * (k % 8) & 15);
-        size_t g = l->g_idx.n_dim ? word_at(&l->g_idx, k) : k / group;
-        out[k] = (float)(u - 8) * qn_tensor_value(&l->scale, (size_t)n * (K / group) + g);
-    }
-}
-
-static void int8_row(const struct qn_linear *l, int n, float *out)
-{
-    size_t K = (size_t)l->n_in;
-    const int8_t *w = (const int8_t *)l->weight.data + (size_t)n * K;
-    float scale = qn_tensor_value(&l->scale, (size_t)n);
-    for (size_t k = 0; k < K; k++) out[k] = (float)w[k] * scale;
-}
-
 static void block_row(const struct qn_linear *l, int n, float *out)
 {
     enum qn_dtype t = l->weight.dtype;
@@ -250,49 +188,73 @@ static void block_row(const struct qn_linear *l, int n, float *out)
     for (int k = 0; l->scale2 != 1 && k < l->n_in; k++) out[k] *= l->scale2;
 }
 
-/* The scales rows [first, first + n_row) use, as far as they lie together in the file. */
-static int check_row_scales(const struct qn_linear *l, int first, int n_row, struct qn_err *e)
+/* One formula for everything with codes and scales: code (less its zero) * scale, then what belongs to the
+ * whole tensor or is added. Products are taken from left to right. */
+static void coded_row(const struct qn_linear *l, int n, unsigned char *code, float *out)
 {
-    if (qn_format_is_block(l->format)) return check_blocks(l, first, n_row, e);
-    size_t a = (size_t)first, n = (size_t)n_row, per_row = l->group ? (size_t)(l->n_in / l->group) : 1;
-    switch (l->format) {
-    case QN_FMT_NVFP4:
-    case QN_FMT_INT4_CT:
-        return check_scales(l, a * per_row, n * per_row, e);
-    case QN_FMT_FP8_CHANNEL:
-    case QN_FMT_INT8_CHANNEL:
-        return check_scales(l, a, n, e);
-    case QN_FMT_FP8_BLOCK: {
-        size_t n_col = ((size_t)l->n_in + 127) / 128;
-        return check_scales(l, a / 128 * n_col, ((a + n + 127) / 128 - a / 128) * n_col, e);
-    }
-    default:
-        for (size_t g = 0; has_scale(l->format) && g < per_row; g++) {
-            size_t stride = l->format == QN_FMT_FP8_TENSOR ? 0 : (size_t)l->n_out;
-            int rc = check_scales(l, stride ? g * stride + a : 0, stride ? n : 1, e);
-            if (rc) return rc;
+    bool is_int = qn_format_is_integer(l->format);
+    bool is_byte = l->format == QN_FMT_INT8_CHANNEL || l->format == QN_FMT_INT8_GROUP;
+    bool is_e2m1 = l->format == QN_FMT_NVFP4 || l->format == QN_FMT_MXFP4;
+    qn_linear_codes(l, n, code);
+    float scale = 0, bias = 0;
+    int zero = 0, at = -1, group = qn_linear_group(l);
+    for (int k = 0; k < l->n_in; k++) {
+        int g = l->g_idx.n_dim ? (int)qn_word_at(&l->g_idx, (size_t)k) : group ? k / group : 0;
+        if (g != at) {
+            size_t i = qn_linear_scale_at(l, n, g);
+            scale = qn_tensor_value(&l->scale, i);
+            bias = l->bias.n_dim ? qn_tensor_value(&l->bias, i) : 0;
+            zero = is_int || is_byte ? qn_linear_zero(l, n, g) : 0;
+            at = g;
         }
-        return QN_OK;
+        float x = is_int    ? (float)((int)code[k] - zero)
+                  : is_byte ? (float)((signed char)code[k] - zero)
+                  : is_e2m1 ? qn_e2m1_to_f32(code[k])
+                            : qn_e4m3_to_f32(code[k]);
+        x *= scale;
+        if (l->format == QN_FMT_NVFP4) x *= l->scale2;
+        out[k] = l->bias.n_dim ? x + bias : x;
     }
+}
+
+/* The scales that row n uses. */
+static int check_row_scales(const struct qn_linear *l, int n, struct qn_err *e)
+{
+    int rc = QN_OK;
+    if (qn_format_is_block(l->format)) return check_blocks(l, n, 1, e);
+    for (int g = 0; has_scale(l->format) && g < qn_linear_n_group(l); g++) {
+        size_t at = qn_linear_scale_at(l, n, g);
+        QN_TRY(check_scales(l, at, 1, e));
+        QN_FAIL_IF(l->bias.n_dim && !isfinite(qn_tensor_value(&l->bias, at)), e, QN_FORMAT,
+                   "%s: value %zu is not finite", l->bias.name, at);
+    }
+out:
+    return rc;
 }
 
 int qn_linear_rows(const struct qn_linear *l, int first, int n_row, float *out, struct qn_err *e)
 {
-    static void (*const row[QN_N_FORMAT])(const struct qn_linear *, int, float *) = {
-        [QN_FMT_F32] = plain_row,       [QN_FMT_BF16] = plain_row,        [QN_FMT_F16] = plain_row,
-        [QN_FMT_NVFP4] = nvfp4_row,     [QN_FMT_FP8_BLOCK] = fp8_row,     [QN_FMT_FP8_TENSOR] = fp8_row,
-        [QN_FMT_FP8_CHANNEL] = fp8_row, [QN_FMT_INT4_AWQ] = awq_row,      [QN_FMT_INT4_GPTQ] = gptq_row,
-        [QN_FMT_INT4_CT] = ct4_row,     [QN_FMT_INT8_CHANNEL] = int8_row,
-    };
     int rc = QN_OK;
+    unsigned char *code = NULL;
     QN_CHECK(first >= 0 && n_row >= 0 && first <= l->n_out - n_row);
     QN_FAIL_IF(!isfinite(l->scale2), e, QN_FORMAT, "%s: the scale of the whole tensor is not finite",
                l->name);
-    QN_TRY(check_row_scales(l, first, n_row, e));
     QN_TRY(check_g_idx(l, e));
-    void (*read)(const struct qn_linear *, int, float *) =
-        qn_format_is_block(l->format) ? block_row : row[l->format];
-    for (int i = 0; i < n_row; i++) read(l, first + i, out + (size_t)i * (size_t)l->n_in);
+    if (has_scale(l->format)) {
+        code = try_malloc((size_t)l->n_in, 1);
+        QN_FAIL_IF(!code, e, QN_NOMEM, "%s: no memory for a row", l->name);
+    }
+    for (int i = 0; i < n_row; i++) {
+        float *to = out + (size_t)i * (size_t)l->n_in;
+        QN_TRY(check_row_scales(l, first + i, e));
+        if (qn_format_is_block(l->format))
+            block_row(l, first + i, to);
+        else if (code)
+            coded_row(l, first + i, code, to);
+        else
+            plain_row(l, first + i, to);
+    }
 out:
+    free(code);
     return rc;
 }

@@ -25,7 +25,7 @@ struct source {
 struct qn_hint {
     struct qn_arena *arena;
     struct source sources[2]; /* config.json, hf_quant_config.json */
-    bool is_gptq_v2;
+    struct qn_scheme scheme;
     char notes[MAX_NOTES][240];
     int n_note;
 };
@@ -73,6 +73,47 @@ static void read_source(struct source *s, const char *file, const struct qn_json
     s->dynamic = qn_json_is(dynamic, QN_JSON_OBJECT) ? dynamic : NULL;
 }
 
+static void add_group(struct qn_scheme *s, const struct qn_json *v)
+{
+    int64_t x;
+    if (!qn_json_int(v, &x) || x < 1 || x > 1 << 20 || s->n_group == QN_MAX_SCHEME) return;
+    for (int i = 0; i < s->n_group; i++)
+        if (s->group[i] == x) return;
+    s->group[s->n_group++] = (int)x;
+}
+
+/* [128, 128], or "128x128" */
+static void add_block(struct qn_scheme *s, const struct qn_json *v)
+{
+    int64_t rows = 0, columns = 0;
+    if (qn_json_is(v, QN_JSON_ARRAY) && v->n == 2) {
+        if (!qn_json_int(v->items[0], &rows) || !qn_json_int(v->items[1], &columns)) return;
+    } else if (qn_json_is(v, QN_JSON_STRING)) {
+        int a, b;
+        if (sscanf(v->text, "%6dx%6d", &a, &b) != 2) return;
+        rows = a;
+        columns = b;
+    }
+    if (rows < 1 || columns < 1 || rows > 1 << 20 || columns > 1 << 20 || s->n_block == QN_MAX_SCHEME) return;
+    s->block[s->n_block][0] = (int)rows;
+    s->block[s->n_block++][1] = (int)columns;
+}
+
+/* Sizes of groups and blocks stand on any level: of the whole, of a group of modules, of a module. */
+static void gather_sizes(struct qn_scheme *s, const struct qn_json *v, int depth)
+{
+    if (!qn_json_is(v, QN_JSON_OBJECT) || depth > 4) return;
+    for (size_t i = 0; i < v->n; i++) {
+        const char *key = v->keys[i].text;
+        if (!strcmp(key, "group_size") || !strcmp(key, "q_group_size"))
+            add_group(s, v->items[i]);
+        else if (!strcmp(key, "weight_block_size") || !strcmp(key, "block_structure"))
+            add_block(s, v->items[i]);
+        else
+            gather_sizes(s, v->items[i], depth + 1);
+    }
+}
+
 int qn_hint_read(struct qn_hint **out, const char *folder, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -84,7 +125,9 @@ int qn_hint_read(struct qn_hint **out, const char *folder, struct qn_err *e)
     const struct qn_json *q = qn_json_get(top, "quantization_config");
     if (!q) q = qn_json_get(qn_json_get(top, "text_config"), "quantization_config");
     read_source(&h->sources[0], "config.json", q);
-    h->is_gptq_v2 = qn_json_is_str(qn_json_get(q, "checkpoint_format"), "gptq_v2");
+    h->scheme.is_gptq_v2 = qn_json_is_str(qn_json_get(q, "checkpoint_format"), "gptq_v2");
+    gather_sizes(&h->scheme, q, 0);
+    gather_sizes(&h->scheme, qn_json_get(top, "quantization"), 0); /* MLX */
     rc = qn_json_read_file(&top, h->arena, hf, MAX_JSON_BYTES, e);
     if (rc == QN_OK) read_source(&h->sources[1], "hf_quant_config.json", qn_json_get(top, "quantization"));
     if (rc == QN_NOTFOUND) rc = QN_OK;
@@ -105,9 +148,9 @@ void qn_hint_free(struct qn_hint *h)
     free(h);
 }
 
-bool qn_hint_is_gptq_v2(const struct qn_hint *h)
+const struct qn_scheme *qn_hint_scheme(const struct qn_hint *h)
 {
-    return h && h->is_gptq_v2;
+    return h ? &h->scheme : NULL;
 }
 
 int qn_hint_n_note(const struct qn_hint *h)
@@ -190,12 +233,16 @@ static bool is_plain(enum qn_format f)
 /* Whether a name of a method or algorithm can mean this format. Names not known here can mean any. */
 static bool can_mean(const char *name, enum qn_format f)
 {
-    bool fp8 = f == QN_FMT_FP8_BLOCK || f == QN_FMT_FP8_TENSOR || f == QN_FMT_FP8_CHANNEL,
+    bool fp8 = f == QN_FMT_FP8_BLOCK || f == QN_FMT_FP8_TENSOR || f == QN_FMT_FP8_CHANNEL ||
+               f == QN_FMT_FP8_GRID,
          fp4 = f == QN_FMT_NVFP4;
-    bool ct = f == QN_FMT_INT4_CT || f == QN_FMT_INT8_CHANNEL;
+    bool ct = f == QN_FMT_INT4_CT || f == QN_FMT_INT8_CHANNEL || f == QN_FMT_INT8_GROUP ||
+              f == QN_FMT_INT4_CT_ZERO || f == QN_FMT_INT8_CT || f == QN_FMT_INTN_CT || f == QN_FMT_MXFP4 ||
+              f == QN_FMT_MXFP8;
+    bool gptq = f == QN_FMT_INT4_GPTQ || f == QN_FMT_INT8_GPTQ || f == QN_FMT_INTN_GPTQ;
     if (!strcmp(name, "fp8") || !strncmp(name, "FP8", 3)) return fp8;
     if (!strcmp(name, "awq")) return f == QN_FMT_INT4_AWQ;
-    if (!strcmp(name, "gptq")) return f == QN_FMT_INT4_GPTQ;
+    if (!strcmp(name, "gptq")) return gptq;
     if (!strcmp(name, "compressed-tensors")) return fp8 || fp4 || ct;
     if (!strcmp(name, "modelopt") || !strcmp(name, "MIXED_PRECISION")) return fp8 || fp4;
     if (!strcmp(name, "NVFP4")) return fp4;

@@ -7,13 +7,14 @@
 #define QN_HINT_H
 
 #include "model/checkpoint.h"
+#include "model/detect.h"
 
 struct qn_hint;
 
 /* Never fails for the contents of the lists, only for files that are not JSON. */
 int qn_hint_read(struct qn_hint **out, const char *folder, struct qn_err *e);
 void qn_hint_free(struct qn_hint *h);
-bool qn_hint_is_gptq_v2(const struct qn_hint *h);
+const struct qn_scheme *qn_hint_scheme(const struct qn_hint *h); /* NULL for NULL */
 /* Compares with the formats found; adds notes. */
 void qn_hint_compare(struct qn_hint *h, const struct qn_model *m);
 int qn_hint_n_note(const struct qn_hint *h);

@@ -40,6 +40,7 @@ static int consume(struct run *r, const char *stem)
                                         "weight_scale_inv",
                                         "weight_global_scale",
                                         "weight_shape",
+                                        "weight_zero_point",
                                         "qzeros",
                                         "scales",
                                         "g_idx",
@@ -67,6 +68,22 @@ static int fused_source(const struct run *r, enum qn_role role, int layer, char 
     if (at >= 0) return at;
     strcat(stem, ".weight");
     return qn_quantize_source(r, stem);
+}
+
+/* The scales of a fused tensor of quantised experts, X_scale_inv or X.weight_scale_inv. */
+static void consume_stacked(struct run *r, const char *fused)
+{
+    static const char *const tails[] = {"_scale_inv",    "_scale",  "_scale_2",
+                                        "_global_scale", "_packed", "_zero_point"};
+    char name[QN_NAME_BYTES + 40];
+    size_t n = strlen(fused);
+    if (n > 7 && !strcmp(fused + n - 7, ".weight")) n -= 7;
+    for (size_t i = 0; i < QN_COUNT(tails); i++)
+        for (int dotted = 0; dotted < 2; dotted++) {
+            snprintf(name, sizeof name, "%.*s%s%s", (int)n, fused, dotted ? ".weight" : "", tails[i]);
+            int at = qn_quantize_source(r, name);
+            if (at >= 0) r->consumed[at] = 1;
+        }
 }
 
 static bool is_plain(enum qn_format f)
@@ -112,6 +129,7 @@ static int plan_layer(struct run *r, enum qn_role role, int layer, int expert, s
                       .layer = layer,
                       .expert = expert,
                       .bytes_in = qn_linear_bytes(&l)};
+    if (fused >= 0 && !is_plain(l.format)) consume_stacked(r, fused_name);
     j->source = fused >= 0 ? fused : consume(r, stem);
     r->consumed[j->source] = 1;
 out:
@@ -409,7 +427,16 @@ static int write_config(struct run *r, struct qn_err *e)
     struct qn_json *top, *value;
     char *path = xasprintf("%s/config.json", qn_model_folder(r->m));
     bool has_vision = false;
-    for (int i = 0; i < qn_model_n_tensors(r->m); i++) has_vision |= qn_model_tensor_is_vision(r->m, i);
+    for (int i = 0; i < qn_model_n_tensors(r->m); i++) {
+        if (!qn_model_tensor_is_vision(r->m, i)) continue;
+        has_vision = true;
+        const struct qn_tensor *t = qn_model_tensor(r->m, i);
+        char stem[QN_NAME_BYTES];
+        size_t n = strlen(t->name);
+        if (t->n_dim != 2 || n >= sizeof stem || n < 8 || strcmp(t->name + n - 7, ".weight")) continue;
+        snprintf(stem, sizeof stem, "%.*s", (int)(n - 7), t->name);
+        if (r->n_layer) add_module(r, stem, NULL); /* by its name: readers agree on nothing else */
+    }
     QN_TRY(qn_json_read_file(&top, arena, path, MAX_CONFIG, e));
     if (r->n_layer) {
         qn_recipe_json(r->q->store, r->group, r->q->is_act_order, r->modules, r->n_module, has_vision, &quant,
@@ -498,6 +525,9 @@ int qn_quantize_write(const struct qn_quantize *q, const char *folder, struct qn
     char *key = NULL;
     pthread_mutex_init(&r.lock, NULL);
     if (!r.recipe) r.recipe = qn_recipe_default(q->store, c);
+    QN_FAIL_IF(qn_model_is_shifted(q->model), e, QN_UNSUPPORTED,
+               "%s is an MLX save (norms hold 1 + w): quantize the published checkpoint instead",
+               qn_model_name(q->model));
     r.group = qn_group_size(c);
     r.consumed = xcalloc(n_source, 1);
     r.rewritten = xcalloc(n_source, 1);

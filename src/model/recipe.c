@@ -112,7 +112,8 @@ static void quote(struct qn_buf *b, const char *s)
 }
 
 /* The modules left alone, as a JSON list. */
-static void kept_list(const struct qn_module *modules, int n, bool has_vision, const char *in,
+/* vision: how the layout says "the whole tower", beside the names of its modules; NULL without one. */
+static void kept_list(const struct qn_module *modules, int n, const char *vision, const char *in,
                       struct qn_buf *b)
 {
     bool first = true;
@@ -123,7 +124,7 @@ static void kept_list(const struct qn_module *modules, int n, bool has_vision, c
         quote(b, modules[i].stem);
         first = false;
     }
-    if (has_vision) qn_buf_printf(b, "%s\n%s  \"model.visual*\"", first ? "" : ",", in);
+    if (vision) qn_buf_printf(b, "%s\n%s  \"%s\"", first ? "" : ",", in, vision);
     qn_buf_printf(b, "\n%s]", in);
 }
 
@@ -161,7 +162,7 @@ static void modelopt(const struct qn_store *main, const struct qn_module *module
     bool mixed = is_mixed(main, modules, n);
     const char *algo = mixed ? "MIXED_PRECISION" : algorithm(main);
     qn_buf_puts(config, "{\n    \"ignore\": ");
-    kept_list(modules, n, has_vision, "    ", config);
+    kept_list(modules, n, has_vision ? "*visual*" : NULL, "    ", config);
     qn_buf_printf(
         config,
         ",\n    \"producer\": {\"name\": \"quern\", \"version\": \"%s\"},\n    \"quant_algo\": \"%s\",\n",
@@ -184,7 +185,7 @@ static void modelopt(const struct qn_store *main, const struct qn_module *module
         qn_buf_puts(hf, ",\n");
     }
     qn_buf_puts(hf, "    \"exclude_modules\": ");
-    kept_list(modules, n, has_vision, "    ", hf);
+    kept_list(modules, n, has_vision ? "*visual*" : NULL, "    ", hf);
     qn_buf_puts(hf, "\n  }\n}\n");
 }
 
@@ -241,7 +242,7 @@ static void compressed_tensors(const struct qn_store *main, int group, const str
     qn_buf_printf(
         b, "\n    },\n    \"format\": \"%s\",\n    \"global_compression_ratio\": null,\n    \"ignore\": ",
         format);
-    kept_list(modules, n, has_vision, "    ", b);
+    kept_list(modules, n, has_vision ? "re:.*visual.*" : NULL, "    ", b);
     qn_buf_puts(b, ",\n    \"kv_cache_scheme\": null,\n    \"quant_method\": \"compressed-tensors\",\n"
                    "    \"quantization_status\": \"compressed\"\n  }");
 }
@@ -257,7 +258,7 @@ void qn_recipe_json(const struct qn_store *main, int group, bool is_act_order,
     } else if (main->format == QN_FMT_FP8_BLOCK) {
         qn_buf_puts(config, "{\n    \"activation_scheme\": \"dynamic\",\n    \"fmt\": \"e4m3\",\n"
                             "    \"modules_to_not_convert\": ");
-        kept_list(modules, n, has_vision, "    ", config);
+        kept_list(modules, n, has_vision ? "model.visual" : NULL, "    ", config);
         qn_buf_puts(
             config,
             ",\n    \"quant_method\": \"fp8\",\n    \"weight_block_size\": [\n      128,\n      128\n    ]\n"
@@ -265,7 +266,7 @@ void qn_recipe_json(const struct qn_store *main, int group, bool is_act_order,
     } else if (main->format == QN_FMT_INT4_AWQ) {
         qn_buf_printf(
             config, "{\n    \"bits\": 4,\n    \"group_size\": %d,\n    \"modules_to_not_convert\": ", group);
-        kept_list(modules, n, has_vision, "    ", config);
+        kept_list(modules, n, has_vision ? "visual" : NULL, "    ", config);
         qn_buf_puts(
             config,
             ",\n    \"quant_method\": \"awq\",\n    \"version\": \"gemm\",\n    \"zero_point\": true\n  }");
@@ -283,6 +284,7 @@ void qn_recipe_json(const struct qn_store *main, int group, bool is_act_order,
             qn_buf_puts(config, "$\": {}");
             first = false;
         }
+        if (has_vision) qn_buf_printf(config, "%s\n      \"-:.*visual.*\": {}", first ? "" : ",");
         qn_buf_printf(
             config,
             "\n    },\n    \"group_size\": %d,\n    \"lm_head\": false,\n    \"quant_method\": \"gptq\",\n"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/rename.h"
 
-#define TAKE "take the BF16, FP8, AWQ, GPTQ or NVFP4 release of the model, or make one with quern quantize"
+#define TAKE "take the BF16, FP8, AWQ, GPTQ or NVFP4 release of the model"
 
 static bool ends_with(const char *s, const char *tail)
 {
@@ -70,7 +70,7 @@ static int refuse_makes(const struct qn_tensors *t, struct qn_err *e)
     for (int i = 0; i < t->n; i++) {
         const char *name = t->list[i].name;
         const struct mark *m = mark_of(name);
-        QN_FAIL_IF(m, e, QN_UNSUPPORTED, "the files hold %s (tensor %s)", m->says, name);
+        QN_FAIL_IF(m, e, QN_UNSUPPORTED, "tensor %.90s: the files hold %s", name, m->says);
         has_head |= !!strstr(name, "lm_head");
         if (!strcmp(name, "score.weight") || !strcmp(name, "classifier.weight") ||
             !strcmp(name, "v_head.summary.weight"))

@@ -63,6 +63,7 @@ static void finish(struct qn_shape *s)
 {
     struct qn_config *c = &s->config;
     c->is_moe = c->n_expert > 0;
+    c->n_mtp_expert = c->n_expert;
     snprintf(c->architecture, sizeof c->architecture, "Qwen3_5%s%s", c->is_moe ? "Moe" : "",
              s->is_text_only ? "ForCausalLM" : "ForConditionalGeneration");
     c->rotary_dim = c->head_dim / 4 / 2 * 2;

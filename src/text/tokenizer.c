@@ -573,8 +573,55 @@ static void warn_about_marks(struct qn_tokenizer *t, const struct qn_json *confi
     qn_log(QN_LOG_WARN, "tokenizer", "%s", t->warning);
 }
 
-int qn_tokenizer_open_text(struct qn_tokenizer **out, const char *json, size_t n_json,
-                           const char *config_json, size_t n_config, const char *what, struct qn_err *e)
+/* The pattern of the first Split; NULL without one. */
+static const struct qn_json *split_regex(const struct qn_json *v, int depth)
+{
+    const struct qn_json *list = qn_json_get(v, "pretokenizers"), *found = NULL;
+    if (qn_json_is_str(qn_json_get(v, "type"), "Split")) {
+        found = qn_json_get(qn_json_get(v, "pattern"), "Regex");
+        return qn_json_is(found, QN_JSON_STRING) ? found : NULL;
+    }
+    for (size_t i = 0; depth < 4 && qn_json_is(list, QN_JSON_ARRAY) && i < list->n && !found; i++)
+        found = split_regex(list->items[i], depth + 1);
+    return found;
+}
+
+/* How the reference's class for the family (Qwen3_5Tokenizer, transformers 5.24) normalises and splits. It
+ * takes vocabulary and merges from tokenizer.json, and these two never. */
+static const char class_normalizer[] = "{\"type\":\"NFC\"}";
+static const char class_pretok[] =
+    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\\\p{L}\\\\p{N}]?[\\\\p{L}\\\\p{M}]+|\\\\p{N}| ?[^\\\\s\\\\p{L}"
+    "\\\\p{M}\\\\p{N}]+[\\r\\n]*|\\\\s*[\\r\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\","
+    "\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"
+    "\"use_regex\":false}]}";
+
+/* The class's own in place of the file's; a line when that changes anything. */
+static int use_class(struct qn_tokenizer *t, struct qn_json *root, struct qn_arena *arena, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_json *normalizer, *pretok;
+    QN_TRY(qn_json_parse(&normalizer, arena, class_normalizer, strlen(class_normalizer), "normalizer", e));
+    QN_TRY(qn_json_parse(&pretok, arena, class_pretok, strlen(class_pretok), "pre_tokenizer", e));
+    const struct qn_json *own = split_regex(qn_json_get(root, "pre_tokenizer"), 0),
+                         *ours = split_regex(pretok, 0);
+    bool is_same = own && ours && own->n == ours->n && !memcmp(own->text, ours->text, own->n) &&
+                   qn_json_is_str(qn_json_get(qn_json_get(root, "normalizer"), "type"), "NFC");
+    if (!is_same) {
+        t->warning =
+            "tokenizer.json splits or normalises text otherwise than the model's own tokenizer class, "
+            "which is followed, as transformers does (pattern with \\p{M}, NFC)";
+        qn_log(QN_LOG_WARN, "tokenizer", "%s", t->warning);
+    }
+    QN_FAIL_IF(!qn_json_set(arena, root, "normalizer", normalizer) ||
+                   !qn_json_set(arena, root, "pre_tokenizer", pretok),
+               e, QN_TOOBIG, "tokenizer.json is too large");
+out:
+    return rc;
+}
+
+static int open_text(struct qn_tokenizer **out, const char *json, size_t n_json, const char *config_json,
+                     size_t n_config, const char *what, bool has_class, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_tokenizer *t = xcalloc(1, sizeof *t);
@@ -588,6 +635,7 @@ int qn_tokenizer_open_text(struct qn_tokenizer **out, const char *json, size_t n
     QN_TRY(qn_json_parse(&root, arena, qn_buf_str(&rest), rest.n_byte, what, e));
     if (config_json) QN_TRY(qn_json_parse(&config, arena, config_json, n_config, "tokenizer_config.json", e));
     QN_TRY(check_model(t, root, what, e));
+    if (has_class) QN_TRY(use_class(t, root, arena, e));
     QN_FAIL_IF(!vocab.to || !merges.to, e, QN_FORMAT, "%s: the model has no \"%s\"", what,
                vocab.to ? "merges" : "vocab");
     QN_TRY(read_normalizer(t, qn_json_get(root, "normalizer"), what, 0, e));
@@ -610,7 +658,7 @@ int qn_tokenizer_open_text(struct qn_tokenizer **out, const char *json, size_t n
     QN_TRY(read_merges(t, &scan));
     QN_TRY(read_added(t, root, config, what, e));
     qn_bpe_seal(&t->bpe);
-    warn_about_marks(t, config);
+    if (!has_class) warn_about_marks(t, config);
     *out = t;
     t = NULL;
 out:
@@ -618,6 +666,12 @@ out:
     qn_arena_free(arena);
     qn_buf_free(&rest);
     return rc;
+}
+
+int qn_tokenizer_open_text(struct qn_tokenizer **out, const char *json, size_t n_json,
+                           const char *config_json, size_t n_config, const char *what, struct qn_err *e)
+{
+    return open_text(out, json, n_json, config_json, n_config, what, false, e);
 }
 
 int qn_tokenizer_open_gguf(struct qn_tokenizer **out, const struct qn_gguf *g, struct qn_err *e)
@@ -629,6 +683,22 @@ int qn_tokenizer_open_gguf(struct qn_tokenizer **out, const struct qn_gguf *g, s
 out:
     qn_buf_free(&text);
     return rc;
+}
+
+/* Does config.json name the family? Then transformers takes its class, whatever tokenizer_class says. */
+static bool is_of_family(const char *folder)
+{
+    static const char *const types[] = {"qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"};
+    struct qn_arena *arena = qn_arena_create((size_t)256 << 20);
+    char *path = xasprintf("%s/config.json", folder);
+    struct qn_json *config;
+    bool is_known = false;
+    if (!qn_json_read_file(&config, arena, path, (size_t)16 << 20, NULL))
+        for (size_t i = 0; i < QN_COUNT(types); i++)
+            is_known |= qn_json_is_str(qn_json_get(config, "model_type"), types[i]);
+    free(path);
+    qn_arena_free(arena);
+    return is_known;
 }
 
 static int open_folder(struct qn_tokenizer **out, const char *folder, struct qn_err *e)
@@ -650,7 +720,8 @@ static int open_folder(struct qn_tokenizer **out, const char *folder, struct qn_
         rc = QN_OK;
     }
     QN_TRY(rc);
-    QN_TRY(qn_tokenizer_open_text(out, qn_buf_str(&json), json.n_byte, config.data, config.n_byte, path, e));
+    QN_TRY(open_text(out, qn_buf_str(&json), json.n_byte, config.data, config.n_byte, path,
+                     is_of_family(folder), e));
 out:
     qn_buf_free(&json);
     qn_buf_free(&config);

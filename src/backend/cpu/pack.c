@@ -53,11 +53,17 @@ static const uint16_t e2m1_table[16] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 
 
 const uint8_t pack_e2m1_int8[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
 
-static uint32_t word_at(const struct qn_tensor *t, size_t i)
+static bool has_equal_groups(const struct qn_packed *p, const struct qn_linear *l)
 {
-    uint32_t w;
-    memcpy(&w, (const unsigned char *)t->data + i * 4, 4);
-    return w;
+    int n_group = qn_linear_n_group(l);
+    int32_t *used = xcalloc((size_t)n_group, sizeof *used);
+    bool is_equal = true;
+    for (int k = 0; k < l->n_in && is_equal; k++) {
+        uint32_t g = qn_word_at(&l->g_idx, (size_t)k);
+        is_equal = g < (uint32_t)n_group && used[g]++ < p->group;
+    }
+    free(used);
+    return is_equal;
 }
 
 /* Act-order: places for k so that each group's lie together, in the order of the file within a group. Nothing
@@ -68,7 +74,7 @@ static int make_order(struct qn_packed *p, const struct qn_linear *l, struct qn_
     bool in_order = true;
     int32_t *used = xcalloc((size_t)n_group, sizeof *used), *order = xcalloc((size_t)l->n_in, sizeof *order);
     for (int k = 0; k < l->n_in; k++) {
-        uint32_t g = word_at(&l->g_idx, (size_t)k);
+        uint32_t g = qn_word_at(&l->g_idx, (size_t)k);
         QN_FAIL_IF(g >= (uint32_t)n_group || used[g] == p->group, e, QN_UNSUPPORTED,
                    "%s: entry %d is %" PRId32 "; cpu needs %d groups of %d each (ref reads any)",
                    l->g_idx.name, k, (int32_t)g, n_group, p->group);
@@ -83,6 +89,36 @@ out:
     free(used);
     free(order);
     return rc;
+}
+
+static enum pack_scale scale_kind(const struct qn_linear *l)
+{
+    return l->scale.dtype == QN_F16 ? PACK_F16 : l->scale.dtype == QN_BF16 ? PACK_BF16S : PACK_F32S;
+}
+
+/* Can the kernels take the groups as they are? Zero points and biases go by the sums of 32 k, and a g_idx by
+ * groups of one size. */
+static bool fits(const struct qn_packed *p, const struct qn_linear *l)
+{
+    if (!p->group) return true;
+    bool is_one = p->group >= l->n_in, is_even = l->n_in % p->group == 0;
+    if (l->g_idx.n_dim) return is_even && p->group % 32 == 0 && has_equal_groups(p, l);
+    return is_one || p->group % 32 == 0 || (p->scale == PACK_E4M3 && p->group == 16) ||
+           (p->kind == PACK_FP8 && p->group % 16 == 0);
+}
+
+/* Everything else is held as floats. */
+static void widen(struct qn_packed *p)
+{
+    p->is_wide = true;
+    p->kind = PACK_F32;
+    p->scale = PACK_NO_GROUP;
+    p->unit_pairs = 1;
+    p->unit_bytes = 128;
+    p->group = 0;
+    p->scale2 = 1;
+    p->expands = p->isa == QN_ISA_AVX512BF16;
+    if (p->expands) p->isa = QN_ISA_AVX512;
 }
 
 /* How the format is packed. */
@@ -126,17 +162,40 @@ static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err 
         p->group = 16;
         p->scale2 = l->scale2;
         break;
+    case QN_FMT_FP8_GRID:
+    case QN_FMT_MXFP8:
+        p->kind = PACK_FP8;
+        p->unit_pairs = 2;
+        p->scale = PACK_F32S;
+        p->group = l->group;
+        break;
+    case QN_FMT_MXFP4:
+        p->kind = PACK_NIB4;
+        p->unit_pairs = 4;
+        p->scale = PACK_F32S;
+        p->group = l->group;
+        break;
+    case QN_FMT_INT8_GROUP:
+        p->kind = PACK_INT8;
+        p->unit_pairs = 2;
+        p->scale = scale_kind(l);
+        p->group = l->group;
+        break;
     case QN_FMT_INT4_AWQ:
     case QN_FMT_INT4_GPTQ:
     case QN_FMT_INT4_CT:
-        p->kind = PACK_NIB4;
-        p->unit_pairs = 4;
-        p->scale = l->scale.dtype == QN_F16 ? PACK_F16 : l->scale.dtype == QN_BF16 ? PACK_BF16S : PACK_F32S;
+    case QN_FMT_INT4_CT_ZERO:
+    case QN_FMT_INT4_MLX:
+    case QN_FMT_INT8_GPTQ:
+    case QN_FMT_INT8_CT:
+    case QN_FMT_INT8_MLX:
+    case QN_FMT_INTN_GPTQ:
+    case QN_FMT_INTN_CT:
+    case QN_FMT_INTN_MLX:
+        p->kind = l->bits > 4 ? PACK_INT8 : PACK_NIB4;
+        p->unit_pairs = l->bits > 4 ? 2 : 4;
+        p->scale = scale_kind(l);
         p->group = l->group ? l->group : l->n_in;
-        QN_FAIL_IF(p->group % 32 || l->n_in % p->group, e, QN_UNSUPPORTED,
-                   "%s: groups of %d do not suit %d inputs (cpu needs multiples of 32)", l->name, p->group,
-                   l->n_in);
-        if (l->g_idx.n_dim) QN_TRY(make_order(p, l, e));
         break;
     default:
         if (qn_format_is_block(l->format)) {
@@ -149,6 +208,9 @@ static int choose(struct qn_packed *p, const struct qn_linear *l, struct qn_err 
         }
         QN_FAIL(e, QN_UNSUPPORTED, "%s: format %s is not served by cpu", l->name, qn_format_name(l->format));
     }
+    if (!fits(p, l)) widen(p);
+    if (!p->is_wide && l->g_idx.n_dim) QN_TRY(make_order(p, l, e));
+    if (p->group == l->n_in) p->group = QN_ROUND_UP(p->group, 32); /* one group: sums go by 32 */
     if (p->group) p->n_group = (int)QN_CEIL_DIV(l->n_in, p->group);
     p->is_int8 = p->act == QN_ACT_INT8 && qn_act_is_int8(l);
     if (p->is_int8 && p->kind == PACK_INT8) {
@@ -165,63 +227,23 @@ static int scale_bytes(enum pack_scale s)
     return s == PACK_E4M3 ? 16 : s == PACK_F16 || s == PACK_BF16S ? 32 : s == PACK_F32S ? 64 : 0;
 }
 
-/* The code of output n at every k: raw bytes, E4M3, int8, or 4-bit codes. */
-static void row_codes(const struct qn_linear *l, int n, unsigned char *out)
+static bool is_e2m1(const struct qn_linear *l)
 {
-    static const int awq_place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-    size_t K = (size_t)l->n_in, N = (size_t)l->n_out, row = (size_t)n;
-    const unsigned char *w = l->weight.data;
-    switch (l->format) {
-    case QN_FMT_NVFP4:
-        for (size_t k = 0; k + 1 < K; k += 2) {
-            unsigned char b = w[row * (K / 2) + k / 2];
-            out[k] = b & 15;
-            out[k + 1] = b >> 4;
-        }
-        break;
-    case QN_FMT_INT4_AWQ:
-        for (size_t k = 0; k < K; k++)
-            out[k] = word_at(&l->weight, k * (N / 8) + row / 8) >> 4 * awq_place[row & 7] & 15;
-        break;
-    case QN_FMT_INT4_GPTQ:
-        for (size_t k = 0; k < K; k += 8) {
-            uint32_t word = word_at(&l->weight, k / 8 * N + row);
-            for (size_t i = 0; i < 8; i++) out[k + i] = word >> 4 * i & 15;
-        }
-        break;
-    case QN_FMT_INT4_CT:
-        for (size_t k = 0; k < K; k += 8) {
-            uint32_t word = word_at(&l->weight, row * (K / 8) + k / 8);
-            for (size_t i = 0; i < 8; i++) out[k + i] = word >> 4 * i & 15;
-        }
-        break;
-    default:
-        memcpy(out, w + row * K, K);
-    }
+    return l->format == QN_FMT_NVFP4 || l->format == QN_FMT_MXFP4;
 }
 
-/* z of output n in group g, for the integer formats. */
-static int zero_of(const struct qn_linear *l, int n, int g)
+/* Nibbles of unsigned integers: 8 stands for nought, so padding is 8. */
+static bool has_eights(const struct qn_packed *p, const struct qn_linear *l)
 {
-    static const int awq_place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-    size_t at = (size_t)g * ((size_t)l->n_out / 8) + (size_t)n / 8;
-    if (!l->zeros.n_dim || l->format == QN_FMT_INT4_CT) return 8;
-    int shift = l->format == QN_FMT_INT4_AWQ ? awq_place[n & 7] : n & 7;
-    return (int)(word_at(&l->zeros, at) >> 4 * shift & 15) + l->zero_offset;
+    return p->kind == PACK_NIB4 && !is_e2m1(l);
 }
 
-static size_t scale_index(const struct qn_linear *l, int n, int g)
+/* The codes of output n, int8 as bytes of two's complement. */
+static void row_codes(const struct qn_packed *p, const struct qn_linear *l, int n, unsigned char *out)
 {
-    switch (l->format) {
-    case QN_FMT_FP8_BLOCK:
-        return (size_t)n / 128 * QN_CEIL_DIV((size_t)l->n_in, 128) + (size_t)g;
-    case QN_FMT_NVFP4:
-        return (size_t)n * ((size_t)l->n_in / 16) + (size_t)g;
-    case QN_FMT_INT4_CT:
-        return (size_t)n * ((size_t)l->n_in / (size_t)l->group) + (size_t)g;
-    default: /* AWQ, GPTQ */
-        return (size_t)g * (size_t)l->n_out + (size_t)n;
-    }
+    qn_linear_codes(l, n, out);
+    if (p->kind != PACK_INT8 || !qn_format_is_integer(l->format)) return;
+    for (int k = 0; k < l->n_in; k++) out[k] ^= 0x80; /* less 128 */
 }
 
 /* Where unit u of a tile's codes starts. */
@@ -279,6 +301,20 @@ static void pack_tile_plain(struct qn_packed *p, const struct qn_linear *l, int 
         for (int i = 0; i < n_lane; i++) memcpy(to + words * step + (size_t)i * 4, row[i] + words * 4, 2);
 }
 
+/* Rows dequantised; their scales have been looked at. */
+static void pack_tile_wide(struct qn_packed *p, const struct qn_linear *l, int tile)
+{
+    size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0));
+    unsigned char *to = unit_at(p, tile, 0);
+    float *row = xmalloc((size_t)p->n_in * sizeof *row);
+    for (int n = tile * QN_TILE; n < QN_MIN((tile + 1) * QN_TILE, p->n_out); n++) {
+        QN_CHECK(!qn_linear_rows(l, n, 1, row, NULL));
+        for (size_t k = 0; k < (size_t)p->n_in; k++)
+            memcpy(to + k / 2 * step + k % 2 * 64 + (size_t)(n % QN_TILE) * 4, &row[k], 4);
+    }
+    free(row);
+}
+
 static void pack_lane_codes(struct qn_packed *p, int tile, int lane, const unsigned char *codes)
 {
     bool interleaved = pack_is_interleaved(p);
@@ -332,7 +368,7 @@ static void turn_awq(const struct qn_linear *l, int tile, int u, int n_lane, uin
     size_t per_k = (size_t)l->n_out / 8, at = (size_t)u * 8 * per_k + (size_t)tile * 2;
     for (int half = 0; half * 8 < n_lane; half++) {
         uint32_t from[8];
-        for (size_t k = 0; k < 8; k++) from[k] = word_at(&l->weight, at + k * per_k + (size_t)half);
+        for (size_t k = 0; k < 8; k++) from[k] = qn_word_at(&l->weight, at + k * per_k + (size_t)half);
         for (int i = 0; i < 8; i++) {
             uint32_t word = 0;
             for (int k = 0; k < 8; k++) word |= (from[k] >> 4 * awq_place[i] & 15) << 4 * k;
@@ -342,9 +378,19 @@ static void turn_awq(const struct qn_linear *l, int tile, int u, int n_lane, uin
 }
 
 /* Can a tile be packed word by word: four bytes or eight nibbles of k at once? */
-static bool has_whole_words(const struct qn_packed *p)
+static bool has_whole_words(const struct qn_packed *p, const struct qn_linear *l)
 {
-    return !p->order && p->n_in % (p->unit_pairs * 2) == 0;
+    switch (l->format) {
+    case QN_FMT_INT8_GPTQ:
+    case QN_FMT_INT8_CT:
+    case QN_FMT_INT8_MLX:
+    case QN_FMT_INTN_GPTQ:
+    case QN_FMT_INTN_CT:
+    case QN_FMT_INTN_MLX:
+        return false;
+    default:
+        return !p->order && p->n_in % (p->unit_pairs * 2) == 0;
+    }
 }
 
 /* int8 for 8-bit activations: eight k of each output, in two halves. */
@@ -353,7 +399,7 @@ static void unit_int8(const struct qn_linear *l, size_t first, int n_lane, size_
     uint32_t half[2][QN_TILE] = {0};
     for (size_t i = 0; i < (size_t)n_lane; i++) {
         size_t at = ((first + i) * (size_t)l->n_in + u * 8) / 4;
-        uint32_t a = word_at(&l->weight, at) ^ 0x80808080, b = word_at(&l->weight, at + 1) ^ 0x80808080;
+        uint32_t a = qn_word_at(&l->weight, at) ^ 0x80808080, b = qn_word_at(&l->weight, at + 1) ^ 0x80808080;
         for (int h = 0; h < 2; h++, a >>= 16, b >>= 16)
             half[h][i] = (a & 0xff) | (b & 0xff) << 8 | (a & 0xff00) << 8 | (b & 0xff00) << 16;
     }
@@ -365,7 +411,7 @@ static void pack_tile_words(struct qn_packed *p, const struct qn_linear *l, int 
 {
     int n_lane = QN_MIN(QN_TILE, p->n_out - tile * QN_TILE);
     bool interleaved = pack_is_interleaved(p), is_magnitude = interleaved && p->kind == PACK_INT8;
-    bool has_eights = p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4;
+    bool eights = has_eights(p, l);
     size_t step = (size_t)(unit_at(p, tile, 1) - unit_at(p, tile, 0)), first = (size_t)tile * QN_TILE;
     size_t n_unit = (size_t)p->n_unit, N = (size_t)p->n_out;
     unsigned char *to = unit_at(p, tile, 0);
@@ -375,14 +421,14 @@ static void pack_tile_words(struct qn_packed *p, const struct qn_linear *l, int 
             unit_int8(l, first, n_lane, u, to);
             continue;
         }
-        for (int i = 0; i < QN_TILE; i++) line[i] = has_eights ? 0x88888888 : 0;
+        for (int i = 0; i < QN_TILE; i++) line[i] = eights ? 0x88888888 : 0;
         if (l->format == QN_FMT_INT4_AWQ)
             turn_awq(l, tile, (int)u, n_lane, line);
         else if (l->format == QN_FMT_INT4_GPTQ)
-            for (size_t i = 0; i < (size_t)n_lane; i++) line[i] = word_at(&l->weight, u * N + first + i);
+            for (size_t i = 0; i < (size_t)n_lane; i++) line[i] = qn_word_at(&l->weight, u * N + first + i);
         else
             for (size_t i = 0; i < (size_t)n_lane; i++)
-                line[i] = word_at(&l->weight, (first + i) * n_unit + u);
+                line[i] = qn_word_at(&l->weight, (first + i) * n_unit + u);
         if (p->kind == PACK_NIB4) {
             for (int i = 0; i < QN_TILE; i++) line[i] = split_nibbles(line[i]);
             memcpy(to, line, sizeof line);
@@ -399,11 +445,21 @@ static void pack_tile_words(struct qn_packed *p, const struct qn_linear *l, int 
     }
 }
 
+/* What is added to the codes as the kernels see them, before the scale. */
+static float offset_of(const struct qn_packed *p, const struct qn_linear *l, int n, int g, float scale)
+{
+    float middle = !qn_format_is_integer(l->format) ? 0 : p->kind == PACK_INT8 ? 128 : 8;
+    if (!l->bias.n_dim) return middle - (float)qn_linear_zero(l, n, g);
+    float bias = qn_tensor_value(&l->bias, qn_linear_scale_at(l, n, g));
+    return bias == 0 ? middle : bias / scale + middle;
+}
+
 static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn_err *e)
 {
     int rc = QN_OK;
     bool is_channel = l->format == QN_FMT_FP8_CHANNEL || l->format == QN_FMT_INT8_CHANNEL;
     QN_FAIL_IF(!isfinite(p->scale2), e, QN_FORMAT, "%s: the scale of the tensor is not finite", l->name);
+    if (p->is_wide) QN_TRY(qn_linear_check(l, e));
     for (int n = 0; n < p->n_out; n++) {
         int tile = n / QN_TILE, lane = n % QN_TILE;
         if (is_channel) {
@@ -411,7 +467,8 @@ static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn
             QN_FAIL_IF(!isfinite(p->out_scale[n]), e, QN_FORMAT, "%s: scale %d is not finite", l->name, n);
         }
         for (int g = 0; g < p->n_group; g++) {
-            size_t from = scale_index(l, n, g), to = pack_group_index(p, tile, g) * QN_TILE + (size_t)lane;
+            size_t from = qn_linear_scale_at(l, n, g),
+                   to = pack_group_index(p, tile, g) * QN_TILE + (size_t)lane;
             float x = qn_tensor_value(&l->scale, from);
             QN_FAIL_IF(!isfinite(x), e, QN_FORMAT, "%s: the scale of output %d, group %d is not finite",
                        l->name, n, g);
@@ -421,7 +478,12 @@ static int pack_scales(struct qn_packed *p, const struct qn_linear *l, struct qn
                 memcpy(p->scales + to * qn_dtype_bytes(l->scale.dtype),
                        (const unsigned char *)l->scale.data + from * qn_dtype_bytes(l->scale.dtype),
                        qn_dtype_bytes(l->scale.dtype));
-            if (p->zeros) p->zeros[to] = (signed char)(8 - zero_of(l, n, g));
+            if (p->zeros) p->zeros[to] = (signed char)(8 - qn_linear_zero(l, n, g));
+            if (p->offsets) {
+                p->offsets[to] = offset_of(p, l, n, g, x);
+                QN_FAIL_IF(!isfinite(p->offsets[to]), e, QN_FORMAT,
+                           "%s: output %d, group %d has a bias without a scale", l->name, n, g);
+            }
         }
     }
 out:
@@ -430,33 +492,49 @@ out:
 
 static bool zeros_vary(const struct qn_packed *p, const struct qn_linear *l)
 {
-    if (p->kind != PACK_NIB4 || l->format == QN_FMT_NVFP4) return false;
+    if (!has_eights(p, l) || l->bias.n_dim) return false;
     for (int n = 0; n < p->n_out; n++)
         for (int g = 0; g < p->n_group; g++)
-            if (zero_of(l, n, g) != 8) return true;
+            if (qn_linear_zero(l, n, g) != 8) return true;
+    return false;
+}
+
+/* Do groups have an addend that is no small integer: an MLX bias, or the zero point of int8? */
+static bool has_offsets(const struct qn_packed *p, const struct qn_linear *l)
+{
+    if (l->bias.n_dim && !p->is_wide) return true;
+    if (p->kind != PACK_INT8 || !p->group) return false;
+    int middle = qn_format_is_integer(l->format) ? 128 : 0;
+    for (int n = 0; n < p->n_out; n++)
+        for (int g = 0; g < p->n_group; g++)
+            if (qn_linear_zero(l, n, g) != middle) return true;
     return false;
 }
 
 void qn_packed_fill(struct qn_packed *p, const struct qn_linear *l, int first_tile, int end_tile)
 {
-    bool has_eights = p->kind == PACK_NIB4 && l->format != QN_FMT_NVFP4; /* code 8 is zero: padding */
+    bool eights = has_eights(p, l);
     unsigned char *codes = xmalloc(((size_t)p->n_in + 8) * 2), *lane = codes;
     if (p->order) lane += p->n_in + 8;
     for (int tile = first_tile * 2; tile < QN_MIN(end_tile * 2, p->n_tile); tile++) {
+        if (p->is_wide) {
+            pack_tile_wide(p, l, tile);
+            continue;
+        }
         if (p->kind == PACK_BF16 || p->kind == PACK_F32) {
             pack_tile_plain(p, l, tile);
             continue;
         }
-        if (has_whole_words(p)) {
+        if (has_whole_words(p, l)) {
             pack_tile_words(p, l, tile);
             continue;
         }
-        for (int u = 0; has_eights && u < p->n_unit; u++)
+        for (int u = 0; eights && u < p->n_unit; u++)
             memset(unit_at(p, tile, u), 0x88, (size_t)p->unit_bytes);
         for (int n = tile * QN_TILE; n < QN_MIN((tile + 1) * QN_TILE, p->n_out); n++) {
-            row_codes(l, n, codes);
+            row_codes(p, l, n, codes);
             for (int k = 0; p->order && k < p->n_in; k++) lane[k] = codes[p->order[k]];
-            for (int k = 0; has_eights && k < p->n_in; k++) lane[k] ^= 8; /* exchanged into the 8s */
+            for (int k = 0; eights && k < p->n_in; k++) lane[k] ^= 8; /* exchanged into the 8s */
             pack_lane_codes(p, tile, n % QN_TILE, lane);
         }
     }
@@ -485,7 +563,7 @@ int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_a
     p->block_tiles = p->kind == PACK_NIB4 ? 8 : p->kind == PACK_FP8 || p->kind == PACK_INT8 ? 4 : 2;
     p->n_unit = (int)QN_CEIL_DIV(p->n_in, p->unit_pairs * 2);
     for (int i = 0; i < 32; i++)
-        p->table[i] = l->format == QN_FMT_NVFP4 ? e2m1_table[i & 15] : qn_f32_to_bf16((float)((i & 15) - 8));
+        p->table[i] = is_e2m1(l) ? e2m1_table[i & 15] : qn_f32_to_bf16((float)((i & 15) - 8));
 
     /* one region: codes, scales, zeros, scales of outputs */
     size_t tiles = (size_t)p->n_tile, groups = tiles * (size_t)p->n_group;
@@ -493,7 +571,11 @@ int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_a
     size_t group_bytes = groups * (size_t)scale_bytes(p->scale);
     bool has_zeros = zeros_vary(p, l);
     bool is_channel = l->format == QN_FMT_FP8_CHANNEL || l->format == QN_FMT_INT8_CHANNEL;
-    size_t zero_bytes = has_zeros ? groups * QN_TILE : 0, out_bytes = is_channel ? tiles * QN_TILE * 4 : 0;
+    bool has_offset = has_offsets(p, l);
+    size_t zero_bytes = has_zeros    ? groups * QN_TILE
+                        : has_offset ? groups * QN_TILE * sizeof(float)
+                                     : 0,
+           out_bytes = is_channel ? tiles * QN_TILE * 4 : 0;
     p->bytes =
         QN_ROUND_UP(code_bytes, 64) + QN_ROUND_UP(group_bytes, 64) + QN_ROUND_UP(zero_bytes, 64) + out_bytes;
     unsigned char *block;
@@ -508,6 +590,7 @@ int qn_packed_begin(struct qn_packed **out, const struct qn_linear *l, enum qn_a
     p->codes = block;
     p->scales = p->codes + QN_ROUND_UP(code_bytes, 64);
     p->zeros = has_zeros ? (signed char *)p->scales + QN_ROUND_UP(group_bytes, 64) : NULL;
+    p->offsets = has_offset ? (float *)(p->scales + QN_ROUND_UP(group_bytes, 64)) : NULL;
     p->out_scale =
         is_channel ? (float *)(p->scales + QN_ROUND_UP(group_bytes, 64) + QN_ROUND_UP(zero_bytes, 64)) : NULL;
 
@@ -594,6 +677,7 @@ static float weight_at(const struct qn_packed *p, int n, int k)
             scale = p->scale == PACK_F16 ? qn_f16_to_f32(half) : qn_bf16_to_f32(half);
         }
         if (p->zeros) x += p->zeros[at];
+        if (p->offsets) x += p->offsets[at];
         x *= scale;
     }
     return x * factor;

@@ -88,10 +88,17 @@ INLINE vacc group_scale(int scale, const unsigned char *scales, size_t at)
 INLINE float group_sum(const struct qn_packed *p, const unsigned char *row, int g)
 {
     const float *sums = (const float *)(row + pack_act_values(p->n_in) * 4) + g * p->group / 32;
-    if (p->group == 128) return sums[0] + sums[1] + sums[2] + sums[3];
+    int n = QN_CEIL_DIV(QN_MIN(p->group, p->n_in - g * p->group), 32); /* the last may be shorter */
+    if (n == 4) return sums[0] + sums[1] + sums[2] + sums[3];
     float total = sums[0];
-    for (int i = 1; i < p->group / 32; i++) total += sums[i];
+    for (int i = 1; i < n; i++) total += sums[i];
     return total;
+}
+
+/* What belongs to the codes of a group of a tile. */
+INLINE vacc addend(const struct qn_packed *p, size_t at)
+{
+    return p->zeros ? zero_load(p->zeros + at * 16) : vacc_load(p->offsets + at * 16);
 }
 
 #define MOST_ROWS  12
@@ -181,12 +188,12 @@ INLINE void direct(const struct pack_job *j, int row, int tile, const int n_row,
             dot_span(&s, x, act_bytes, sum, n_row, n_tile, kind, CODES, table);
             s.codes += (size_t)(s.n_pair / pairs_of(kind)) * s.code_step;
             s.first_pair += s.n_pair;
-            if (scale == PACK_ANY && p->zeros)
+            if (scale == PACK_ANY && (p->zeros || p->offsets))
                 for (int r = 0; r < n_row; r++) {
                     vacc total = vacc_set1(group_sum(p, x + (size_t)r * act_bytes, g));
                     for (int t = 0; t < n_tile; t++)
                         sum[r][t] =
-                            vacc_fma(zero_load(p->zeros + (place + (size_t)t) * 16), total, sum[r][t]);
+                            vacc_fma(addend(p, place + (size_t)t), total, sum[r][t]);
                 }
             for (int t = 0; t < n_tile; t++) {
                 vacc scales =
@@ -380,6 +387,7 @@ INLINE void run_decoded(const struct pack_job *j, int tile, const int kind, cons
     struct span *s = &d.span;
     s->code_step = (size_t)pack_block_size(p, tile) * unit_bytes;
     s->next_shift = unit_pairs / 2;
+    const bool has_addend = p->zeros || p->offsets;
     const bool in_place = kind == PACK_BF16 && s->code_step == 2 * sizeof(vpair),
                is_16 = kind == PACK_NIB4 && scale == PACK_E4M3;
     /* a span is a whole number of groups */
@@ -400,12 +408,12 @@ INLINE void run_decoded(const struct pack_job *j, int tile, const int kind, cons
             for (int t = 0; t < 2; t++) {
                 size_t at = pack_group_index(p, tile + t, d.first_group + g);
                 d.scales[g * 2 + t] = group_scale(scale == PACK_ANY ? (int)p->scale : scale, p->scales, at);
-                if (p->zeros) d.zeros[g * 2 + t] = zero_load(p->zeros + at * 16);
+                if (has_addend) d.zeros[g * 2 + t] = addend(p, at);
             }
         int row = 0;
         if (!in_place) {
             row = QN_MIN(DECODED_ROWS, 6);
-            if (p->zeros)
+            if (has_addend)
                 decoded_rows(j, &d, 0, QN_MIN(DECODED_ROWS, 6), true, true, false, kind, DECODING, keep);
             else
                 decoded_rows(j, &d, 0, QN_MIN(DECODED_ROWS, 6), scale != PACK_NO_GROUP, false, is_16, kind,
@@ -415,7 +423,7 @@ INLINE void run_decoded(const struct pack_job *j, int tile, const int kind, cons
             run_span_plain(j, &d, row, keep);
         else if (is_16)
             run_span_16(j, &d, row, keep);
-        else if (p->zeros)
+        else if (has_addend)
             run_span_zeros(j, &d, row, keep);
         else
             run_span_group(j, &d, row, keep);
@@ -469,7 +477,10 @@ void RUN(const struct pack_job *j)
             run_kind(j, PACK_FP8, PACK_F32S);
         return;
     case PACK_INT8:
-        run_kind(j, PACK_INT8, PACK_NO_GROUP);
+        if (p->scale == PACK_NO_GROUP)
+            run_kind(j, PACK_INT8, PACK_NO_GROUP);
+        else
+            run_kind(j, PACK_INT8, PACK_ANY);
         return;
     default:
         break;

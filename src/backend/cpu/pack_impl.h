@@ -45,6 +45,7 @@ struct qn_packed {
     enum qn_isa isa;
     enum qn_act act;
     bool is_int8;    /* products of small integers and 8-bit activations */
+    bool is_wide;    /* a form no kernel has: held as floats */
     bool expands;    /* float weights, activations prepared as BF16 pairs: widened before the run */
     int n_out, n_in; /* [N] [K] */
     int n_tile, block_tiles;
@@ -54,6 +55,7 @@ struct qn_packed {
     unsigned char *codes;
     unsigned char *scales;
     signed char *zeros; /* [block][group][tile][16] 8 - z, or NULL: all 8 */
+    float *offsets;     /* the same, as floats that are added to the codes; at most one of both is there */
     float *out_scale;   /* [n_tile * 16] or NULL */
     float scale2;
     uint16_t table[32]; /* NIB4: BF16 of each code, twice */

@@ -31,7 +31,9 @@ static void fill_tiles(void *ctx, int item, int thread)
 /* Rows of a weight are packed: their pages of the file may go. AWQ and GPTQ have no contiguous rows. */
 static void release_rows(const struct qn_linear *l, int first, int n)
 {
-    if (l->format == QN_FMT_INT4_AWQ || l->format == QN_FMT_INT4_GPTQ || n <= 0) return;
+    if (l->format == QN_FMT_INT4_AWQ || l->format == QN_FMT_INT4_GPTQ || l->format == QN_FMT_INT8_GPTQ ||
+        l->format == QN_FMT_INTN_GPTQ || n <= 0)
+        return;
     size_t row = l->weight.n_byte / (size_t)l->n_out;
     qn_mapped_release((const char *)l->weight.data + (size_t)first * row, (size_t)n * row);
 }

@@ -76,7 +76,8 @@ int qn_model_opts_open(struct qn_model **out, const char *model, const struct qn
     int rc = QN_OK;
     struct qn_buf text = QN_BUF_INIT(1 << 20);
     QN_TRY(overrides(w, &text, e));
-    struct qn_model_options o = {.overrides = text.n_byte ? qn_buf_str(&text) : NULL};
+    struct qn_model_options o = {
+        .overrides = text.n_byte ? qn_buf_str(&text) : NULL, .lora = w->lora, .mtp_from = w->mtp_from};
     QN_TRY(qn_model_open_with(out, model, &o, e));
 out:
     qn_buf_free(&text);

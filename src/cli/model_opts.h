@@ -7,19 +7,29 @@
 #include "model/checkpoint.h"
 
 struct qn_model_wish {
-    const char *overrides, *rope; /* as typed, or NULL */
+    const char *overrides, *rope, *lora, *mtp_from; /* as typed, or NULL */
     double rope_scale, rope_base, freq_scale, attn_factor, ext_factor, beta_fast, beta_slow;
     int64_t orig_ctx;
 };
 
 /* Rows for a command's option table, filling the struct at W. */
 #define QN_MODEL_OPTS(w)                                                                                     \
-    {.name = "hf-overrides",                                                                                 \
+    {.name = "lora",                                                                                         \
      .type = QN_OPT_STR,                                                                                     \
-     .out = &(w)->overrides,                                                                                 \
-     .arg = "JSON",                                                                                          \
-     .help = "members laid over config.json, such as rope_parameters of a longer context",                   \
-     .alias = "json-model-override-args"},                                                                   \
+     .out = &(w)->lora,                                                                                      \
+     .arg = "FOLDER",                                                                                        \
+     .help = "a PEFT adapter, merged into the weights at start"},                                            \
+        {.name = "mtp-from",                                                                                 \
+         .type = QN_OPT_STR,                                                                                 \
+         .out = &(w)->mtp_from,                                                                              \
+         .arg = "FOLDER",                                                                                    \
+         .help = "a checkpoint of the same vocabulary whose draft layer is used"},                           \
+        {.name = "hf-overrides",                                                                             \
+         .type = QN_OPT_STR,                                                                                 \
+         .out = &(w)->overrides,                                                                             \
+         .arg = "JSON",                                                                                      \
+         .help = "members laid over config.json, such as rope_parameters of a longer context",               \
+         .alias = "json-model-override-args"},                                                               \
         {.name = "rope-scaling",                                                                             \
          .type = QN_OPT_STR,                                                                                 \
          .out = &(w)->rope,                                                                                  \

@@ -19,7 +19,7 @@ struct qn_talk_options {
 void qn_talk_defaults(struct qn_talk_options *o);
 /* The options as rows of an option table; returns how many. */
 int qn_talk_table(struct qn_talk_options *o, struct qn_opt *table);
-#define QN_TALK_N_OPT 24
+#define QN_TALK_N_OPT 26
 
 struct qn_talk {
     struct qn_model *model;

@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/model_path.h"
 #include "base/shown.h"
+#include "model/adapter.h"
 #include "model/detect.h"
 #include "model/gguf.h"
 #include "model/hint.h"
@@ -31,11 +32,12 @@ enum use { UNUSED, USED, SIDE, VISION, IGNORED };
 struct qn_model {
     struct qn_config config;
     char *folder, *name;
-    struct qn_shards shards;
-    struct qn_gguf_set gguf;   /* in place of shards; n 0: a folder of safetensors files */
-    struct qn_tensor *tensors; /* [n], in file order */
-    unsigned char *use;        /* [n] enum use */
-    int *file_of;              /* [n] */
+    struct qn_shards shards, donor; /* the checkpoint; where its draft layer comes from */
+    struct qn_merged *merged;       /* layers an adapter was merged into */
+    struct qn_gguf_set gguf;        /* in place of shards; n 0: a folder of safetensors files */
+    struct qn_tensor *tensors;      /* [n], in file order */
+    unsigned char *use;             /* [n] enum use */
+    int *file_of;                   /* [n] */
     int n;
     struct qn_arena *name_arena; /* of tensors that are called otherwise than in the file */
     struct qn_map by_name;       /* hash -> index */
@@ -44,6 +46,7 @@ struct qn_model {
     bool has_stacked;   /* experts in one tensor, in some layer */
     struct qn_hint *hint;
     bool has_mtp;
+    char *mtp_fault; /* why the files' MTP block cannot be used, or NULL */
     uint64_t fingerprint;
     struct qn_notes notes;
 };
@@ -116,7 +119,7 @@ static bool is_stacked_name(const char *name)
 }
 
 /* The tensors of the folder's files, under the names of a published checkpoint where others wrote them. */
-static int gather(struct qn_model *m, struct qn_err *e)
+static int gather(struct qn_model *m, const struct qn_model_options *o, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_tensors t = {0};
@@ -127,6 +130,10 @@ static int gather(struct qn_model *m, struct qn_err *e)
         QN_TRY(qn_shards_open(&m->shards, m->folder, &t, &m->notes, e));
         QN_TRY(qn_tensors_rename(&t, &m->config, m->name_arena, &m->notes, e));
     }
+    if (o && o->mtp_from) QN_TRY(qn_adapter_draft(&m->donor, o->mtp_from, &t, m->name_arena, &m->notes, e));
+    if (o && o->lora)
+        QN_TRY(
+            qn_adapter_merge(&m->merged, o->lora, &t, qn_hint_scheme(m->hint), m->name_arena, &m->notes, e));
     m->tensors = t.list;
     m->file_of = t.file_of;
     m->use = xcalloc((size_t)t.n + 1, 1);
@@ -457,6 +464,7 @@ static void check_mtp(struct qn_model *m)
     if (!rc) rc = check_layer(m, &d, QN_LAYER_MTP, &e);
     m->has_mtp = !rc;
     if (rc) note(m, "the MTP block cannot be used, no speculation: %s", e.text);
+    if (rc) m->mtp_fault = xstrdup(e.text);
     if (!m->config.n_mtp && !rc) note(m, "config.json promises no MTP layer, the files have one: it is used");
     int n_ignored = 0;
     for (int i = 0; i < m->n; i++)
@@ -677,6 +685,13 @@ static uint64_t fingerprint(const struct qn_model *m)
         h = qn_hash_bytes(h, frequency, (size_t)c->rotary_dim / 2 * sizeof *frequency);
         h = qn_hash_bytes(h, &gain, sizeof gain);
     }
+    uint64_t merged = qn_merged_hash(m->merged);
+    if (merged) h = qn_hash_bytes(h, &merged, sizeof merged);
+    for (int f = 0; f < m->donor.n; f++) {
+        size_t n;
+        const void *header = qn_safetensors_header(m->donor.files[f], &n);
+        h = qn_hash_bytes(h, header, n);
+    }
     for (int f = 0; f < m->shards.n; f++) {
         size_t n;
         const void *header = qn_safetensors_header(m->shards.files[f], &n);
@@ -716,6 +731,24 @@ out:
     return rc;
 }
 
+/* A draft layer speaks of the donor's tokens: vocabulary and width have to be this model's. */
+static int check_donor(struct qn_model *m, const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK;
+    struct qn_config *c = xcalloc(1, sizeof *c);
+    QN_TRY(qn_config_read(c, folder, NULL, e));
+    QN_FAIL_IF(c->vocab != m->config.vocab || c->hidden != m->config.hidden, e, QN_INVAL,
+               "--mtp-from %s: vocabulary and hidden size are %d and %d there, %d and %d here", folder,
+               c->vocab, c->hidden, m->config.vocab, m->config.hidden);
+    QN_FAIL_IF(c->head_dim != m->config.head_dim || c->n_head != m->config.n_head ||
+                   c->n_kv_head != m->config.n_kv_head,
+               e, QN_INVAL, "--mtp-from %s: its attention heads are not this model's", folder);
+    if (!m->config.n_mtp) m->config.n_mtp = 1;
+out:
+    free(c);
+    return rc;
+}
+
 int qn_model_open(struct qn_model **out, const char *path, struct qn_err *e)
 {
     return qn_model_open_with(out, path, NULL, e);
@@ -738,8 +771,14 @@ int qn_model_open_with(struct qn_model **out, const char *path, const struct qn_
         QN_TRY(qn_hint_read(&m->hint, m->folder, e));
     }
     for (int i = 0; i < m->config.n_note; i++) note(m, "%s", m->config.note[i]);
-    QN_TRY(gather(m, e));
+    QN_FAIL_IF(o && (o->lora || o->mtp_from) && m->gguf.n, e, QN_UNSUPPORTED,
+               "%s is a GGUF file: --lora and --mtp-from take a checkpoint folder", m->folder);
+    QN_TRY(gather(m, o, e));
+    if (o && o->mtp_from) QN_TRY(check_donor(m, o->mtp_from, e));
     QN_TRY(check_model(m, e));
+    QN_FAIL_IF(o && o->mtp_from && !m->has_mtp, e, QN_FORMAT,
+               "--mtp-from %s: its draft layer does not fit this model: %s", o->mtp_from,
+               m->mtp_fault ? m->mtp_fault : "it is incomplete");
     for (int i = 0; i < m->shards.n; i++) qn_safetensors_advise(m->shards.files[i], MADV_NORMAL);
     for (int i = 0; i < m->gguf.n; i++) qn_gguf_advise(m->gguf.files[i], MADV_NORMAL);
     *out = m;
@@ -753,6 +792,9 @@ void qn_model_close(struct qn_model *m)
 {
     if (!m) return;
     qn_shards_close(&m->shards);
+    qn_shards_close(&m->donor);
+    qn_merged_free(m->merged);
+    free(m->mtp_fault);
     qn_gguf_set_close(&m->gguf);
     qn_notes_free(&m->notes);
     qn_arena_free(m->name_arena);

@@ -20,6 +20,8 @@ int qn_model_open(struct qn_model **out, const char *path, struct qn_err *e);
 /* The same with what a user lays over the checkpoint. NULL: nothing. */
 struct qn_model_options {
     const char *overrides; /* JSON laid over config.json (qn_config_read), or NULL */
+    const char *lora;      /* folder of a PEFT adapter that is merged into the weights, or NULL */
+    const char *mtp_from;  /* checkpoint folder whose draft layer is used, or NULL */
 };
 int qn_model_open_with(struct qn_model **out, const char *path, const struct qn_model_options *o,
                        struct qn_err *e);

@@ -329,3 +329,86 @@ def test_tokenizer_class(tmp_path, model_type):
     (tmp_path / "text").write_text(marks)
     ids = lambda folder: subprocess.run([BUILD / "quern", "tokenize", folder], input=marks, capture_output=True, text=True, check=True).stdout  # noqa: E731
     assert (ids(out) == ids(MINI)) == bool(model_type)
+
+
+def adapter(folder, factors, **config):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(dict(peft_type="LORA", r=4, lora_alpha=8, bias="none", **config)))
+    makes.write(folder / "adapter_model.safetensors", {k: makes.pack(v.astype(np.float32)) for k, v in factors.items()})
+    return folder
+
+
+def factors(tensors, rank=4, names=("self_attn.q_proj", "linear_attn.in_proj_qkv", "linear_attn.out_proj", "shared_expert.up_proj")):
+    rng, out, merged = np.random.default_rng(1), {}, dict(tensors)
+    for name, t in tensors.items():
+        module = name.removesuffix(".weight")
+        if name.startswith("mtp") or not module.endswith(names):
+            continue
+        w = makes.f32(t)
+        a, b = rng.normal(0, .1, (rank, w.shape[1])), rng.normal(0, .1, (w.shape[0], rank))
+        out[f"base_model.model.{module}.lora_A.weight"], out[f"base_model.model.{module}.lora_B.weight"] = a, b
+        merged[name] = makes.bf16(w + (2 * b.astype(np.float32) @ a.astype(np.float32)))
+    return out, merged
+
+
+def test_lora(tmp_path):
+    """Merged at load: attention, delta net, MLP; over quantised layers too."""
+    parts, merged = factors(TENSORS)
+    folder = adapter(tmp_path / "lora", parts)
+    makes.folder(tmp_path / "merged", MINI, merged)
+    want = logits(tmp_path / "merged", tmp_path)
+    assert np.abs(logits(MINI, tmp_path) - want).max() > 0.1
+    for device in ("ref", "cpu"):
+        assert np.abs(logits(MINI, tmp_path, device, "--lora", folder) - want).max() < 2e-3 * np.abs(want).max()
+    assert f"is merged into {len(parts) // 2} layers" in notes(MINI, "--lora", folder)
+    prints = [json.loads(quern("inspect", MINI, "--json", *x))["fingerprint"] for x in ([], ["--lora", folder])]
+    assert prints[0] != prints[1]
+    stored, plain = makes.convert(TENSORS, makes.packed(8, 32), attention_qkv)
+    makes.folder(tmp_path / "q", MINI, stored, makes.quantised(**CT))
+    makes.folder(tmp_path / "p", MINI, plain)
+    assert np.abs(logits(tmp_path / "q", tmp_path, "ref", "--lora", folder) - logits(tmp_path / "p", tmp_path, "ref", "--lora", folder)).max() < 1e-4
+
+
+def test_lora_of_experts(tmp_path):
+    """PEFT's factors of a parameter [E, out, in]: rows of A and columns of B for every expert."""
+    rng, parts, merged = np.random.default_rng(2), {}, dict(TENSORS)
+    stem = "model.language_model.layers.1.mlp.experts"
+    for name, prefix in (("gate_up_proj", ".base_layer"), ("down_proj", "")):
+        w = makes.f32(TENSORS[f"{stem}.{name}"])
+        n, rows, columns = w.shape
+        a, b = rng.normal(0, .1, (2 * n, columns)), rng.normal(0, .1, (rows, 2 * n))
+        parts[f"base_model.model.{stem}{prefix}.lora_A.weight"], parts[f"base_model.model.{stem}{prefix}.lora_B.weight"] = a, b
+        delta = np.einsum("ore,eri->eoi", b.reshape(rows, 2, n), a.reshape(n, 2, columns))
+        merged[f"{stem}.{name}"] = makes.bf16(w + (4 * delta).astype(np.float32))
+    makes.folder(tmp_path / "merged", MINI, merged)
+    want = logits(tmp_path / "merged", tmp_path)
+    got = logits(MINI, tmp_path, "ref", "--lora", adapter(tmp_path / "lora", parts))
+    assert np.abs(got - want).max() < 2e-3 * np.abs(want).max()
+    assert np.abs(logits(MINI, tmp_path) - want).max() > 0.1
+
+
+def test_lora_refused(tmp_path):
+    parts, _ = factors(TENSORS)
+    assert "adapter_config.json" in quern("inspect", MINI, "--lora", tmp_path, code=1)
+    assert "DoRA" in quern("inspect", MINI, "--lora", adapter(tmp_path / "a", parts, use_dora=True), code=1)
+    name = next(iter(parts))
+    odd = dict(parts, **{name.replace("layers.", "layers.9"): parts[name], name.replace("layers.", "layers.9").replace("lora_A", "lora_B"): parts[name.replace("lora_A", "lora_B")]})
+    assert "the adapter's model.language_model.layers.9" in quern("inspect", MINI, "--lora", adapter(tmp_path / "b", odd), code=1)
+    assert "without" in quern("inspect", MINI, "--lora", adapter(tmp_path / "c", {name: parts[name]}), code=1)
+    extra = dict(parts, **{"base_model.model.model.language_model.norm.weight": np.zeros(128)})
+    assert "is no LoRA factor" in quern("inspect", MINI, "--lora", adapter(tmp_path / "d", extra), code=1)
+
+
+def test_draft_layer_from_elsewhere(tmp_path):
+    """--mtp-from: the draft layer of another checkpoint of the same vocabulary; the answers stay the same."""
+    bare = makes.folder(tmp_path / "bare", MINI, {k: v for k, v in TENSORS.items() if not k.startswith("mtp.")})
+    assert not json.loads(quern("inspect", bare, "--json"))["mtp"]
+    x = json.loads(quern("inspect", bare, "--json", "--mtp-from", MINI))
+    assert x["mtp"] and any("the draft layer comes from" in n for n in x["notes"])
+    assert np.array_equal(logits(bare, tmp_path, "ref", "--mtp", "--mtp-from", MINI), logits(MINI, tmp_path, "ref", "--mtp"))
+    assert "no mtp tensors" in quern("inspect", MINI, "--mtp-from", bare, code=1)
+    quern("synth", "tiny", tmp_path / "other")
+    assert "vocabulary and hidden size" in quern("inspect", bare, "--mtp-from", tmp_path / "other", code=1)
+    runs = [subprocess.run([BUILD / "quern", "run", bare, "-p", "Tell me about the sea.", "-n", "24", "-t", "0", *extra], capture_output=True, text=True, check=True).stdout
+            for extra in (["--mtp", "0"], ["--mtp", "3", "--mtp-from", MINI])]
+    assert runs[0] == runs[1]

@@ -58,6 +58,7 @@ struct InArgs {
     Shape s;
     KvArgs kv;
     int is_mtp;
+    float gain; /* on cosines and sines */
 };
 
 /* A warp a head of a row: norm and turn of q; norm, turn and place of k; place of v. */
@@ -85,6 +86,8 @@ __global__ void qkv_kernel(InArgs a)
             int at = seq < 0 ? 0 : v.rope_pos ? v.rope_pos[3 * row + axis] : v.pos[row] - a.is_mtp;
             float co, si, p = x[i], q = x[i + half];
             dev_turn((float)at * a.inv_freq[i], &co, &si);
+            co *= a.gain;
+            si *= a.gain;
             x[i] = p * co - q * si;
             x[i + half] = q * co + p * si;
         }
@@ -144,7 +147,8 @@ void cu_attn_in(struct qn_device *d, const struct qn_step *s, const struct qn_op
                 d->q,
                 *c,
                 kv_args(d, w, op->kv_layer),
-                op->kv_layer == d->c.n_full};
+                op->kv_layer == d->c.n_full,
+                qn_rope_gain(&d->c)};
     CU_LAUNCH(d, qkv_kernel, dim3((unsigned)s->n_row, (unsigned)(c->n_head + 2 * c->n_kv_head)), dim3(32),
               (size_t)c->hd_pad * sizeof(float), a);
 }

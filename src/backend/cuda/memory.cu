@@ -126,8 +126,7 @@ static int open_freq(struct qn_device *d, struct qn_err *e)
     int half = d->s.rotary_half;
     float *f = (float *)calloc((size_t)half + 1, sizeof *f);
     QN_CHECK(f);
-    for (int i = 0; i < half; i++) /* in float, as the reference implementation computes them */
-        f[i] = 1.0f / (float)pow(d->c.rope_theta, (double)((float)(2 * i) / (float)d->c.rotary_dim));
+    qn_rope_frequencies(&d->c, f);
     d->inv_freq = (float *)cu_take(d, ((size_t)half + 1) * sizeof *f);
     bool is_ok =
         d->inv_freq &&

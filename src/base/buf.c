@@ -99,7 +99,7 @@ void qn_buf_drop(struct qn_buf *b, size_t n)
 char *qn_buf_take(struct qn_buf *b)
 {
     char *data = b->data ? b->data : xstrdup("");
-    qn_share_give(b->share, b->capacity);
+    /* still the request's, until its share is closed */
     b->data = NULL;
     qn_buf_init(b, b->max_bytes);
     return data;

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -84,7 +85,7 @@ static bool write_file(const struct qn_store *s, struct qn_store_item *b)
     file_name(s, &b->h, ".tmp", temporary, sizeof temporary);
     file_name(s, &b->h, ".qkv", name, sizeof name);
     b->h.checksum = checksum(&b->h, b->media, b->data);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = qn_file_create(temporary, 0600); /* whatever had the name */
     if (fd < 0) return false;
     bool is_good = write_all(fd, &b->h, sizeof b->h) &&
                    write_all(fd, b->media, qn_store_media_bytes(&b->h)) &&
@@ -114,9 +115,10 @@ static bool read_file(const struct qn_store *s, const struct qn_store_item *b)
     struct qn_store_head h;
     uint64_t media[QN_PAGE];
     file_name(s, &b->h, ".qkv", name, sizeof name);
-    int fd = open(name, O_RDONLY | O_CLOEXEC);
-    bool is_good = fd >= 0 && read_all(fd, &h, sizeof h) && h.n_byte == b->h.n_byte && h.kind == b->h.kind &&
-                   read_all(fd, media, qn_store_media_bytes(&h)) && read_all(fd, b->data, h.n_byte);
+    int fd = open(name, O_RDONLY | O_CLOEXEC); /* scan() saw that it is a file */
+    bool is_good = fd >= 0 && read_all(fd, &h, sizeof h) && h.n_byte == b->h.n_byte &&
+                   h.kind == b->h.kind && read_all(fd, media, qn_store_media_bytes(&h)) &&
+                   read_all(fd, b->data, h.n_byte);
     if (is_good) futimens(fd, NULL); /* used: the next start knows */
     if (fd >= 0) close(fd);
     return is_good && h.key == b->h.key && h.checksum == checksum(&h, b->media ? media : NULL, b->data) &&
@@ -216,7 +218,8 @@ static bool look_at(const struct qn_store *s, const char *name, struct qn_store_
 {
     struct stat st;
     char want[MAX_NAME];
-    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    int fd = -1;
+    if (qn_file_open(&fd, name, NULL)) fd = -1; /* no file: damaged */
     bool is_good = fd >= 0 && !fstat(fd, &st) && read_all(fd, h, sizeof *h) &&
                    !memcmp(h->magic, MAGIC, sizeof h->magic) && h->fingerprint == s->o.fingerprint &&
                    is_sound(s, h, st.st_size) && read_all(fd, media, qn_store_media_bytes(h));
@@ -236,6 +239,8 @@ static int scan(struct qn_store *s, int *n_damaged, struct qn_err *e)
     QN_FAIL_IF(mkdir(s->folder, 0700) && errno != EEXIST, e, QN_IO, "%s: %s", s->folder, strerror(errno));
     d = opendir(s->folder);
     QN_FAIL_IF(!d, e, QN_IO, "%s: %s", s->folder, strerror(errno));
+    QN_FAIL_IF(access(s->folder, R_OK | W_OK | X_OK), e, QN_IO,
+               "%s: %s; the disk tier reads and writes there", s->folder, strerror(errno));
     for (struct dirent *entry; (entry = readdir(d)) && n_found < MAX_FILES;) {
         char name[MAX_NAME];
         struct qn_store_head h;

@@ -2,12 +2,14 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "server/api.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "server/calls.h"
 #include "server/form.h"
 #include "server/stream.h"
 #include "server/trace.h"
 #include "text/constrain.h"
+#include "text/jinja.h"
 
 /* Server-wide template variables, where the request does not say otherwise. */
 static int merge_kwargs(struct qn_ask *a, struct qn_exchange *x, struct qn_err *e)
@@ -42,17 +44,48 @@ int qn_api_look(struct qn_exchange *x, struct qn_ask *a, bool looks, struct qn_e
     return rc;
 }
 
+/* A template that fails because a variable of the request hides a function is no fault of ours. */
+static int blame_variable(const struct qn_ask *a, struct qn_err *e)
+{
+    for (size_t i = 0; a->chat.kwargs && i < a->chat.kwargs->n; i++)
+        if (qn_jinja_is_global(a->chat.kwargs->keys[i].text)) {
+            qn_err_prefix(e, "chat_template_kwargs: '%.40s' hides a function of the template language",
+                          a->chat.kwargs->keys[i].text);
+            return e->code = QN_INVAL;
+        }
+    return QN_INTERNAL;
+}
+
+size_t qn_api_most_tokens(const struct qn_exchange *x, const struct qn_ask *a)
+{
+    /* some times the context, so that the usual overrun is told to the token */
+    return a->truncate || a->drops_oldest ? 0 : (size_t)qn_server_max_context(x->server) * 3;
+}
+
+/* Its time was up before it reached the engine. */
+static bool is_late(struct qn_exchange *x, const struct qn_ask *a)
+{
+    if (a->timeout_s <= 0 || qn_now_us() < x->start_us + (int64_t)(a->timeout_s * 1e6)) return false;
+    qn_http_fail_with(x, 504, NULL, "the request's deadline of %g s has passed before it could run",
+                      a->timeout_s);
+    return true;
+}
+
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e)
 {
     int rc = QN_OK;
     struct qn_calls_view view = {x->server->calls, a->arena, qn_server_owner(x->server, x)};
     struct qn_chat_opt o = {
+        .max_tok = a->is_counting ? 0 : qn_api_most_tokens(x, a),
+        .is_over = &a->is_over,
         .lookup = qn_calls_lookup,
         .user = &view,
         .allow_request_template = x->server->o.allow_request_template,
     };
     QN_TRY(merge_kwargs(a, x, e));
-    QN_TRY(qn_chat_render(out, x->server->text, &a->chat, &o, e));
+    rc = qn_chat_render(out, x->server->text, &a->chat, &o, e);
+    if (rc == QN_INTERNAL) rc = blame_variable(a, e);
+    if (rc) goto out;
     if (out->is_thinking && out->thinking_budget == 0) { /* no budget at all: the closed block */
         qn_prompt_free(out);
         struct qn_chat closed = a->chat;
@@ -122,6 +155,7 @@ void qn_api_reply_count(struct qn_exchange *x, struct qn_ask *a, const char *hea
         qn_ask_free(a);
         return;
     }
+    a->is_counting = true;
     if (qn_api_render(&prompt, x, a, &e)) {
         qn_api_fail_render(x, &e);
         qn_ask_free(a);
@@ -147,17 +181,20 @@ bool qn_api_refuse_length(struct qn_exchange *x, const struct qn_ask *a, int n_p
 {
     int max_context = qn_server_max_context(x->server);
     if (n_prompt < max_context) return false;
+    const char *least = a->is_over ? "at least " : ""; /* tokenising stopped there */
     if (x->is_anthropic) {
-        qn_http_fail_with(x, 400, NULL, "prompt is too long: %d tokens > %d maximum", n_prompt, max_context);
+        qn_http_fail_with(x, 400, NULL, "prompt is too long: %s%d tokens > %d maximum", least, n_prompt,
+                          max_context);
         return true;
     }
     int64_t completion = QN_MAX(a->max_new, 1);
     x->param = qn_json_is_null(qn_json_get(x->json, "input")) ? "messages" : "input";
     qn_http_fail_with(x, 400, "context_length_exceeded",
-                      "This model's maximum context length is %d tokens. However, you requested %" PRId64
-                      " tokens (%d in the messages, %" PRId64
+                      "This model's maximum context length is %d tokens. However, you requested %s%" PRId64
+                      " tokens (%s%d in the messages, %" PRId64
                       " in the completion). Please reduce the length of the messages or completion.",
-                      max_context, n_prompt + QN_MIN(completion, INT64_MAX - n_prompt), n_prompt, completion);
+                      max_context, least, n_prompt + QN_MIN(completion, INT64_MAX - n_prompt), least,
+                      n_prompt, completion);
     return true;
 }
 
@@ -183,7 +220,9 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         qn_http_fail(x, &e);
         goto out;
     }
+    if (is_late(x, a)) goto out;
     if (render_to_fit(&prompt, x, a, &e)) {
+        if (a->is_over && qn_api_refuse_length(x, a, (int)qn_api_most_tokens(x, a))) goto out;
         qn_api_fail_render(x, &e);
         goto out;
     }
@@ -200,10 +239,12 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
         qn_http_fail(x, &e);
         goto out;
     }
+    if (is_late(x, a)) goto out;
     if (qn_ask_constrain(a, x, tools, prompt.is_thinking, &e)) {
         qn_http_fail(x, &e);
         goto out;
     }
+    if (is_late(x, a)) goto out;
     struct qn_stream *s = qn_stream_create(x, a, dialect, 1);
     s->rendered = prompt;
     s->state = state;

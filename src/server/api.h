@@ -24,8 +24,8 @@ void qn_api_chat(struct qn_exchange *x, struct qn_ask *a, const struct qn_dialec
 
 /* Renders for count_tokens, /tokenize, /apply-template: the same prompt qn_api_chat would run. */
 int qn_api_render(struct qn_prompt *out, struct qn_exchange *x, struct qn_ask *a, struct qn_err *e);
-/* Finds and measures the pictures of the chat, where the model sees; before qn_api_render. looks: they are also decoded, for
- * embeddings. A chat that nobody has looked at is text: its pictures are refused. */
+/* Finds and measures the pictures of the chat, where the model sees; before qn_api_render. looks: they are
+ * also decoded, for embeddings. A chat that nobody has looked at is text: its pictures are refused. */
 int qn_api_look(struct qn_exchange *x, struct qn_ask *a, bool looks, struct qn_err *e);
 /* An error of rendering: its status differs by kind. */
 void qn_api_fail_render(struct qn_exchange *x, const struct qn_err *e);
@@ -34,6 +34,8 @@ void qn_api_reply_count(struct qn_exchange *x, struct qn_ask *a, const char *hea
 /* Tokens left out at the prompt's beginning, as truncate_prompt_tokens asks. */
 int qn_api_truncated(const struct qn_exchange *x, const struct qn_ask *a, int n_prompt);
 /* Answers 400 in the wording agents recognise and returns true when the prompt leaves no room. */
+/* Tokens at which tokenising a prompt that may not be cut stops: it is refused in any case. 0: no limit. */
+size_t qn_api_most_tokens(const struct qn_exchange *x, const struct qn_ask *a);
 bool qn_api_refuse_length(struct qn_exchange *x, const struct qn_ask *a, int n_prompt);
 
 /* Handlers. */

@@ -379,6 +379,11 @@ void qn_api_detokenize(struct qn_exchange *x)
             qn_http_fail_with(x, 400, NULL, "tokens[%zu] is not a token id", i);
             return;
         }
+        if (!qn_tokenizer_has(x->server->text->tokenizer, (int32_t)id)) {
+            qn_http_fail_with(x, 400, NULL,
+                              "tokens[%zu] is %" PRId64 ", which this model's tokenizer does not use", i, id);
+            return;
+        }
         ids[i] = (int32_t)id;
     }
     struct qn_buf text = QN_BUF_INIT((size_t)256 << 20), out = QN_BUF_INIT((size_t)1 << 30);

@@ -203,11 +203,12 @@ static bool find_middle(const struct qn_tokenizer *t, int32_t ids[3])
     return true;
 }
 
+/* max_tok: tokens beyond which it is QN_TOOBIG, whatever follows. */
 static int read_one_prompt(struct qn_stream_prompt *p, struct qn_exchange *x, const struct qn_json *v,
-                           const struct qn_json *suffix, struct qn_err *e)
+                           const struct qn_json *suffix, size_t max_tok, struct qn_err *e)
 {
     int rc = QN_OK;
-    struct qn_ids ids = QN_IDS_INIT((size_t)1 << 28);
+    struct qn_ids ids = QN_IDS_INIT(max_tok);
     int32_t *copy;
     const struct qn_tokenizer *t = x->server->text->tokenizer;
     int32_t middle[3];
@@ -245,7 +246,7 @@ out:
 }
 
 /* A string, strings, ids, or lists of ids. */
-static int read_prompts(struct qn_stream_prompt **out, int *n_out, struct qn_exchange *x,
+static int read_prompts(struct qn_ask *a, struct qn_stream_prompt **out, int *n_out, struct qn_exchange *x,
                         const struct qn_json *v, const struct qn_json *suffix, struct qn_err *e)
 {
     int rc = QN_OK;
@@ -264,7 +265,10 @@ static int read_prompts(struct qn_stream_prompt **out, int *n_out, struct qn_exc
         const struct qn_json *one = is_many ? v->items[i] : v;
         QN_FAIL_IF(is_many && one->type != v->items[0]->type, e, QN_INVAL,
                    "prompt[%zu] is of another type than prompt[0]", i);
-        QN_TRY(read_one_prompt(&list[i], x, one, suffix, e));
+        size_t most = qn_api_most_tokens(x, a);
+        rc = read_one_prompt(&list[i], x, one, suffix, most ? most : (size_t)1 << 28, e);
+        a->is_over = rc == QN_TOOBIG && most;
+        if (rc) goto out;
     }
     *out = list;
     *n_out = (int)n;
@@ -315,7 +319,7 @@ int qn_api_read_completion(struct qn_ask *a, struct qn_exchange *x, const struct
     a->sample.n_top = (int)QN_MAX(top, -1);
     if (a->echo && a->wants_logprobs && a->prompt_top < 0) a->prompt_top = (int)top;
     QN_TRY(qn_ask_read_form(a, x, body, e));
-    QN_TRY(read_prompts(prompts, n_prompt, x, qn_json_get(body, "prompt"), has_suffix ? suffix : NULL, e));
+    QN_TRY(read_prompts(a, prompts, n_prompt, x, qn_json_get(body, "prompt"), has_suffix ? suffix : NULL, e));
     for (int i = 0; i < *n_prompt; i++) {
         int n_cut = qn_api_truncated(x, a, (*prompts)[i].n_tok);
         (*prompts)[i].tok += n_cut;
@@ -335,6 +339,7 @@ void qn_api_completions(struct qn_exchange *x)
     if (!body) return;
     qn_ask_init(&a, x);
     if (qn_api_read_completion(&a, x, body, &prompts, &n_prompt, &e)) {
+        if (a.is_over && qn_api_refuse_length(x, &a, (int)qn_api_most_tokens(x, &a))) return;
         qn_http_fail(x, &e);
         return;
     }

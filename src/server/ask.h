@@ -47,6 +47,8 @@ struct qn_ask {
     int n_ban;
     int64_t truncate; /* prompt tokens kept from its end; 0: all, -1: what leaves room for an answer */
 
+    bool is_counting;  /* the length is asked for, whatever it is */
+    bool is_over;      /* tokenising stopped where the prompt could fit no more */
     bool drops_oldest; /* where the prompt is too long, the oldest turns are left out */
 
     /* tools and form */

@@ -704,7 +704,10 @@ int qn_chat_render(struct qn_prompt *out, const struct qn_text *text, const stru
                                              (const uint8_t *)qn_buf_str(&joined.literal), p.n_byte);
     if (!r.opt->no_ids) {
         QN_FAIL_IF(!text->tokenizer, e, QN_INTERNAL, "the tokenizer was not opened");
-        QN_TRY(encode(text->tokenizer, &joined, &ids, &p, e));
+        if (r.opt->max_tok) ids.max = r.opt->max_tok;
+        rc = encode(text->tokenizer, &joined, &ids, &p, e);
+        if (rc == QN_TOOBIG && r.opt->max_tok) *r.opt->is_over = true;
+        if (rc) goto out;
     }
     p.text = qn_buf_take(&joined.text);
     p.literal = (uint8_t *)qn_buf_take(&joined.literal);

@@ -127,6 +127,8 @@ struct qn_chat_opt {
     bool allow_request_template; /* may chat->template_source be used? else QN_INVAL */
     int64_t now_s;               /* for strftime_now; 0: the clock */
     bool no_ids;                 /* text only, do not tokenise */
+    size_t max_tok;              /* tokenising stops beyond: QN_TOOBIG, and *is_over is set; 0: no limit */
+    bool *is_over;
 };
 
 struct qn_prompt {

@@ -234,6 +234,7 @@ static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
         QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), c->markers, e));
         break;
     }
+    QN_TRY(qn_terms_check(m->t, e));
     QN_FAIL_IF(*out == QN_TERM_EMPTY && c->form != QN_CONTENT_FREE && c->form != QN_CONTENT_TAGS, e, QN_INVAL,
                "nothing can satisfy the requested format");
 out:

@@ -31,6 +31,8 @@ struct qn_jinja; /* a compiled template */
  * (syntax), QN_TOOBIG. */
 int qn_jinja_compile(struct qn_jinja **out, const char *source, size_t n, const char *name, struct qn_err *e);
 void qn_jinja_free(struct qn_jinja *t); /* NULL is allowed */
+/* Is this a function of the language (namespace, range, ...), which a variable of that name would hide? */
+bool qn_jinja_is_global(const char *name);
 
 /* Is this word (a variable, an attribute, a text) anywhere in the source? */
 bool qn_jinja_mentions(const struct qn_jinja *t, const char *word);

@@ -1153,6 +1153,13 @@ static const struct builtin globals[] = {
     {"range", "start stop step", 1, g_range, 0}, {"strftime_now", "format", 1, g_strftime, 0},
 };
 
+bool qn_jinja_is_global(const char *name)
+{
+    for (size_t i = 0; i < QN_COUNT(globals); i++)
+        if (!strcmp(globals[i].name, name)) return true;
+    return false;
+}
+
 /* ---- lookup ---- */
 
 const struct builtin *jj_search(const struct builtin *table, size_t n_row, const char *name, size_t n)

@@ -203,6 +203,7 @@ static int plain_term(qn_term *out, struct qn_schema *s, const struct qn_json *s
     const struct qn_json *nullable = qn_json_get(schema, "nullable");
     if (sc_has_type(type, "null") || (qn_json_is(nullable, QN_JSON_BOOL) && nullable->truth))
         all = qn_term_alt(t, all, qn_term_str(t, "null"));
+    QN_TRY(qn_terms_check(t, e));
     QN_FAIL_IF(type && all == QN_TERM_EMPTY && !qn_json_is(type, QN_JSON_ARRAY), e, QN_INVAL,
                "%s: nothing can satisfy type '%.40s'", s->where,
                qn_json_is(type, QN_JSON_STRING) ? type->text : "?");

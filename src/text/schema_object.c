@@ -327,6 +327,7 @@ static int listed_members(struct qn_term_member *members, qn_term *names, size_t
             QN_TRY(sc_compile(&member->value, s, of, e));
         member->key = sc_key_term(s, key, n_key);
         member->is_required = is_required(schema, key);
+        QN_TRY(qn_terms_check(s->t, e));
         QN_FAIL_IF(member->is_required && member->value == QN_TERM_EMPTY, e, QN_INVAL,
                    "%s: nothing can satisfy the required property '%.60s'", s->where, key);
         if (member->value == QN_TERM_EMPTY) continue;

@@ -431,6 +431,7 @@ int qn_tags_read(struct qn_tags_text *text, qn_term *form, bool *must_tag, struc
         goto out;
     }
     QN_TRY(read_format(form, &r, format, &end, e));
+    QN_TRY(qn_terms_check(r.t, e));
     QN_FAIL_IF(*form == QN_TERM_EMPTY, e, QN_INVAL, "structural tag: nothing can satisfy it");
 out:
     free_tags(&list);

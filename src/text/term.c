@@ -69,7 +69,7 @@ qn_term tt_intern(struct qn_terms *t, struct term x)
     for (; t->table[at]; at = (at + 1) & (t->table_size - 1))
         if (same_term(t, &t->terms[t->table[at] - 1], &x)) return t->table[at] - 1;
     if (t->n_terms >= t->max_terms) {
-        t->failed = QN_TOOBIG;
+        TT_FAIL(t, "%u states and their parts", t->max_terms);
         return QN_TERM_EMPTY;
     }
     uint32_t cap = t->cap_terms;
@@ -131,6 +131,13 @@ void qn_terms_free(struct qn_terms *t)
     free(t);
 }
 
+int qn_terms_check(const struct qn_terms *t, struct qn_err *e)
+{
+    if (!t->failed) return QN_OK;
+    return qn_err_set(e, t->failed, __FILE__, __LINE__,
+                      "the grammar of the request needs more than %s; a simpler one helps", t->cap);
+}
+
 int qn_terms_failed(const struct qn_terms *t)
 {
     return t->failed;
@@ -175,7 +182,7 @@ qn_term qn_term_lit(struct qn_terms *t, const char *s, size_t n)
 {
     if (!n) return QN_TERM_EPS;
     if (n > MAX_POOL - t->n_pool) {
-        t->failed = QN_TOOBIG;
+        TT_FAIL(t, "%u bytes of fixed texts", MAX_POOL);
         return QN_TERM_EMPTY;
     }
     GROW(t, pool, (uint32_t)n);
@@ -266,7 +273,7 @@ qn_term qn_term_alts(struct qn_terms *t, const qn_term *list, size_t n)
     } else if (m == 1) {
         out = flat[0];
     } else if (m > MAX_LISTS - t->n_lists || (t->is_sealed && m > MAX_WIDTH)) {
-        t->failed = QN_TOOBIG;
+        TT_FAIL(t, "%u alternatives%s", t->is_sealed ? MAX_WIDTH : MAX_LISTS, t->is_sealed ? " at once" : "");
         out = QN_TERM_EMPTY;
     } else {
         GROW(t, lists, (uint32_t)m);
@@ -625,12 +632,13 @@ int qn_terms_seal(struct qn_terms *t, struct qn_err *e)
                    "the grammar refers to itself before it has consumed anything (left recursion)");
     }
     memset(t->rule_busy, 0, t->n_rules + 1);
+    QN_TRY(qn_terms_check(t, e));
     for (uint32_t r = 0; r < t->n_rules; r++)
         QN_FAIL_IF(!ends[r] && t->rules[r] == QN_TERM_EMPTY, e, QN_INVAL,
                    "the grammar or schema has a part that nothing can satisfy");
     for (uint32_t r = 0; r < t->n_rules; r++)
         QN_FAIL_IF(!ends[r], e, QN_INVAL, "the grammar or schema has a part that recurses without an end");
-    QN_FAIL_IF(t->failed, e, t->failed, "the grammar needs more than %u terms", t->max_terms);
+    QN_TRY(qn_terms_check(t, e));
     t->is_sealed = true;
 out:
     free(ends);

@@ -26,6 +26,8 @@ struct qn_terms;
 struct qn_terms *qn_terms_create(uint32_t max_terms);
 void qn_terms_free(struct qn_terms *t);
 /* QN_TOOBIG once a cap was reached (terms, steps, ...); makers then return EMPTY. */
+/* The same with a text that names the cap. To be asked before EMPTY is said to be the request's fault. */
+int qn_terms_check(const struct qn_terms *t, struct qn_err *e);
 int qn_terms_failed(const struct qn_terms *t);
 size_t qn_terms_count(const struct qn_terms *t);
 size_t

@@ -33,7 +33,7 @@ static uint32_t context_of(struct qn_terms *t, uint32_t object, uint64_t given)
     for (uint32_t i = 0; i < t->n_contexts; i++)
         if (t->contexts[i].object == object && t->contexts[i].given == given) return i;
     if (t->n_contexts >= MAX_CONTEXTS) {
-        t->failed = QN_TOOBIG;
+        TT_FAIL(t, "%d orders of an object's members", MAX_CONTEXTS);
         return 0;
     }
     GROW(t, contexts, 1);
@@ -154,7 +154,8 @@ static qn_term derive_trigger(struct qn_terms *t, qn_term a, unsigned char b)
 static qn_term derive(struct qn_terms *t, qn_term a, unsigned b)
 {
     struct term x = t->terms[a];
-    if (t->n_work > (uint64_t)t->max_terms * QN_TERMS_WORK_A_TERM) t->failed = QN_TOOBIG;
+    if (t->n_work > (uint64_t)t->max_terms * QN_TERMS_WORK_A_TERM)
+        TT_FAIL(t, "%" PRIu64 " steps", (uint64_t)t->max_terms * QN_TERMS_WORK_A_TERM);
     if (t->failed) return QN_TERM_EMPTY;
     if (t->rows[a] && t->rows[a]->next[b] != UNKNOWN) return t->rows[a]->next[b];
     const uint64_t key = 1 + ((uint64_t)a << 9 | b);
@@ -165,7 +166,7 @@ static qn_term derive(struct qn_terms *t, qn_term a, unsigned b)
         if (known->key == key) return known->out;
     }
     if (t->depth > MAX_RECURSION) {
-        t->failed = QN_TOOBIG;
+        TT_FAIL(t, "%d levels of nesting", MAX_RECURSION);
         return QN_TERM_EMPTY;
     }
     t->depth++;

@@ -104,10 +104,17 @@ struct qn_terms {
     uint32_t max_terms;
     int depth;
     int failed;
+    char cap[80]; /* the one that was met, for messages */
     bool is_sealed, has_marker;
     bool in_rule; /* of qn_term_nullable before sealing */
 };
 
+/* A cap was met: terms made from now on are EMPTY. */
+#define TT_FAIL(t, ...)                                                                                      \
+    do {                                                                                                     \
+        if (!(t)->failed) snprintf((t)->cap, sizeof(t)->cap, __VA_ARGS__);                                   \
+        (t)->failed = QN_TOOBIG;                                                                             \
+    } while (0)
 #define GROW(t, name, more)                                                                                  \
     do {                                                                                                     \
         while ((t)->n_##name + (more) > (t)->cap_##name) {                                                   \

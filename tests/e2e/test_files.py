@@ -190,3 +190,44 @@ def test_isolated_keys_share_no_stored_responses(start):
     shared = start("--api-key", "one,two")
     first = shared.post("/v1/responses", {"input": "[[say:ours:yas]]"}, **one)[1]
     assert shared.get("/v1/responses/" + first["id"], **two)[0] == 200, "without the option keys share"
+
+
+# --- the disk tier's folder ---
+
+def test_tier_folder_with_what_is_no_file(tmp_path):
+    from conftest import Server
+    tier = tmp_path / "tier"
+
+    def serve():
+        return Server("quern", MINI, "--context", "2048", "--disk-tier", str(tier), "--max-seqs", "2", "--mtp", "off")
+
+    def ask(s):
+        status, answer = s.post("/v1/completions", {"prompt": "A story of a river. " * 40, "max_tokens": 4, "temperature": 0})
+        assert status == 200
+        return answer["choices"][0]["text"]
+
+    s = serve()
+    text = ask(s)
+    for _ in range(100):
+        if list(tier.glob("*.qkv")):
+            break
+        time.sleep(0.1)
+    assert s.stop() == 0
+    files = sorted(tier.glob("*.qkv"))
+    assert files
+    for i, f in enumerate(files):
+        f.unlink()
+        if i % 3 == 0:
+            os.mkfifo(f)
+        elif i % 3 == 1:
+            f.symlink_to("/dev/zero")
+        else:
+            f.mkdir()
+    os.mkfifo(str(files[0])[:-4] + ".tmp")
+    s = serve()
+    assert ask(s) == text
+    assert s.stop() == 0 and any("damaged files" in line for line in s.log)
+    for name, kind in (("fifo", os.mkfifo), ("file", lambda p: open(p, "w").close())):
+        kind(tmp_path / name)
+        with pytest.raises(RuntimeError, match=name):
+            Server("quern", MINI, "--context", "2048", "--disk-tier", str(tmp_path / name))

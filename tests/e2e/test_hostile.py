@@ -256,3 +256,52 @@ def test_refused_bodies_are_read_so_that_the_answer_is(start):
     # asked first, nothing is read
     line, is_closed, _ = raw(s, post("Content-Length: 100000000", "Expect: 100-continue", body=b"", path="/v1/chat/completions"))
     assert line.startswith("HTTP/1.1 401") and is_closed
+
+
+# --- long texts, odd values ---
+
+def test_a_prompt_that_cannot_fit_is_refused_while_it_is_tokenised(start):
+    s = start("--request-memory", "1G")
+    text = "word " * 4000000
+    for path, body, field in (("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}, "message"),
+                              ("/v1/completions", {"prompt": text}, "message"), ("/v1/completions", {"prompt": [97] * 200000}, "message"),
+                              ("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": text}]}, "message")):
+        begin = time.monotonic()
+        status, _, answer = s.request("POST", path, body, timeout=60)
+        assert status == 400 and "at least 24576 " in answer["error"][field], answer
+        assert time.monotonic() - begin < 10
+    # what may be cut is read whole
+    status, answer = s.post("/v1/completions", {"prompt": "word " * 20000, "max_tokens": 1, "truncate_prompt_tokens": 50})
+    assert status == 200 and answer["usage"]["prompt_tokens"] == 50
+
+
+def test_deadlines_count_before_the_engine(start):
+    s = start(FAKE_STEP_US=300)
+    status, answer = s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 200000}], "timeout": 0.001})
+    assert status == 504 and "deadline" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["namespace", "raise_exception", "range", "strftime_now", "dict", "cycler", "joiner", "lipsum"])
+@pytest.mark.parametrize("value", ["x", 1, None, [], {}])
+def test_a_variable_that_hides_a_function_is_the_clients(server, name, value):
+    body = {"messages": user("x"), "chat_template_kwargs": {name: value}, "max_tokens": 3}
+    status, answer = server.post("/v1/chat/completions", body)
+    assert status == 200 or (status == 400 and name in answer["error"]["message"]), answer
+    if name == "namespace":
+        assert status == 400
+
+
+def test_ids_that_stand_for_nothing(server):
+    for ids in ([300], [97, 265], [2 ** 31 - 1]):
+        status, answer = server.post("/detokenize", {"tokens": ids})
+        assert status == 400 and str(ids[-1]) in answer["error"]["message"], answer
+
+
+@pytest.mark.parametrize("extra", [
+    {"structured_outputs": {"choice": [f"w{i}" + "x" * 200 for i in range(100000)]}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {
+        "type": "object", "properties": {"a": {"enum": [f"w{i}" + "x" * 200 for i in range(100000)]}}, "required": ["a"]}}}},
+], ids=["choice", "enum"])
+def test_a_refused_grammar_names_its_cap(server, extra):
+    status, _, answer = server.request("POST", "/v1/chat/completions", {"messages": user("x"), **extra}, timeout=60)
+    assert status == 400 and "needs more than 16777216 bytes of fixed texts" in answer["error"]["message"], answer

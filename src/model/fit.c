@@ -6,7 +6,6 @@
 
 #include "base/mem.h"
 #include "model/fold.h"
-#include "model/quantize.h"
 #include "model/roles.h"
 
 #define ENOUGH 0.999 /* a fold that gains less is not made */

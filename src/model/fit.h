@@ -6,10 +6,9 @@
 #ifndef QN_FIT_H
 #define QN_FIT_H
 
+#include "model/activations.h"
 #include "model/checkpoint.h"
 #include "model/stats.h"
-
-struct qn_activations; /* model/quantize.h */
 
 struct qn_fit_input {
     float *scale;           /* [K] the weights' columns are multiplied by it; NULL: not */

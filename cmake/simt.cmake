@@ -131,3 +131,6 @@ if(QUERN_CUDA_OBJECTS)
   add_custom_target(device_probe_built DEPENDS ${CMAKE_BINARY_DIR}/tests/device_probe)
   add_dependencies(device_programs device_probe_built)
 endif()
+
+# The server over the emulated device.
+simt_test(simt_serving slow ${simt_dir}/serving.py $<TARGET_FILE:quern-simt> ${CMAKE_SOURCE_DIR}/models/mini)

@@ -384,7 +384,8 @@ DEV void load_q(const AttnArgs &a, AttnShared<HD> *sm, const qn_step_seq &q, int
 }
 
 /* A block: one KV head of a sequence, 16 of its (row, query head) pairs, one split or all. */
-template <int HD, int KV, bool ALL> __global__ void __launch_bounds__(128) attn_kernel(AttnArgs a)
+template <int HD, int KV, bool ALL>
+__global__ void __launch_bounds__(128, HD == 256 ? 2 : 3) attn_kernel(AttnArgs a)
 {
     SHARED(AttnShared<HD>, sm);
     const View &v = *a.v;

@@ -156,7 +156,7 @@ struct LinearArgs {
 };
 
 template <int STORED, int NT, int PARTS>
-__global__ void __launch_bounds__(32 * WARPS) linear_kernel(LinearArgs a)
+__global__ void __launch_bounds__(32 * WARPS, PARTS == 1 ? 2 : 1) linear_kernel(LinearArgs a)
 {
     SHARED(float, meet);
     int at = (int)blockIdx.x * ((int)blockDim.x / 32 / a.split) + WARP / a.split, job = 0;
@@ -181,7 +181,8 @@ struct GroupedArgs {
     Rows rows;
 };
 
-template <int STORED, int PARTS> __global__ void __launch_bounds__(32 * WARPS) grouped_kernel(GroupedArgs a)
+template <int STORED, int PARTS>
+__global__ void __launch_bounds__(32 * WARPS, PARTS == 1 ? 2 : 1) grouped_kernel(GroupedArgs a)
 {
     SHARED(float, meet);
     if ((int)blockIdx.y >= *a.n_item) return;

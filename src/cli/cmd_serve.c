@@ -85,6 +85,8 @@ static int choose_backend(const char **device, const struct qn_model *m, const s
         *out = b;
     }
     if (is_asked) *out = qn_backend_get(*device);
+    uint64_t free_bytes, total;
+    if (is_asked && *out && (*out)->memory) QN_TRY((*out)->memory(0, &free_bytes, &total, e));
     QN_FAIL_IF(!*out && !strcmp(*device, "cuda"), e, QN_UNSUPPORTED,
                "--device cuda: this build has no CUDA; `make cuda` builds it, or use --device cpu");
     QN_FAIL_IF(!*out, e, QN_UNSUPPORTED, "--device %s: there are cuda, cpu and ref", *device);

@@ -99,7 +99,8 @@ static int fill_memory(struct qn_size *s, const struct qn_engine_options *o, str
         .memory = budget,
         .weight_bytes = a->weight_bytes,
         .workspace_bytes = size.workspace_bytes + size.page_bytes,
-        .request_bytes = (uint64_t)QN_MAX(o->request_bytes, 0),
+        /* requests are in the machine's memory, which a GPU's is not */
+        .request_bytes = o->backend && o->backend->memory ? 0 : (uint64_t)QN_MAX(o->request_bytes, 0),
         .page_bytes = size.page_bytes,
         .slot_bytes = size.slot_bytes,
         .lane_bytes = size.lane_bytes,

@@ -379,7 +379,9 @@ static int make(const struct Making *m, bool rows)
     case QN_FMT_INT4_AWQ:
     case QN_FMT_INT4_GPTQ:
     case QN_FMT_INT4_CT:
-        if (l->group % 16 || l->n_in % l->group || (is_shuffled && (rows || strstr(l->name, ".experts.")))) return make_float(m);
+        if (!l->group || l->group % 16 || l->n_in % l->group ||
+            (is_shuffled && (rows || strstr(l->name, ".experts."))))
+            return make_float(m);
         return make_int4(m);
     default:
         return make_float(m);

@@ -33,6 +33,31 @@ static bool same(const struct qn_json *a, const struct qn_json *b)
     return a == b || (a && b && qn_json_equal(a, b));
 }
 
+/* guidance serialises its grammars: {"grammars": [{"lark_grammar": text}]} as JSON text. */
+static int unwrapped(const char **form, const struct qn_json **v, struct found *f, const char *where)
+{
+    int rc = QN_OK;
+    struct qn_err *e = f->e;
+    const struct qn_json *list, *one = *v;
+    size_t at = 0;
+    while (qn_json_is(one, QN_JSON_STRING) && at < one->n && strchr(" \t\r\n", one->text[at])) at++;
+    if (!qn_json_is(one, QN_JSON_OBJECT) && !(qn_json_is(one, QN_JSON_STRING) && one->text[at] == '{'))
+        goto out;
+    QN_TRY(parsed(&one, f, where));
+    list = qn_json_get(one, "grammars");
+    QN_FAIL_IF(!qn_json_is(list, QN_JSON_ARRAY) || list->n != 1, e, QN_INVAL,
+               "%s: a grammar must be text, or hold one of `grammars`", where);
+    one = qn_json_get(list->items[0], "lark_grammar");
+    if (!one) {
+        one = qn_json_get(list->items[0], "json_schema");
+        QN_FAIL_IF(!one, e, QN_INVAL, "%s: the grammar holds neither lark_grammar nor json_schema", where);
+        *form = "json_schema";
+    }
+    *v = one;
+out:
+    return rc;
+}
+
 /* The same constraint twice is one; a schema says more than "an object"; anything else contradicts. */
 static int add(struct found *f, const char *where, const char *form, const struct qn_json *v, bool strict)
 {
@@ -44,6 +69,7 @@ static int add(struct found *f, const char *where, const char *form, const struc
     if (!strcmp(form, "json_schema"))
         QN_FAIL_IF(!qn_json_is(v, QN_JSON_OBJECT) && !qn_json_is(v, QN_JSON_BOOL), e, QN_INVAL,
                    "%s: the schema must be an object", where);
+    if (!strcmp(form, "grammar")) QN_TRY(unwrapped(&form, &v, f, where));
     if (a->form) {
         bool is_schema = !strcmp(form, "json_schema"), was_object = !strcmp(a->form, "json_object");
         bool was_schema = !strcmp(a->form, "json_schema"), is_object = !strcmp(form, "json_object");

@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "text/gbnf.h"
+#include "text/lark.h"
 #include "text/regex.h"
 #include "text/schema.h"
 #include "text/tags.h"
@@ -231,7 +232,10 @@ static int make_form(qn_term *out, struct maker *m, struct qn_err *e)
         *out = qn_term_alts(m->t, each, c->schema->n);
         break;
     case QN_CONTENT_GRAMMAR:
-        QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), c->markers, e));
+        if (qn_lark_is(c->text, strlen(c->text)))
+            QN_TRY(qn_lark_term(out, m->t, c->text, strlen(c->text), e));
+        else
+            QN_TRY(qn_gbnf_term(out, m->t, c->text, strlen(c->text), c->markers, e));
         break;
     }
     QN_TRY(qn_terms_check(m->t, e));

@@ -14,6 +14,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
 OTHER = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"], "additionalProperties": False}
 YES = "yes|no"
 GBNF = 'root ::= "yes" | "no"'
+LARK = 'start: "yes" | "no"'
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,9 @@ TEXTS = [
     {"response_format": {"type": "grammar", "grammar": GBNF}}, {"response_format": {"type": "ebnf", "ebnf": GBNF}},
     {"response_format": {"type": "choice", "choices": ["yes", "no"]}}, {"extra_body": {"regex": YES}},
     {"regex": YES, "structured_outputs": {"regex": YES}},
+    {"grammar": LARK}, {"guided_grammar": "%llguidance {}\n\n" + LARK}, {"structured_outputs": {"grammar": LARK}},
+    {"response_format": {"type": "lark", "lark": LARK}},
+    {"grammar": json.dumps({"grammars": [{"lark_grammar": LARK}]})},
 ]
 REFUSED = [
     ({"regex": YES, "ebnf": GBNF}, ("regex", "ebnf")),
@@ -77,6 +81,7 @@ REFUSED = [
     ({"response_format": {"type": "regex"}}, ("response_format", "regex")),
     ({"response_format": {"type": "json_schema"}}, ("json_schema needs a schema",)),
     ({"regex": "(?<=a)b"}, ("look-behind",)),
+    ({"grammar": "start: /a/i \"b\"\nlazy[stop=\"x\"]: /a/"}, ("stop",)),
 ]
 
 

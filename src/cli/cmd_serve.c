@@ -297,7 +297,7 @@ static int set_engine(struct job *j, struct qn_engine_options *out, struct qn_er
     if (w->step_tokens > 0) g.step_tokens = (int)w->step_tokens;
     g.n_tok = qn_tokenizer_n_vocab(j->text->tokenizer);
     g.memory_bytes = memory_bytes(w, j->backend);
-    g.request_bytes = (int64_t)request_bytes(w);
+    g.request_bytes = (int64_t)(request_bytes(w) + qn_media_bytes(&j->media));
     g.mtp = j->depth;
     g.no_prefix_cache = w->no_prefix_cache;
     if (w->ram_tier) g.ram_tier_bytes = w->ram_tier;
@@ -330,10 +330,12 @@ static int serve(struct job *j, int *status, struct qn_err *e)
                                           .wish = w,
                                           .model = j->model,
                                           .info = qn_engine_info(j->engine),
+                                          .media = &j->media,
                                           .device = j->fake ? "scripted" : w->device});
     qn_loading_end(j->loading);
     j->loading = NULL;
     qn_server_set_engine(j->server, j->engine);
+    qn_media_warm(&j->media, j->engine);
     bool is_v6 = strchr(w->host, ':') != NULL;
     printf("ready http://%s%s%s:%d\n", is_v6 ? "[" : "", w->host, is_v6 ? "]" : "",
            qn_server_port(j->server));
@@ -348,9 +350,9 @@ static void close_job(struct job *j)
 {
     qn_loading_end(j->loading);
     qn_server_close(j->server);
+    qn_media_close(&j->media);
     qn_engine_close(j->engine);
     qn_mask_free(j->mask);
-    qn_media_close(&j->media);
 }
 
 int qn_serve(int argc, char **argv, const struct qn_engine_options *fake)

@@ -2,12 +2,15 @@
 #include "cli/media_opts.h"
 
 #include <ctype.h>
+#include <time.h>
 #include <math.h>
 
 #include "base/mem.h"
 #include "base/shown.h"
 
-#define CACHE_BYTES ((size_t)512 << 20)
+#define LEAST_CACHE ((size_t)16 << 20)
+#define MOST_CACHE  ((size_t)512 << 20)
+#define IDLE_MS     500
 
 /* {"image": N, "video": N}, or {"image": {"count": N}} */
 static int read_limit(const struct qn_json *o, const char *key, int *out, struct qn_err *e)
@@ -74,6 +77,9 @@ int qn_media_check(struct qn_media_job *j, const struct qn_media_wish *w, struct
                                           .background = {255, 255, 255},
                                           .video_fps = NAN,
                                           .video_frames = -1};
+    QN_FAIL_IF(w->eyes || w->upstream, e, QN_UNSUPPORTED,
+               "--%s %.80s: another model's eyes are not built yet; serve a model with a vision tower",
+               w->eyes ? "eyes" : "upstream", w->eyes ? w->eyes : w->upstream);
     if (w->mmproj)
         fprintf(stderr, "--mmproj %s: not read; the vision tower is that of the model's own files\n",
                 qn_shown(w->mmproj));
@@ -100,7 +106,8 @@ void qn_media_open(struct qn_media_job *j, const struct qn_media_wish *w, const 
 {
     struct qn_err e = {0};
     struct qn_sight_options all = *o;
-    all.cache_bytes = w->cache_bytes ? (size_t)w->cache_bytes : CACHE_BYTES;
+    all.cache_bytes =
+        w->cache_bytes ? (size_t)w->cache_bytes : QN_CLAMP(qn_mem_available() / 32, LEAST_CACHE, MOST_CACHE);
     if (w->is_blind) return;
     int rc = qn_sight_open(&j->sight, m, &all, &e);
     if (!rc) rc = qn_eyes_read(&j->eyes, qn_model_folder(m), &e);
@@ -110,8 +117,62 @@ void qn_media_open(struct qn_media_job *j, const struct qn_media_wish *w, const 
     if (rc != QN_NOTFOUND) snprintf(j->why_blind, sizeof j->why_blind, "%s", e.text);
 }
 
+size_t qn_media_bytes(const struct qn_media_job *j)
+{
+    struct qn_sight_stats s;
+    if (!j->sight) return 0;
+    qn_sight_stats(j->sight, &s);
+    return s.weight_bytes + s.budget_bytes;
+}
+
+/* false: it is over. */
+static bool wait_a_moment(struct qn_media_job *j)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_REALTIME, &at);
+    at.tv_nsec += IDLE_MS * 1000000L;
+    at.tv_sec += at.tv_nsec / 1000000000L;
+    at.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&j->lock);
+    if (!j->is_over) pthread_cond_timedwait(&j->wake, &j->lock, &at);
+    bool goes_on = !j->is_over;
+    pthread_mutex_unlock(&j->lock);
+    return goes_on;
+}
+
+static void *warm(void *user)
+{
+    struct qn_media_job *j = user;
+    for (int n_idle = 0; n_idle < 2;) {
+        struct qn_engine_stats t = {0};
+        if (!wait_a_moment(j)) return NULL;
+        qn_engine_stats(j->engine, &t);
+        n_idle = t.n_running || t.n_waiting ? 0 : n_idle + 1;
+    }
+    struct qn_err e;
+    if (qn_sight_warm(j->sight, &e)) fprintf(stderr, "quern serve: the vision tower: %s\n", e.text);
+    return NULL;
+}
+
+void qn_media_warm(struct qn_media_job *j, struct qn_engine *engine)
+{
+    if (!j->sight) return;
+    j->engine = engine;
+    pthread_mutex_init(&j->lock, NULL);
+    pthread_cond_init(&j->wake, NULL);
+    j->is_warming = !pthread_create(&j->warmer, NULL, warm, j);
+}
+
 void qn_media_close(struct qn_media_job *j)
 {
+    if (j->is_warming) {
+        pthread_mutex_lock(&j->lock);
+        j->is_over = true;
+        pthread_cond_signal(&j->wake);
+        pthread_mutex_unlock(&j->lock);
+        pthread_join(j->warmer, NULL);
+        j->is_warming = false;
+    }
     qn_sight_close(j->sight);
     j->sight = NULL;
 }

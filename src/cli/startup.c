@@ -80,6 +80,17 @@ void qn_startup_print(const struct qn_startup *u)
         row("speculation", "MTP, depth automatic");
     else
         row("speculation", "MTP, depth %d", i->mtp);
+    struct qn_sight_stats sight;
+    if (u->media->sight) {
+        qn_sight_stats(u->media->sight, &sight);
+        row("sight", "tower %s, loaded when idle or asked; embeddings of pictures up to %s",
+            qn_bytes_text(sight.weight_bytes, a), qn_bytes_text(sight.budget_bytes, b));
+    } else if (cfg->has_vision) {
+        row("sight", "off: %s",
+            u->media->why_blind[0] ? qn_shown(u->media->why_blind)
+            : w->media.is_blind    ? "--language-model-only"
+                                   : "the files hold no vision tower");
+    }
     row("template", "%s",
         t->template_source_name ? qn_shown(t->template_source_name)
                                 : "none: only /v1/completions can answer");

@@ -12,6 +12,7 @@ struct qn_startup {
     const struct qn_wish *wish;
     const struct qn_model *model; /* NULL: a scripted runner */
     const struct qn_engine_info *info;
+    const struct qn_media_job *media;
     const char *device;
 };
 

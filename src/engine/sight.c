@@ -34,6 +34,7 @@ int qn_sight_open(struct qn_sight **out, const struct qn_model *m, const struct 
     s->o = *o;
     s->stats.budget_bytes = o->cache_bytes;
     QN_TRY(qn_vision_open(&s->vision, m, e));
+    s->stats.weight_bytes = s->vision->n_byte; /* as stored, until it is loaded */
     *out = s;
     s = NULL;
 out:

@@ -88,12 +88,15 @@ static int read_result(struct qn_ask *a, const struct qn_json *block, const char
     const struct qn_json *content = qn_json_get(block, "content"), *is_error = qn_json_get(block, "is_error"),
                          *id = qn_json_get(block, "tool_use_id");
     struct qn_json *parts = qn_json_new(arena, QN_JSON_ARRAY), *message;
-    bool ok = parts != NULL;
+    bool ok = parts != NULL, was_image = false;
     if (qn_json_is(content, QN_JSON_STRING)) ok = ok && push_part(arena, parts, content, path);
     for (size_t i = 0; ok && qn_json_is(content, QN_JSON_ARRAY) && i < content->n; i++) {
         char inner[128];
         snprintf(inner, sizeof inner, "%.90s.content[%zu]", path, i);
-        if (parts->n) ok = qn_json_push(arena, parts, text_part(arena, "\n", 1));
+        bool is_image =
+            !strcmp(type_of(content->items[i]), "image"); /* stands where it is, without a line of its own */
+        if (parts->n && !is_image && !was_image) ok = qn_json_push(arena, parts, text_part(arena, "\n", 1));
+        was_image = is_image;
         ok = ok && push_part(arena, parts, content->items[i], inner);
     }
     if (ok && qn_json_is(is_error, QN_JSON_BOOL) && is_error->truth) {

@@ -1,5 +1,6 @@
 /* The server's metrics: names, buckets, and what is copied from the engine when they are read.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "engine/sight.h"
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "server/state.h"
@@ -89,6 +90,15 @@ static void add_cache(struct qn_meters *m, const char *labels)
     m->snap_made = COUNTER("quern_snapshots_made_total", NULL, "State snapshots made.");
     m->snap_evicted = COUNTER("quern_snapshots_evicted_total", NULL, "State snapshots evicted.");
     m->page_evicted = COUNTER("quern_pages_evicted_total", NULL, "Cached pages evicted.");
+    m->sight.encoded = COUNTER("quern_sight_encoded_total", NULL, "Pictures and videos looked at.");
+    m->sight.hits =
+        COUNTER("quern_sight_hits_total", NULL, "Pictures and videos whose embeddings were still there.");
+    m->sight.tok = COUNTER("quern_sight_tokens_total", NULL, "Embeddings made.");
+    m->sight.seconds = COUNTER("quern_sight_seconds_total", NULL, "Time of the vision tower.");
+    m->sight.evicted = COUNTER("quern_sight_evicted_total", NULL, "Pictures whose embeddings were dropped.");
+    m->sight.cache_bytes = GAUGE("quern_sight_cache_bytes", NULL, "Embeddings kept.");
+    m->sight.cache_budget = GAUGE("quern_sight_cache_budget_bytes", NULL, "Limit of the embeddings kept.");
+    m->sight.weight_bytes = GAUGE("quern_sight_weight_bytes", NULL, "Weights of the vision tower.");
     m->tier.ram_bytes = GAUGE("quern_tier_ram_bytes", NULL, "Prefixes in the RAM tier.");
     m->tier.ram_budget = GAUGE("quern_tier_ram_budget_bytes", NULL, "Limit of the RAM tier.");
     m->tier.blobs = GAUGE("quern_tier_ram_blobs", NULL, "Pages and snapshots in the RAM tier.");
@@ -186,6 +196,18 @@ void qn_meters_refresh(struct qn_server *s)
     qn_metric_set(m->connections, s->http ? qn_http_n_running(s->http) : 0);
     qn_metric_set(m->up, g && qn_engine_is_alive(g));
     if (!g) return;
+    if (s->o.sight) {
+        struct qn_sight_stats sight;
+        qn_sight_stats(s->o.sight, &sight);
+        qn_metric_set(m->sight.encoded, (double)sight.n_encoded);
+        qn_metric_set(m->sight.hits, (double)sight.n_hit);
+        qn_metric_set(m->sight.tok, (double)sight.n_token);
+        qn_metric_set(m->sight.seconds, sight.encode_s);
+        qn_metric_set(m->sight.evicted, (double)sight.n_evicted);
+        qn_metric_set(m->sight.cache_bytes, (double)sight.cached_bytes);
+        qn_metric_set(m->sight.cache_budget, (double)sight.budget_bytes);
+        qn_metric_set(m->sight.weight_bytes, (double)sight.weight_bytes);
+    }
     struct qn_engine_stats t = {0};
     qn_engine_stats(g, &t);
     double usage = t.n_page ? (double)t.n_page_used / t.n_page : 0;

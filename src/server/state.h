@@ -30,6 +30,10 @@ struct qn_meters {
     struct qn_metric *up, *connections, *start_s;
     struct qn_metric *drafted_at[8], *fetching, *snap_made, *snap_evicted, *page_evicted;
     struct {
+        struct qn_metric *encoded, *hits, *tok, *seconds, *evicted, *cache_bytes, *cache_budget,
+            *weight_bytes;
+    } sight;
+    struct {
         struct qn_metric *ram_bytes, *ram_budget, *disk_bytes, *disk_budget, *blobs, *files;
         struct qn_metric *saved, *hits, *hit_tok, *reads, *read_bytes, *writes, *write_bytes, *ram_drops,
             *file_drops, *over_budget, *damaged, *failed;

@@ -112,6 +112,8 @@ def test_same_answer_and_no_second_look(server):
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == n - 1
     assert other["usage"]["prompt_tokens"] == n
     assert other["usage"]["prompt_tokens_details"]["cached_tokens"] < 20
+    encoded, hits = server.metric("quern_sight_encoded_total"), server.metric("quern_sight_hits_total")
+    assert encoded >= 2 and hits >= 1 and server.metric("quern_sight_cache_bytes") > 0
     turn = user(picture("turned1.jpg"), "What?") + [{"role": "assistant", "content": "That."}] + user("And?")
     assert chat(server, turn)["usage"]["prompt_tokens_details"]["cached_tokens"] > 64
 
@@ -298,7 +300,7 @@ def test_text_only():
 
 
 @pytest.mark.parametrize("args", [["--mm-processor-kwargs", "{"], ["--mm-processor-kwargs", '{"x": 1}'], ["--media-io-kwargs", '{"x": 1}'],
-                                  ["--limit-mm-per-prompt", '{"image": -1}'], ["--limit-mm-per-prompt", "3"]])
+                                  ["--limit-mm-per-prompt", '{"image": -1}'], ["--limit-mm-per-prompt", "3"], ["--eyes", "x"], ["--upstream", "http://x"]])
 def test_options(args):
     done = subprocess.run([BUILD / "quern", "serve", str(VISION / "dense"), *args], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2 and args[0] in done.stderr

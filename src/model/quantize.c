@@ -142,7 +142,10 @@ static int plan_layers(struct run *r, struct qn_err *e)
     const struct qn_config *c = qn_model_config(r->m);
     for (int role = 0; role < QN_N_ROLE; role++) {
         enum qn_role x = (enum qn_role)role;
-        if (x == QN_ROLE_HEAD && c->is_tied) continue;
+        if (x == QN_ROLE_HEAD && c->is_tied) {
+            add_module(r, qn_model_names(r->m)->head, NULL); /* readers see a linear layer there */
+            continue;
+        }
         if (qn_role_is_global(x)) {
             if (x == QN_ROLE_MTP_FC && !qn_model_has_mtp(r->m)) continue;
             QN_TRY(plan_layer(r, x, x == QN_ROLE_MTP_FC ? QN_LAYER_MTP : 0, 0, e));

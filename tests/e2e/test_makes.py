@@ -412,3 +412,16 @@ def test_draft_layer_from_elsewhere(tmp_path):
     runs = [subprocess.run([BUILD / "quern", "run", bare, "-p", "Tell me about the sea.", "-n", "24", "-t", "0", *extra], capture_output=True, text=True, check=True).stdout
             for extra in (["--mtp", "0"], ["--mtp", "3", "--mtp-from", MINI])]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("fmt, whole", [("fp8", "model.visual"), ("fp8-channel", "re:.*visual.*"), ("int4-ct", "re:.*visual.*"), ("awq", "visual"), ("gptq", "-:.*visual.*")])
+def test_skip_lists_of_quantize(tmp_path, fmt, whole):
+    """Every module of the tower by its name, the whole tower in the layout's own spelling, and a tied head: transformers
+    5.24 with compressed-tensors 0.20 loads the result without a missing, unexpected or mismatched tensor (dense and moe;
+    fp8, fp8-channel, int4-ct, nvfp4-ct)."""
+    quern("quantize", ROOT / "tests/golden/vision/moe", tmp_path / "q", "--format", fmt, "--recipe", "linear")
+    config = json.loads((tmp_path / "q/config.json").read_text())["quantization_config"]
+    skipped = config.get("ignore") or config.get("modules_to_not_convert") or [k.removeprefix("-:^").removesuffix("$").replace("\\", "") for k in config["dynamic"]]
+    tower = {k.removesuffix(".weight") for k, v in makes.read(ROOT / "tests/golden/vision/moe/model.safetensors").items()
+             if ".visual." in k and k.endswith(".weight") and len(v[1]) == 2}
+    assert tower and tower <= set(skipped) and "lm_head" in skipped and whole in skipped

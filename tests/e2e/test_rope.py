@@ -15,6 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("QUERN_BUILD", ROOT / "build"))
+QUERN = BUILD / "quern"
 GOLDEN = json.loads((ROOT / "tests/golden/rope/cases.json").read_text())
 MODEL = ROOT / "tests/golden/model/dense-untied-mtp"
 PROMPT = json.loads((MODEL / "golden.json").read_text())["prompt"]
@@ -23,7 +24,7 @@ DEFAULT = {"mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25, "rope_thet
 
 
 def quern(*args, code=0):
-    p = subprocess.run([BUILD / "quern", *map(str, args)], capture_output=True, text=True, timeout=60)
+    p = subprocess.run([QUERN, *map(str, args)], capture_output=True, text=True, timeout=60)
     assert p.returncode == code, p.stdout + p.stderr
     return p.stdout if code == 0 else p.stdout + p.stderr
 
@@ -57,6 +58,16 @@ def logits(folder, tmp_path, device, *extra):
     out = tmp_path / "logits.npy"
     quern("eval", "logits", folder, "--ids", tmp_path / "ids.json", "--out", out, "--device", device, "--activations", "f32", *extra)
     return np.load(out)[GOLDEN["positions"]]
+
+
+@pytest.mark.skipif(not (BUILD / "tests/quern-simt").exists(), reason="the emulator of CUDA devices is not built")
+@pytest.mark.parametrize("name", ["yarn-4", "yarn-wide", "yarn-attention-factor", "llama3", "proportional-2"])
+def test_on_cuda(model, tmp_path, name, monkeypatch):
+    """The same frequencies and factor, on the emulated device."""
+    at = NAMES.index(name)
+    monkeypatch.setitem(globals(), "QUERN", BUILD / "tests/quern-simt")
+    want = np.load(ROOT / "tests/golden/rope/logits.npy")[at]
+    assert np.abs(logits(model(GOLDEN["cases"][at]["over"]), tmp_path, "cuda") - want).max() < 2e-4
 
 
 @pytest.mark.parametrize("device", ["ref", "cpu"])

@@ -24,7 +24,7 @@ limit() {
     encode | gbnf) echo 256 ;;
     jinja_values) echo 400 ;;
     parse | schema) echo 600 ;;
-    config | image | safetensors | tokenizer | video) echo 6000 ;; # whole files
+    config | image | safetensors | step | tokenizer | video) echo 6000 ;; # whole files
     *) echo 1200 ;;
   esac
 }

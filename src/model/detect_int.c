@@ -80,8 +80,9 @@ int qn_detect_qweight(const struct qn_detect *d, const char *stem, const struct 
         return qn_detect_wrong_shape(scales, e, "a float scale [K/group, %d], K = %d", N, K);
     int n_group = (int)scales->shape[0];
     if (awq && !zeros) return qn_detect_missing(stem, "qzeros", "AWQ needs it", e);
-    if (zeros && (zeros->dtype != QN_I32 || !qn_detect_is_shape(zeros, n_group, (int64_t)N * bits / 32)))
-        return qn_detect_wrong_shape(zeros, e, "I32 [%d, %d]", n_group, N * bits / 32);
+    if (zeros &&
+        (zeros->dtype != QN_I32 || !qn_detect_is_shape(zeros, n_group, QN_CEIL_DIV((int64_t)N * bits, 32))))
+        return qn_detect_wrong_shape(zeros, e, "I32 [%d, %d]", n_group, QN_CEIL_DIV(N * bits, 32));
     l->format = awq         ? QN_FMT_INT4_AWQ
                 : bits == 4 ? QN_FMT_INT4_GPTQ
                 : bits == 8 ? QN_FMT_INT8_GPTQ

@@ -16,13 +16,17 @@ static const struct qn_tensor *find(void *ctx, const char *name)
 
 static void try_layer(struct qn_safetensors *st, int n_out, int n_in)
 {
-    struct qn_detect d = {find, st, false};
+    static const struct qn_scheme scheme = {
+        .group = {128, 96}, .block = {{96, 32}}, .n_group = 2, .n_block = 1};
+    struct qn_detect d = {find, st, n_out % 2 ? &scheme : NULL};
     struct qn_linear l;
     struct qn_err e;
     if (qn_detect_linear(&d, "x", n_out, n_in, true, &l, &e)) return;
     qn_linear_check(&l, &e);
     float *row = xmalloc((size_t)n_in * sizeof *row);
     for (int i = 0; i < n_out; i++) qn_linear_rows(&l, i, 1, row, &e);
+    if (n_out > 1 && !qn_linear_take_rows(&l, n_out / 2, n_out - n_out / 2, &e))
+        for (int i = 0; i < l.n_out; i++) qn_linear_rows(&l, i, 1, row, &e);
     free(row);
 }
 
@@ -41,6 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             try_layer(st, (int)t->shape[0], (int)t->shape[1]);
             try_layer(st, (int)t->shape[0], (int)t->shape[1] * 2);
             try_layer(st, (int)t->shape[0], (int)t->shape[1] * 8);
+            try_layer(st, (int)t->shape[0], (int)t->shape[1] * 4);
+            try_layer(st, (int)t->shape[1], (int)t->shape[0] * 32 / 3);
             try_layer(st, (int)t->shape[1], (int)t->shape[0] * 8);
             try_layer(st, (int)t->shape[1] * 8, (int)t->shape[0]);
         }

@@ -40,7 +40,7 @@ def test_plan(moe):
     x = json.loads(quern("plan", moe, "--memory", "64M", "--users", "3", "--context", "1000", "--json"))
     assert x["fits"] and x["users"] == 3 and x["context"] == 1000
     assert x["total_bytes"] <= x["memory_bytes"] == 64 << 20
-    parts = x["weights"]["bytes"] + x["workspace_bytes"]
+    parts = x["weights"]["bytes"] + x["workspace_bytes"] + x["request_bytes"]
     assert x["total_bytes"] == parts + x["pages_bytes"] + x["slots_bytes"] + x["lanes_bytes"]
     assert x["pages"] >= 3 * 16 and x["weights"]["bytes"] == sum(x["weights"]["parts"].values())
     refused = quern("plan", moe, "--memory", "1M", code=1)

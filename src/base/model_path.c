@@ -103,13 +103,97 @@ out:
     return rc;
 }
 
+/* OWNER/NAME in what a user gave where a path was meant: a hub's name, its URL, a :TAG behind it; NULL when
+ * it is a path. The caller frees it. */
+static char *repo_of(const char *path)
+{
+    static const char *const prefixes[] = {"https://", "http://", "hf://", "huggingface.co/", "hf.co/"};
+    bool is_url = false;
+    if (qn_model_path_is_gguf(path)) return NULL;
+    for (size_t i = 0; i < QN_COUNT(prefixes); i++) {
+        size_t n = strlen(prefixes[i]);
+        if (strncasecmp(path, prefixes[i], n)) continue;
+        path += n;
+        is_url = true;
+    }
+    size_t n_owner = strcspn(path, "/.~"), n_name = path[n_owner] ? strcspn(path + n_owner + 1, "/:") : 0;
+    size_t n = n_owner + 1 + n_name;
+    if (!n_owner || path[n_owner] != '/' || !n_name) return NULL;
+    if (!is_url && path[n] == '/' && path[n + 1]) return NULL;
+    char *owner = xstrndup(path, n_owner);
+    bool is_path = !is_url && is_folder(owner);
+    free(owner);
+    return is_path ? NULL : xstrndup(path, n);
+}
+
+static int not_there(const char *path, struct qn_err *e)
+{
+    int rc = QN_OK;
+    char *repo = repo_of(path);
+    QN_FAIL_IF(repo, e, QN_NOTFOUND, "%s: no such folder or file; quern pull %s fetches it from the hub",
+               path, repo);
+    QN_FAIL_IF(!strchr(path, '/') && !qn_model_path_is_gguf(path), e, QN_NOTFOUND,
+               "%s: no such folder or file; quern pull OWNER/%s fetches a model from the hub", path, path);
+    QN_FAIL(e, QN_NOTFOUND, "%s: no such folder or file", path);
+out:
+    free(repo);
+    return rc;
+}
+
+/* A file that is not named as a model: often one of a checkpoint's. */
+static int not_a_model(const char *path, struct qn_err *e)
+{
+    int rc = QN_OK;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? xstrndup(path, (size_t)QN_MAX(slash - path, 1)) : xstrdup(".");
+    QN_FAIL_IF(has(folder, "config.json"), e, QN_INVAL, "%s: a file of a checkpoint: name its folder, %s",
+               path, folder);
+    QN_FAIL(e, QN_INVAL, "%s: neither a folder nor a .gguf file", path);
+out:
+    free(folder);
+    return rc;
+}
+
+int qn_model_path_no_config(const char *folder, struct qn_err *e)
+{
+    int rc = QN_OK, n = 0;
+    bool weights = false;
+    struct qn_buf list = QN_BUF_INIT(4096);
+    DIR *dir = NULL;
+    QN_FAIL_IF(has(folder, "adapter_config.json"), e, QN_NOTFOUND,
+               "%s holds a LoRA adapter, no model: name its base model and add --lora %s", folder, folder);
+    dir = opendir(folder);
+    for (struct dirent *d; dir && (d = readdir(dir));) {
+        size_t size = strlen(d->d_name);
+        if (d->d_name[0] == '.') continue;
+        weights |= size > 12 && !strcmp(d->d_name + size - 12, ".safetensors");
+        char *inner = xasprintf("%s/%s", folder, d->d_name);
+        bool model = has(inner, "config.json") || !strncmp(d->d_name, "models--", 8);
+        if (model && n++ < MAX_LISTED) qn_buf_printf(&list, "%s%s", n > 1 ? ", " : "", d->d_name);
+        free(inner);
+    }
+    QN_FAIL_IF(weights, e, QN_NOTFOUND,
+               "%s holds weights but no config.json: the download or the copy is incomplete", folder);
+    QN_FAIL_IF(n, e, QN_NOTFOUND, "%s is no checkpoint, but holds some (%s%s): name one of them", folder,
+               qn_buf_str(&list), n > MAX_LISTED ? ", ..." : "");
+    QN_FAIL(
+        e, QN_NOTFOUND,
+        "%s: no checkpoint: neither config.json nor a .gguf file in it; quern pull OWNER/NAME fetches one",
+        folder);
+out:
+    if (dir) closedir(dir);
+    qn_buf_free(&list);
+    return rc;
+}
+
 int qn_model_path_resolve(const char *path, char **out, struct qn_err *e)
 {
     int rc = QN_OK;
     char *folder = NULL, *file = NULL;
     if (!is_folder(path)) {
         int no, count;
-        QN_FAIL_IF(access(path, F_OK), e, QN_NOTFOUND, "%s: no such folder or file", path);
+        if (access(path, F_OK)) QN_TRY(not_there(path, e));
+        if (!qn_model_path_is_gguf(path)) QN_TRY(not_a_model(path, e));
         *out = qn_gguf_split_name(path, &no, &count) ? qn_gguf_split_path(path, 1) : xstrdup(path);
         goto out;
     }

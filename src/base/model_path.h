@@ -11,9 +11,12 @@
 
 #include "base/err.h"
 
-/* *out is the caller's to free. Errors: QN_NOTFOUND, QN_INVAL (several models in the folder: names them). A
- * folder that holds neither comes back as it is: its reader says what is missing. */
+/* *out is the caller's to free. Errors: QN_NOTFOUND (with quern pull where it looks like a hub's name), QN_INVAL
+ * (several models in the folder: names them; a file that is no model). A folder that holds neither comes back as
+ * it is: its reader says what is missing. */
 int qn_model_path_resolve(const char *path, char **out, struct qn_err *e);
+/* Fails with what a folder without config.json is instead: an adapter, a folder of models, half a download. */
+int qn_model_path_no_config(const char *folder, struct qn_err *e);
 bool qn_model_path_is_gguf(const char *path); /* ends in .gguf */
 /* What to call the model: the last part of the path, without .gguf and the number of a part; the name of a
  * hub's cache folder without its owner. The caller frees it. */

@@ -4,7 +4,9 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <unistd.h>
 
+#include "base/model_path.h"
 #include "base/shown.h"
 #include "model/config_impl.h"
 
@@ -434,6 +436,7 @@ int qn_config_read(struct qn_config *out, const char *folder, const char *overri
     char *path = xasprintf("%s/config.json", folder);
     char *gen_path = xasprintf("%s/generation_config.json", folder);
     struct qn_buf text = QN_BUF_INIT(MAX_CONFIG_BYTES), gen = QN_BUF_INIT(MAX_CONFIG_BYTES);
+    if (access(path, F_OK)) QN_TRY(qn_model_path_no_config(folder, e));
     QN_TRY(qn_buf_read_file(&text, path, e));
     int found = qn_buf_read_file(&gen, gen_path, e);
     if (found != QN_OK && found != QN_NOTFOUND) {

@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("QUERN_BUILD", ROOT / "build"))
 
 
-def quern(*args, code=0):
-    p = subprocess.run([BUILD / "quern", *map(str, args)], capture_output=True, text=True, timeout=60)
+def quern(*args, code=0, cwd=None):
+    p = subprocess.run([BUILD / "quern", *map(str, args)], capture_output=True, text=True, timeout=60, cwd=cwd)
     assert p.returncode == code, p.stdout + p.stderr
     return p.stdout if code == 0 else p.stdout + p.stderr
 
@@ -84,6 +84,36 @@ def test_resident_once(tmp_path, fmt):
     embedding = (49152 - 1024) * 1024 * 2
     more = largest_resident(tmp_path / "large", tmp_path) - largest_resident(tmp_path / "small", tmp_path)
     assert more < 1.1 * embedding + (24 << 20), f"{more / embedding:.2f} of the embedding"
+
+
+def test_not_a_model(moe, tmp_path):
+    """What people give as MODEL, and is none: the error says what it is and what to do."""
+
+    def told(model):
+        return quern("inspect", model, code=1, cwd=tmp_path)
+
+    assert "quern pull Qwen/Qwen3.5-0.8B fetches" in told("Qwen/Qwen3.5-0.8B")
+    assert "quern pull Qwen/Qwen3.5-0.8B fetches" in told("https://huggingface.co/Qwen/Qwen3.5-0.8B/tree/main")
+    assert "quern pull Qwen/Qwen3.5-0.8B fetches" in told("hf://Qwen/Qwen3.5-0.8B")
+    assert "quern pull acme/Mini-GGUF fetches" in told("acme/Mini-GGUF:Q4_K_M")
+    assert "quern pull OWNER/Qwen3.5-0.8B fetches" in told("Qwen3.5-0.8B")
+    for path in ("/nowhere/x", "./x/y", "x.gguf", "a/x.gguf", "a/b/c"):
+        assert "pull" not in told(path), path
+    (tmp_path / "models").mkdir()
+    assert "pull" not in told("models/mini")
+    assert "no checkpoint: neither config.json nor a .gguf file" in told("models")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    assert "LoRA adapter, no model" in told("lora") and "--lora lora" in told("lora")
+    (tmp_path / "models" / "moe").symlink_to(moe)
+    assert "holds some (moe)" in told("models")
+    assert "name its folder, models/moe" in told("models/moe/config.json")
+    assert "name its folder, models/moe" in told("models/moe/model.safetensors")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "model.safetensors").write_bytes(b"")
+    assert "no config.json" in told("half")
+    (tmp_path / "text.txt").write_text("x")
+    assert "neither a folder nor a .gguf file" in told("text.txt")
 
 
 def test_errors(moe, tmp_path):

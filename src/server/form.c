@@ -111,7 +111,8 @@ int qn_ask_check_choice(const struct qn_ask *a, struct qn_exchange *x, const str
                "function that does it",
                foreign);
     if (a->tool_mode == QN_TOOL_REQUIRED || a->tool_mode == QN_TOOL_NAMED)
-        QN_FAIL_IF(!has_tools, e, QN_INVAL, "tool_choice asks for a call, but the request has no tools");
+        QN_FAIL_IF(!has_tools && !a->n_foreign, e, QN_INVAL,
+                   "tool_choice asks for a call, but the request has no tools");
     if (a->tool_mode == QN_TOOL_NAMED)
         QN_FAIL_IF(qn_toolset_find(tools, a->tool_name, strlen(a->tool_name)) < 0, e, QN_INVAL,
                    "tool_choice names the function '%.100s', which is not among the tools", a->tool_name);

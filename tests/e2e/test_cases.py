@@ -274,6 +274,14 @@ def test_other_server_tools_forced(mini, path, body):
     assert "not run here" in post(mini, path, {**said, **body}, 400)["error"]["message"]
 
 
+def test_another_tool_than_the_servers_is_forced(mini):
+    """The request has a tool, so the error does not say that it has none."""
+    body = {"messages": [{"role": "user", "content": "go"}], "max_tokens": 2, "tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "tool", "name": "find"}}
+    assert "'find', which is not among the tools" in post(mini, "/v1/messages", body, 400)["error"]["message"]
+    body = {"input": "go", "tools": [{"type": "web_search"}], "tool_choice": {"type": "image_generation"}}
+    assert "'image_generation', which is not among the tools" in post(mini, "/v1/responses", body, 400)["error"]["message"]
+
+
 def test_server_tools_not_forced(mini):
     post(mini, "/v1/messages", {"messages": [{"role": "user", "content": "go"}], "max_tokens": 2, "tools": [{"type": "web_search_20250305", "name": "web_search"}]})
 

@@ -124,13 +124,20 @@ out:
     return rc;
 }
 
-/* The text of one part of a content list; *text stays NULL for a part without text. */
+/* What a part of a content list is in the prompt. */
+struct piece {
+    const struct qn_json *text; /* NULL: nothing */
+    bool is_block; /* a document, a result or a line in place of one: it stands in lines of its own */
+};
+
+/* The text of one part of a content list. */
 static int part_text(struct qn_chat_normal *out, const struct qn_json *part, size_t i, size_t k,
-                     enum role role, const struct qn_json **text, struct qn_err *e)
+                     enum role role, struct piece *piece, struct qn_err *e)
 {
     int rc = QN_OK;
     char path[128];
-    *text = NULL;
+    const struct qn_json **text = &piece->text;
+    *piece = (struct piece){0};
     if (qn_json_is_null(part)) goto out;
     if (part->type == QN_JSON_STRING) {
         *text = part;
@@ -149,6 +156,7 @@ static int part_text(struct qn_chat_normal *out, const struct qn_json *part, siz
     if (!is_text && (name || qn_chat_block_medium(part))) {
         bool is_lenient = role == ROLE_TOOL || role == ROLE_ASSISTANT ||
                           (string_of(part, QN_CHAT_PATH) && !qn_chat_block_medium(part));
+        piece->is_block = true;
         QN_TRY(other_text(out->arena, part, path, name, is_lenient, text, e));
         goto out;
     }
@@ -210,19 +218,23 @@ static int content_text(struct qn_chat_normal *norm, const struct qn_json *conte
         QN_FAIL_IF(content->type != QN_JSON_ARRAY, e, QN_INVAL,
                    "messages[%zu].content must be a string, a list of parts or null", i);
         size_t n = 0;
-        const struct qn_json **texts = qn_arena_alloc(arena, (content->n + 1) * sizeof *texts);
-        QN_NEED(texts, e);
+        struct piece *pieces = qn_arena_alloc(arena, (content->n + 1) * sizeof *pieces);
+        QN_NEED(pieces, e);
         for (size_t k = 0; k < content->n; k++) {
-            QN_TRY(part_text(norm, content->items[k], i, k, role, &texts[k], e));
-            if (texts[k]) n += texts[k]->n;
+            QN_TRY(part_text(norm, content->items[k], i, k, role, &pieces[k], e));
+            if (pieces[k].text) n += pieces[k].text->n + 1;
         }
         char *bytes = qn_arena_alloc(arena, n + 1);
         text = qn_json_new(arena, QN_JSON_STRING);
         QN_NEED(bytes && text, e);
         text->text = bytes;
+        bool after_block = false;
         for (size_t k = 0; k < content->n; k++) {
-            const struct qn_json *part = texts[k];
+            const struct qn_json *part = pieces[k].text;
             if (!part || (is_system && qn_chat_is_billing_header(part->text, part->n))) continue;
+            bool is_apart = (after_block || pieces[k].is_block) && part->n && part->text[0] != '\n';
+            if (is_apart && text->n && bytes[text->n - 1] != '\n') bytes[text->n++] = '\n';
+            if (part->n) after_block = pieces[k].is_block;
             if (part->n) memcpy(bytes + text->n, part->text, part->n);
             text->n += part->n;
         }

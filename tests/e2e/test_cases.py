@@ -128,8 +128,8 @@ def test_namespaces_with_equal_names(mini):
 
 @pytest.mark.parametrize("name,words", [
     ("document", ["hello doc", "Doc"]), ("search_result", ["found", "T (http://x)"]), ("tool_reference", ["TaskStop"]),
-    ("user-document-content", ["inner", "T\n", "Sum up."]), ("user-search_result", ["found", "http://x", "Sum up."]),
-    ("user-pdf", ["[document application/pdf: left out", "Sum up."])])
+    ("user-document-content", ["T\ninner\nSum up."]), ("user-search_result", ["T (http://x)\nfound\nSum up."]),
+    ("user-pdf", ["[document application/pdf: left out, this model reads text only]\nSum up."])])
 def test_blocks_of_messages(mini, name, words):
     text = prompt(mini, "/v1/messages", load(f"02-messages-blocks-lost/{name}.json"))
     for word in words:
@@ -202,7 +202,7 @@ def test_parts_of_chat(mini):
         {"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": "doc text"}}, {"type": "text", "text": "go"}]}, call,
         {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "shot"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
                                                            {"type": "hologram"}]}]})
-    assert "doc text" in text and "shot[image: left out, this model reads text only]" in text and "hologram" in text
+    assert "doc text\ngo" in text and "shot\n[image: left out, this model reads text only]" in text and "hologram" in text
 
 
 # ---------------------------------------------------------------- pictures

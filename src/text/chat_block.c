@@ -138,7 +138,8 @@ static void put_left_out(struct qn_buf *out, const struct qn_json *block, const 
     qn_buf_printf(out, "[%s", what);
     for (size_t i = 0; i < QN_COUNT(details); i++)
         if (details[i] && strncmp(details[i], "data:", 5) != 0) qn_buf_printf(out, " %.200s", details[i]);
-    qn_buf_puts(out, ": left out, this model reads text only]");
+    bool is_seen = !strcmp(what, "image") || !strcmp(what, "video"); /* by other models; a PDF by none */
+    qn_buf_puts(out, is_seen ? ": left out, this model reads text only]" : ": left out, not readable here]");
 }
 
 static void put_document(struct qn_buf *out, const struct qn_json *block, int depth)

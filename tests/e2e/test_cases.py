@@ -129,7 +129,7 @@ def test_namespaces_with_equal_names(mini):
 @pytest.mark.parametrize("name,words", [
     ("document", ["hello doc", "Doc"]), ("search_result", ["found", "T (http://x)"]), ("tool_reference", ["TaskStop"]),
     ("user-document-content", ["T\ninner\nSum up."]), ("user-search_result", ["T (http://x)\nfound\nSum up."]),
-    ("user-pdf", ["[document application/pdf: left out, this model reads text only]\nSum up."])])
+    ("user-pdf", ["[document application/pdf: left out, not readable here]\nSum up."])])
 def test_blocks_of_messages(mini, name, words):
     text = prompt(mini, "/v1/messages", load(f"02-messages-blocks-lost/{name}.json"))
     for word in words:

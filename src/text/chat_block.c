@@ -128,7 +128,7 @@ static void put_heading(struct qn_buf *out, const struct qn_json *block)
 }
 
 /* What a person would want to know about what is not here. */
-static void put_left_out(struct qn_buf *out, const struct qn_json *block, const char *what)
+static void put_left_out(struct qn_buf *out, const struct qn_json *block, const char *what, int depth)
 {
     const struct qn_json *source = qn_json_get(block, "source"), *file = qn_json_get(block, "file");
     const char *details[] = {
@@ -138,7 +138,8 @@ static void put_left_out(struct qn_buf *out, const struct qn_json *block, const 
     qn_buf_printf(out, "[%s", what);
     for (size_t i = 0; i < QN_COUNT(details); i++)
         if (details[i] && strncmp(details[i], "data:", 5) != 0) qn_buf_printf(out, " %.200s", details[i]);
-    bool is_seen = !strcmp(what, "image") || !strcmp(what, "video"); /* by other models; a PDF by none */
+    /* by other models; a PDF by none, nor a picture inside a document or a search result */
+    bool is_seen = !depth && (!strcmp(what, "image") || !strcmp(what, "video"));
     qn_buf_puts(out, is_seen ? ": left out, this model reads text only]" : ": left out, not readable here]");
 }
 
@@ -146,7 +147,7 @@ static void put_document(struct qn_buf *out, const struct qn_json *block, int de
 {
     const struct qn_json *source = qn_json_get(block, "source"), *data = qn_json_get(source, "data");
     if (!has_text(block)) {
-        put_left_out(out, block, "document");
+        put_left_out(out, block, "document", depth);
         return;
     }
     put_heading(out, block);
@@ -205,7 +206,7 @@ static void put_result(struct qn_buf *out, const struct qn_json *block, int dept
     size_t before = out->n_byte;
     put_heading(out, block);
     put_members(out, block, depth);
-    if (out->n_byte == before) put_left_out(out, block, *type_of(block) ? type_of(block) : "a part");
+    if (out->n_byte == before) put_left_out(out, block, *type_of(block) ? type_of(block) : "a part", depth);
 }
 
 static void put_block(struct qn_buf *out, const struct qn_json *block, int depth)
@@ -221,7 +222,7 @@ static void put_block(struct qn_buf *out, const struct qn_json *block, int depth
         const struct qn_json *file = qn_json_get(block, "file");
         const char *data = str_of(block, "file_data");
         if (!data) data = str_of(file, "file_data");
-        if (!data || !put_data_url(out, data)) put_left_out(out, block, medium);
+        if (!data || !put_data_url(out, data)) put_left_out(out, block, medium, depth);
     } else if (!strcmp(type, "document")) {
         put_document(out, block, depth);
     } else if (!strcmp(type, "tool_reference")) {

@@ -151,6 +151,7 @@ TEXT64 = "aGVsbG8gZG9j"
     ({"type": "code_execution_tool_result", "content": {"type": "code_execution_result", "stdout": "out!", "stderr": "err!", "return_code": 0}}, "out!"),
     ({"type": "mcp_tool_result", "tool_use_id": "m", "content": [{"type": "text", "text": "from mcp"}]}, "from mcp"),
     ({"type": "container_upload", "file_id": "file_7"}, "file_7"),
+    ({"type": "document", "source": {"type": "content", "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]}}, "[image image/png: left out, not readable here]"),
     ({"type": "hologram", "data": {"a": 1}}, "hologram"),
     ({"type": "hologram", "text": "seen"}, "seen"),
 ])

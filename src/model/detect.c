@@ -150,7 +150,8 @@ static int detect_grid(const struct qn_detect *d, const struct qn_tensor *scale,
             l->group = s->block[i][1];
         }
     if (!l->block && is_128) l->block = l->group = 128;
-    if (!l->block && scale->n_dim == 2) {
+    /* of a size that nobody names: where the config names others, the scale is damaged */
+    if (!l->block && scale->n_dim == 2 && (!n_said || scale->shape[0] == N)) {
         l->block = qn_detect_part(NULL, 0, 1, N, scale->shape[0]);
         l->group = qn_detect_part(s ? s->group : NULL, s ? s->n_group : 0, 1, K, scale->shape[1]);
     }

@@ -92,7 +92,7 @@ const struct qn_flag_rule qn_flag_rules[] = {
     {QN_FLAG_OWN, QN_VALUE_TEXT, "hf-overrides", NULL, NULL,
      "hf-overrides/vtj json-model-override-args/s1"},
     {QN_FLAG_OWN, QN_VALUE_SAME, NULL, NULL, NULL,
-     "rope-freq-base/li1 rope-freq-scale/li1 rope-scale/lik1 rope-scaling/vlij rope-theta/v1 "
+     "rope-freq-base/li1 rope-freq-scale/li1 rope-scale/lik1 rope-scaling/vli1 rope-theta/v1 "
      "yarn-attn-factor/li1 yarn-beta-fast/li1 yarn-beta-slow/li1 yarn-ext-factor/li1 yarn-orig-ctx/li1"},
     {QN_FLAG_REFUSE, QN_VALUE_TEXT, NULL, "would change the positions the model was made for; quern reads rope scaling from config.json alone", "none,1,1.0,0,0.0,-1,-1.0,{},null",
      "rope-alpha/k1"},

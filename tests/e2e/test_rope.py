@@ -13,6 +13,8 @@ import subprocess
 import numpy as np
 import pytest
 
+from conftest import Server
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("QUERN_BUILD", ROOT / "build"))
 QUERN = BUILD / "quern"
@@ -162,3 +164,10 @@ def test_notes(model):
     assert "a factor but no type" in inspect(model({"text_config": {"rope_scaling": dict(DEFAULT, factor=4.0)}}))[1]
     assert "rope_type counts" in inspect(model({"text_config": {"rope_scaling": dict(DEFAULT, type="yarn", rope_type="default")}}))[1]
     assert "up to max_position_embeddings" in inspect(model({"text_config": {"rope_scaling": dict(DEFAULT, type="dynamic", factor=2.0)}}))[1]
+
+
+@pytest.mark.parametrize("options", [["--rope-scaling", json.dumps(YARN)], ["--rope-scaling", "yarn", "--rope-scale", "4"]])
+def test_serve_takes_the_options(options):
+    """The server reads its command through the flags of other servers: these are its own all the same."""
+    server = Server("quern", ROOT / "models/mini", *options)
+    server.stop()

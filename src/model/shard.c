@@ -24,6 +24,7 @@ static bool divides(int n, int count)
 bool qn_shard_fits(const struct qn_config *c, int n)
 {
     if (n < 1) return false;
+    if (n > 1 && c->n_gdn && c->is_tiled) return false; /* a key head's value heads lie apart */
     if (c->n_full && (!divides(n, c->n_head) || (!divides(n, c->n_kv_head) && n % c->n_kv_head)))
         return false;
     if (c->n_gdn && (!divides(n, c->n_v_head) || (!divides(n, c->n_k_head) && n % c->n_k_head))) return false;
@@ -37,6 +38,11 @@ int qn_shard_init(struct qn_shard *s, const struct qn_config *whole, int rank, i
     *s = (struct qn_shard){.rank = rank, .n = n, .whole = *whole, .config = *whole};
     struct qn_config *c = &s->config;
     QN_CHECK(rank >= 0 && rank < n);
+    QN_FAIL_IF(
+        n > 1 && whole->n_gdn && whole->is_tiled, e, QN_UNSUPPORTED,
+        "value heads of this GGUF file are tiled (head j belongs to key head j mod %d) and cannot be shared "
+        "out over %d ranks; serve it on one, or convert it: quern quantize FILE.gguf FOLDER --format bf16",
+        whole->n_k_head, n);
     if (!qn_shard_fits(whole, n)) {
         char fit[160] = "";
         for (int k = 1; k <= 64; k++)

@@ -114,6 +114,11 @@ static void test_degrees(void **state)
     assert_int_equal(qn_shard_init(&s, &c, 0, 5, &e), QN_UNSUPPORTED);
     assert_non_null(strstr(e.text, "over 5 ranks; what fits: 1, 2, 6, 12"));
     assert_false(qn_shard_fits(&c, 3)); /* two KV heads */
+    c.is_tiled = true;                  /* of a GGUF file */
+    assert_false(qn_shard_fits(&c, 2));
+    assert_true(qn_shard_fits(&c, 1));
+    assert_int_equal(qn_shard_init(&s, &c, 0, 2, &e), QN_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "are tiled"));
 }
 
 int main(void)

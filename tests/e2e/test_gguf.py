@@ -11,6 +11,7 @@ import struct
 import subprocess
 
 import conftest
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -208,3 +209,17 @@ def test_serve(written):
         assert s.get("/v1/models")[1]["data"][0]["id"] == "mini-q8_0"
     finally:
         assert s.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["dense-untied-mtp", "moe-expert-mtp"])
+def test_tiled_heads_on_cuda(name, tmp_path):
+    """Head j of a GGUF file belongs to key head j mod NK, on the emulated device as on ref."""
+    (tmp_path / "ids.json").write_text(json.dumps([i * 37 % 200 for i in range(40)]))
+    rows = {}
+    for binary, device in (("tests/quern-simt", "cuda"), ("quern", "ref")):
+        out = tmp_path / f"{device}.npy"
+        r = subprocess.run([BUILD / binary, "eval", "logits", ROOT / f"tests/golden/gguf/{name}.gguf", "--ids", tmp_path / "ids.json",
+                            "--device", device, "--activations", "f32", "--out", out], capture_output=True, text=True)
+        assert r.returncode == 0, r.stderr
+        rows[device] = np.load(out)
+    assert np.abs(rows["cuda"] - rows["ref"]).max() < 1e-4 * np.abs(rows["ref"]).max()

@@ -89,7 +89,7 @@ struct Chunk { /* of the slab */
 };
 struct Shape { /* of the model, for kernels */
     int hidden, n_head, n_kv_head, head_dim, hd_pad, rotary_half, section_h, section_w;
-    int n_k_head, n_v_head, k_dim, v_dim, v_pad, taps, kd, vd, cd, is_sigmoid_gate;
+    int n_k_head, n_v_head, k_dim, v_dim, v_pad, taps, kd, vd, cd, is_sigmoid_gate, is_tiled;
     int n_expert, top_k, vocab, n_tok;
     float eps;
     int parts; /* of packed rows */

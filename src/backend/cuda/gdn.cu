@@ -98,7 +98,7 @@ template <int D> __global__ void __launch_bounds__(128) gdn_kernel(GdnArgs a)
     float *part = query + CHUNK * D; /* [2][4][32] */
     const Shape &c = a.s;
     int seq = (int)blockIdx.x / c.n_v_head, head = (int)blockIdx.x % c.n_v_head,
-        g = head / (c.n_v_head / c.n_k_head);
+        g = c.is_tiled ? head % c.n_k_head : head / (c.n_v_head / c.n_k_head); /* qn_config_key_head */
     int col = (int)blockIdx.y * 32 + LANE, r0 = WARP * R, dk = c.k_dim;
     const qn_step_seq q = sequence(a, seq);
     bool is_decode = a.v && a.first_seq + seq < a.n_decode;

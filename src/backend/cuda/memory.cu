@@ -15,7 +15,7 @@ void cu_shape(struct Shape *s, const struct qn_device_options *o)
     s->hd_pad = c->head_dim <= 32 ? 32 : c->head_dim <= 64 ? 64 : c->head_dim <= 128 ? 128 : 256;
     s->rotary_half = c->rotary_dim / 2;
     s->section_h = c->mrope_section[1], s->section_w = c->mrope_section[2];
-    s->n_k_head = c->n_k_head, s->n_v_head = c->n_v_head, s->k_dim = c->k_dim, s->v_dim = c->v_dim;
+    s->is_tiled = c->is_tiled, s->n_k_head = c->n_k_head, s->n_v_head = c->n_v_head, s->k_dim = c->k_dim, s->v_dim = c->v_dim;
     s->v_pad = QN_ROUND_UP(c->v_dim, 32);
     s->taps = c->conv_taps;
     s->kd = qn_config_key_dim(c), s->vd = qn_config_value_dim(c), s->cd = qn_config_conv_dim(c);

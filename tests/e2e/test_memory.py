@@ -209,7 +209,11 @@ def test_limited_address_space(model, name):
         for t in threads:
             t.join(60)
         assert s.process.poll() is None, "".join(s.log[-5:])
-        assert len(honest) > 10 and all(h[0] == 200 and h[1] for h in honest), [h for h in honest if h[0] != 200][:3]
+        # a limit on addresses knows no owner: an honest request or its connection may meet it too;
+        # seldom, and no answer is wrong
+        refused = [h for h in honest if h[0] != 200]
+        assert len(honest) > 10 and all(h[1] for h in honest if h[0] == 200), honest[:3]
+        assert all(h[0] in (503, None) for h in refused) and len(refused) <= 1 + len(honest) // 100, refused[:3]
         assert set(seen) <= {200, 400, 408, 413, 429, 503, None}, set(seen)
         assert s.wait_idle()
     finally:

@@ -3,7 +3,7 @@
 #   tools/setup.sh build    compiler and libraries
 #   tools/setup.sh install  the above, plus what makes man pages
 #   tools/setup.sh deb      the above, plus Debian's packaging tools
-#   tools/setup.sh test     compiler and libraries, plus a above, plus a Python environment in .venv with the pinned test clients
+#   tools/setup.sh test     compiler and libraries, plus a Python environment in .venv with the pinned test clients
 #   tools/setup.sh claude   Claude Code in .venv-claude (400 MB), for its end-to-end test
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
